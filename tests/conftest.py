@@ -1,0 +1,60 @@
+"""Every test runs against a FiftyOne of its own: own database, own folders, nothing of the user's touched.
+
+The environment must be set before FiftyOne is imported, so it is set when pytest loads this file.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_HOME = Path(tempfile.mkdtemp(prefix="fiftyone_cam_tests_"))
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+
+os.environ.update(
+    FIFTYONE_CONFIG_PATH=str(_HOME / "config.json"),
+    FIFTYONE_APP_CONFIG_PATH=str(_HOME / "app_config.json"),
+    FIFTYONE_DATABASE_DIR=str(_HOME / "db"),
+    FIFTYONE_DATABASE_NAME="fiftyone_cam_tests",
+    FIFTYONE_DEFAULT_DATASET_DIR=str(_HOME / "datasets"),
+    FIFTYONE_DATASET_ZOO_DIR=str(_HOME / "dataset_zoo"),
+    FIFTYONE_MODEL_ZOO_DIR=str(_HOME / "model_zoo"),
+    FIFTYONE_PLUGINS_DIR=str(_HOME / "plugins"),
+    FIFTYONE_DATABASE_VALIDATION="false",
+    FIFTYONE_SHOW_PROGRESS_BARS="false",
+    FIFTYONE_DO_NOT_TRACK="true",
+)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real photos; tests that need it skip, saying so, where it is absent."""
+    folder = Path(os.environ.get("FIFTYONE_CAM_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real photos at {folder}: set FIFTYONE_CAM_DATA to their folder")
+    return folder
+
+
+@pytest.fixture()
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture()
+def dataset() -> Iterator[object]:
+    """An empty dataset, deleted after the test."""
+    import fiftyone as fo
+
+    dataset = fo.Dataset()
+    yield dataset
+    if not dataset.deleted:
+        dataset.delete()
