@@ -1,0 +1,38 @@
+# make demo                  real photos, real weights, class activation maps, the App (IMAGES=/folder, HEADLESS=1)
+# make test                  everything that can fail (ARGS="-k geometry", ARGS="-m 'not slow'")
+# make lint                  format, rules, types
+# make clean                 remove .venv and everything else that make made
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check -qq
+
+.PHONY: demo test lint install clean
+
+demo: $(VENV)/.installed-lite
+	@$(BIN)/python examples/demo.py $(if $(IMAGES),--images "$(IMAGES)") $(if $(filter-out 0,$(HEADLESS)),--headless)
+
+test: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -q --durations=15 $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy
+
+install: $(VENV)/.installed-dev
+
+# The extra [lite] for the demo, [dev] (which includes it) for the rest. pip leaves alone what is there.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	@echo "Installing fiftyone_cam[$*] into $(VENV): some minutes the first time, PyTorch is large"
+	@$(PIP) --editable '.[$*]'
+	@$(BIN)/python -m fiftyone_cam doctor --fix >/dev/null
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
