@@ -1,0 +1,117 @@
+"""The main job on real photos: EfficientNet-Lite0 with its real ImageNet weights, then the App. `make demo` runs this.
+
+    python examples/demo.py                                 FiftyOne's quickstart, else photos of scikit-image
+    python examples/demo.py --images ~/photos               your own, subfolders included
+    python examples/demo.py --images ~/photos --headless    compute, print the summary and exit
+
+What it makes lies in the folder .demo of this repository: a plugins directory, and a database of its own, because
+FiftyOne upgrades a database to its own version, and yours may belong to another one. If you set FIFTYONE_DATABASE_URI,
+FIFTYONE_DATABASE_DIR or FIFTYONE_DATABASE_NAME, that is used instead. Run it again and only new images are computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+NAME = "fiftyone_cam_demo"
+HOME = Path(__file__).resolve().parents[1] / ".demo"
+
+# FiftyOne reads its settings when it is imported.
+os.environ.setdefault("FIFTYONE_DATABASE_DIR", str(HOME / "database"))
+os.environ.setdefault("FIFTYONE_DATABASE_NAME", NAME)
+os.environ["FIFTYONE_PLUGINS_DIR"] = str(HOME / "plugins")
+
+import fiftyone as fo
+import fiftyone.zoo as foz
+import skimage
+import sklearn
+
+import fiftyone_cam as focam
+from fiftyone_cam._install import install
+
+DOWNLOAD_SECONDS = 120
+PHOTOS = [
+    *(Path(skimage.__file__).parent / "data" / name for name in ("astronaut.png", "camera.png", "chelsea.png")),
+    *(Path(skimage.__file__).parent / "data" / name for name in ("coffee.png", "motorcycle_left.png", "rocket.jpg")),
+    *(Path(sklearn.__file__).parent / "datasets" / "images" / name for name in ("china.jpg", "flower.jpg")),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Class activation maps over real photos.")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="your own images, subfolders included")
+    parser.add_argument("--headless", action="store_true", help="compute, print the summary and exit")
+    options = parser.parse_args()
+
+    if options.images is None:
+        source, fresh = without_folder()
+    elif options.images.is_dir():
+        source = str(options.images.resolve())
+        fresh = fo.Dataset.from_images_dir(source, recursive=True)
+    else:
+        sys.exit(f"found no folder {options.images}: IMAGES=/some/folder (or --images) names a folder of images")
+    if not fresh:
+        sys.exit(f"found no images in {source}")
+    dataset = kept(source, fresh)
+
+    run = focam.compute_cam(dataset, focam.load_classifier("efficientnet_lite0"), key="cam")
+    print(run)
+    if not options.headless:
+        install()
+        session = fo.launch_app(dataset)
+        print(f"The App is at {session.url} until you close its tab or press Ctrl+C")
+        session.wait()
+
+
+def without_folder() -> tuple[str, fo.Dataset]:
+    """FiftyOne's quickstart dataset if it is here or can be downloaded, else photos that are here in any case."""
+    try:
+        folder = foz.find_zoo_dataset("quickstart")
+    except ValueError:
+        folder = download()
+    if folder is not None:
+        return "quickstart", fo.Dataset.from_dir(dataset_dir=folder, dataset_type=fo.types.FiftyOneDataset)
+    fresh = fo.Dataset()
+    fresh.add_samples([fo.Sample(filepath=str(photo)) for photo in PHOTOS])
+    return "the photographs of scikit-image and scikit-learn", fresh
+
+
+def download() -> str | None:
+    """The folder of the quickstart dataset, or None if it does not come. In a process, so that waiting has an end."""
+    print(f"Downloading FiftyOne's quickstart photos, for {DOWNLOAD_SECONDS} seconds at most", flush=True)
+    command = [sys.executable, "-c", "import fiftyone.zoo as foz; foz.download_zoo_dataset('quickstart')"]
+    try:
+        subprocess.run(command, timeout=DOWNLOAD_SECONDS, check=True, capture_output=True, text=True)
+        return str(foz.find_zoo_dataset("quickstart"))
+    except subprocess.TimeoutExpired:
+        reason = f"not complete after {DOWNLOAD_SECONDS} seconds"
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
+    print(f"It cannot be had ({reason}).\nTaking the photographs that come with scikit-image and scikit-learn instead.")
+    return None
+
+
+def kept(source: str, fresh: fo.Dataset) -> fo.Dataset:
+    """The dataset of the last time with the fresh images added, or the fresh images if that had another source."""
+    if fo.dataset_exists(NAME):
+        dataset = fo.load_dataset(NAME)
+        if "demo_source" not in dataset.info:
+            sys.exit(f"found a dataset {NAME} that this demo did not make, and leaves alone: rename or delete it")
+        if dataset.info["demo_source"] == source:
+            dataset.merge_samples(fresh)  # by file path; results that are there stay
+            fresh.delete()
+            return dataset
+        dataset.delete()
+    fresh.name = NAME
+    fresh.persistent = True
+    fresh.info["demo_source"] = source
+    fresh.save()
+    return fresh
+
+
+if __name__ == "__main__":
+    main()
