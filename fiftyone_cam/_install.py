@@ -1,9 +1,9 @@
 """Make the plugin known to FiftyOne, which looks for plugins in one directory and nowhere else.
 
 FiftyOne accepts a plugin only if its entry file really lies, links resolved, inside the folder that holds its
-``fiftyone.yml``. A clone is such a folder. A wheel carries one, ``fiftyone_cam/_bundle``, with the entry file alone: the
-entry imports the installed package, so there is one module tree in both cases. Installing is one link to that folder,
-which follows every upgrade of the package.
+``fiftyone.yml``. A clone is such a folder. A wheel carries one, ``fiftyone_cam/_bundle``, with the entry file alone:
+the entry imports the installed package, so there is one module tree in both cases. Installing is one link to that
+folder, which follows every upgrade of the package.
 """
 
 from __future__ import annotations

