@@ -1,0 +1,66 @@
+"""The class activation map: the logit of a GAP classifier, laid out in space.
+
+Zhou, Khosla, Lapedriza, Oliva, Torralba: Learning Deep Features for Discriminative Localization, CVPR 2016, eq. 2::
+
+    logit_c = mean_xy M_c(x, y) + b_c ,   M_c(x, y) = sum_k w_ck f_k(x, y)
+
+(The paper sums over positions where today's networks average; the maps here are for the average.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CERTIFICATE_TOLERANCE = 1e-5
+"""Largest relative error of ``mean(M) + b`` against the logit at which a map is still called exact (float32)."""
+
+
+def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
+    """Signed maps in logit units: ``(N, K, h, w)`` feature maps and ``(N, C, K)`` weights to ``(N, C, h, w)``.
+
+    Always float32, also for features of a lower precision. The mean of a map is its class's logit without the bias.
+
+    >>> maps = class_activation_maps(torch.ones(1, 2, 7, 7), torch.tensor([[[1.0, 0.5]]]))
+    >>> maps.shape, maps.mean().item()
+    (torch.Size([1, 1, 7, 7]), 1.5)
+    """
+    features = features.float()
+    return torch.matmul(weight.float(), features.flatten(2)).unflatten(2, features.shape[2:])
+
+
+def relative_error(values: Tensor, expected: Tensor, scale: Tensor) -> Tensor:
+    """``|values - expected|`` over the logits' scale: ``(N, C)`` each, scale ``(N, 1)``.
+
+    The scale is the largest magnitude among all of the sample's logits: a single logit may be near zero by chance.
+    NaN and infinity come out as infinity: never certified.
+    """
+    error = (values.double() - expected.double()).abs() / scale.double().clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.nan_to_num(error, nan=torch.inf, posinf=torch.inf)
+
+
+def certificate(maps: Tensor, bias: Tensor, logits: Tensor, scale: Tensor) -> Tensor:
+    """Relative error of the identity ``mean(M_c) + b_c = logit_c`` for each map, ``(N, C)``.
+
+    At rounding level (:data:`CERTIFICATE_TOLERANCE`) the head was found rightly and the map *is* the logit.
+
+    >>> certificate(torch.ones(1, 1, 7, 7), torch.tensor([[0.5]]), torch.tensor([[1.5]]), torch.tensor([[1.5]]))
+    tensor([[0.]], dtype=torch.float64)
+    """
+    return relative_error(maps.double().mean((2, 3)) + bias.double(), logits, scale)
+
+
+def quantize(signed: NDArray[np.float32]) -> tuple[NDArray[np.uint8], float]:
+    """A display map's positive evidence in 255 steps, and the step in logit units: ``evidence ≈ levels * step``.
+
+    0, which the App draws as transparent, is kept for places without evidence for the class.
+
+    >>> quantize(np.float32([[-1.0, 0.0, 0.5, 1.0]]))
+    (array([[  0,   0, 128, 255]], dtype=uint8), 0.00392156862745098)
+    """
+    top = float(signed.max(initial=0.0))
+    if top <= 0:
+        return np.zeros(signed.shape, np.uint8), 0.0
+    return np.rint(np.clip(signed, 0, None) * np.float32(255 / top)).astype(np.uint8), top / 255

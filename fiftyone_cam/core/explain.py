@@ -1,0 +1,233 @@
+"""The way of one image: file in, signed maps out; what goes wrong costs that image alone, and says why.
+
+Both halves know neither FiftyOne nor a database, so that any engine (threads here, actors elsewhere) can drive them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate, class_activation_maps
+from fiftyone_cam.core.errors import CamError, ImageError
+from fiftyone_cam.core.geometry import Box, Preprocessing, inside, visible
+from fiftyone_cam.core.image import read_image
+from fiftyone_cam.core.network import GapNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image to explain. ``truth``: the logits' indices that count as right; empty where that is not known."""
+
+    id: str
+    path: str
+    truth: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A network's input, still uint8, and where it lies on the image of ``size`` (height, width)."""
+
+    item: Item
+    pixels: Tensor
+    frame: Box
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an image has no result."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMap:
+    """One class's map: ``grid`` is ``(h, w)`` float32 in logit units and ``grid.mean() + bias == logit``.
+
+    A contrastive map is one too: the difference of two classes, ``label`` minus ``versus``.
+    """
+
+    label: str
+    logit: float
+    bias: float
+    grid: NDArray[np.float32]
+    confidence: float | None = None
+    versus: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The strongest classes' maps of one image, and the contrast to the truth where the strongest is wrong."""
+
+    id: str
+    maps: tuple[ClassMap, ...]
+    contrast: ClassMap | None
+    box: Box
+    seen: Box
+    size: tuple[int, int]
+    error: float
+
+
+Result = Explanation | Failure
+
+
+def prepare(item: Item, preprocessing: Preprocessing) -> Prepared | Failure:
+    """Decode one image and shape it for the network. Never raises for what is wrong with the file."""
+    try:
+        image = read_image(item.path)
+        height, width = image.shape[:2]
+        pixels = preprocessing.apply(torch.from_numpy(image).permute(2, 0, 1))
+        return Prepared(item, pixels, preprocessing.frame(height, width), (height, width))
+    except ImageError as error:
+        return Failure(item.id, str(error))
+    except Exception as error:
+        return Failure(item.id, f"cannot be preprocessed: {_reason(error)}")
+
+
+class Explainer:
+    """Batches in, results out, in order. Remembers the batch size that fits into memory.
+
+    Args:
+        network: the classifier.
+        precision: of the forward; maps are always float32.
+        top_k: how many classes to explain, strongest first.
+        classes: indices of classes to explain instead of the strongest.
+
+    >>> explainer = Explainer(network, top_k=2)
+    >>> [explanation] = explainer([prepare(Item("1", "cat.jpg"), network.preprocessing)])
+    >>> explanation.maps[0].label, explanation.maps[0].grid.shape
+    ('tabby', (7, 7))
+    """
+
+    def __init__(
+        self,
+        network: GapNetwork,
+        *,
+        precision: str = "float32",
+        top_k: int = 1,
+        classes: Sequence[int] | None = None,
+    ) -> None:
+        if not 1 <= top_k <= len(network.classes):
+            raise CamError(f"top_k is {top_k}, expected 1 to {len(network.classes)}, the number of classes")
+        self.network = network
+        self.precision = precision
+        self.top_k = top_k
+        self.classes = classes
+        self.batch_limit: int | None = None
+        """The largest batch that fitted after memory ran out; None as long as it never did."""
+
+    def __call__(self, batch: Sequence[Prepared]) -> list[Result]:
+        results: dict[str, Result] = {}
+        for group in _same_shape(batch):
+            size = self.batch_limit or len(group)
+            for start in range(0, len(group), size):
+                results.update((result.id, result) for result in self._attempt(group[start : start + size]))
+        return [results[prepared.item.id] for prepared in batch]
+
+    def _attempt(self, batch: Sequence[Prepared]) -> list[Result]:
+        """Explain; halve where memory or one bad image breaks the whole, down to the image that does."""
+        try:
+            return self._explain(batch)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            out_of_memory, reason = True, "out of memory"
+        except torch.AcceleratorError:
+            raise  # the device is lost: the next image would fail as well
+        except (RuntimeError, ValueError, MemoryError) as error:
+            reason = _reason(error)
+            out_of_memory = isinstance(error, MemoryError) or "allocate memory" in reason or "out of memory" in reason
+        if len(batch) == 1:
+            return [Failure(batch[0].item.id, f"the network fails on it: {reason}")]
+        half = len(batch) // 2
+        if out_of_memory:
+            self.batch_limit = min(half, self.batch_limit or half)
+        return self._attempt(batch[:half]) + self._attempt(batch[half:])
+
+    def _explain(self, batch: Sequence[Prepared]) -> list[Result]:
+        network, count = self.network, len(batch)
+        with network.evaluating(), torch.inference_mode():
+            logits, features = network.forward(torch.stack([prepared.pixels for prepared in batch]), self.precision)
+            if self.classes is None:
+                indices = logits.nan_to_num(nan=-torch.inf).topk(self.top_k, dim=1).indices
+            else:
+                indices = torch.tensor(self.classes, device=logits.device).expand(count, -1)
+            rival = torch.tensor([self._rival(p, row) for p, row in zip(batch, logits.cpu(), strict=True)])
+            chosen = torch.cat([indices, rival[:, None].to(indices.device)], dim=1)
+
+            bias = network.head.bias[chosen]
+            maps = class_activation_maps(features, network.head.weight[chosen])
+            picked = logits.gather(1, chosen)
+            errors = certificate(maps, bias, picked, logits.abs().amax(1, keepdim=True)).amax(1).cpu()
+            finite = logits.isfinite().all(1).cpu()
+            confidences = network.confidences(logits).gather(1, chosen).cpu()
+            maps, bias, picked, chosen = maps.cpu(), bias.cpu(), picked.cpu(), chosen.cpu()
+
+        results: list[Result] = []
+        for i, prepared in enumerate(batch):
+            if not finite[i]:
+                results.append(Failure(prepared.item.id, "the network returned NaN or infinity"))
+                continue
+            if errors[i] > CERTIFICATE_TOLERANCE:
+                found = f"{float(errors[i]):.1e}, expected at most {CERTIFICATE_TOLERANCE:.0e}"
+                results.append(Failure(prepared.item.id, f"the map fails its certificate: relative error {found}"))
+                continue
+            explained = [
+                ClassMap(
+                    label=network.classes[int(chosen[i, j])],
+                    logit=float(picked[i, j]),
+                    bias=float(bias[i, j]),
+                    grid=maps[i, j].numpy().copy(),
+                    confidence=float(confidences[i, j]),
+                )
+                for j in range(chosen.shape[1])
+            ]
+            *ranked, rival_map = explained
+            contrasts = self.classes is None and int(chosen[i, 0]) != int(chosen[i, -1])
+            results.append(
+                Explanation(
+                    id=prepared.item.id,
+                    maps=tuple(ranked),
+                    contrast=_contrast(ranked[0], rival_map) if contrasts else None,
+                    box=inside(prepared.frame, network.grid_frame),
+                    seen=visible(prepared.frame),
+                    size=prepared.size,
+                    error=float(errors[i]),
+                )
+            )
+        return results
+
+    @staticmethod
+    def _rival(prepared: Prepared, logits: Tensor) -> int:
+        """The strongest class of the truth where the prediction is none of them; else the prediction itself."""
+        predicted = int(logits.argmax())
+        truth = prepared.item.truth
+        return predicted if not truth or predicted in truth else max(truth, key=lambda index: float(logits[index]))
+
+
+def _contrast(first: ClassMap, second: ClassMap) -> ClassMap:
+    """``M_a - M_b``: its mean plus the biases' difference is the logit gap."""
+    return ClassMap(
+        label=first.label,
+        versus=second.label,
+        logit=first.logit - second.logit,
+        bias=first.bias - second.bias,
+        grid=first.grid - second.grid,
+    )
+
+
+def _same_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:
+    groups: dict[tuple[int, ...], list[Prepared]] = {}
+    for prepared in batch:
+        groups.setdefault(tuple(prepared.pixels.shape), []).append(prepared)
+    return list(groups.values())
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,308 @@
+"""Preprocessing as data: the object that shapes the network's input also places its grid back on the picture.
+
+All boxes are ``(x, y, width, height)``, relative to the whole image as displayed: ``(0, 0, 1, 1)`` is all of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+Box = tuple[float, float, float, float]
+
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+class Axis(NamedTuple):
+    """One axis of the way from image to network input, in pixels: ``input = scale * image + offset``."""
+
+    size: int
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+class Shape(NamedTuple):
+    """Both axes of the way from image to network input."""
+
+    y: Axis
+    x: Axis
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resize the short side to ``short`` (aspect kept, rounded as in torchvision), the long to ``long``, or to ``size``.
+
+    >>> Resize(short=256)(image)   # 640x480 -> 341x256
+    """
+
+    short: int | None = None
+    long: int | None = None
+    size: tuple[int, int] | None = None  # height, width
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.short, self.long, self.size)) != 1:
+            raise ValueError(f"Resize takes exactly one of short, long and size, found {self}")
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        if self.size is not None:
+            return self.size
+        short, long = sorted((height, width))
+        if self.short is not None:
+            short, long = self.short, max(1, int(self.short * long / short))
+        else:
+            assert self.long is not None
+            short, long = max(1, int(self.long * short / long)), self.long
+        return (short, long) if height <= width else (long, short)
+
+    def place(self, shape: Shape) -> Shape:
+        height, width = self.target(shape.y.size, shape.x.size)
+        return Shape(_scaled(shape.y, height), _scaled(shape.x, width))
+
+    def apply(self, image: Tensor, interpolation: InterpolationMode, antialias: bool) -> Tensor:
+        height, width = self.target(*image.shape[-2:])
+        if (height, width) == tuple(image.shape[-2:]):
+            return image
+        return F.resize_image(image, [height, width], interpolation=interpolation, antialias=antialias)
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """Cut ``size`` (height, width) out of the middle; a smaller image is padded with zeros first, as in torchvision."""
+
+    size: tuple[int, int]
+
+    def place(self, shape: Shape) -> Shape:
+        return Shape(_centred(shape.y, self.size[0]), _centred(shape.x, self.size[1]))
+
+    def apply(self, image: Tensor, interpolation: InterpolationMode, antialias: bool) -> Tensor:
+        return F.center_crop_image(image, list(self.size))
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Pad to ``size`` (height, width) with the image in the middle: after ``Resize(long=…)``, a letterbox."""
+
+    size: tuple[int, int]
+    fill: int = 0
+
+    def _before(self, size: int, target: int) -> int:
+        if size > target:
+            raise ValueError(f"cannot pad {size} pixels to {target}: resize the long side first")
+        return (target - size) // 2
+
+    def place(self, shape: Shape) -> Shape:
+        y, x = (
+            Axis(target, axis.scale, axis.offset + self._before(axis.size, target))
+            for axis, target in zip(shape, self.size, strict=True)
+        )
+        return Shape(y, x)
+
+    def apply(self, image: Tensor, interpolation: InterpolationMode, antialias: bool) -> Tensor:
+        height, width = image.shape[-2:]
+        top, left = self._before(height, self.size[0]), self._before(width, self.size[1])
+        padding = [left, top, self.size[1] - width - left, self.size[0] - height - top]
+        return F.pad_image(image, padding, fill=[self.fill])
+
+
+Step = Resize | CenterCrop | Pad
+_STEPS: Mapping[str, type[Step]] = {"resize": Resize, "center_crop": CenterCrop, "pad": Pad}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a decoded picture to the network's input, and back: steps, interpolation, mean and standard deviation.
+
+    ``mean`` and ``std`` are for pixels in [0, 1]: ``input = (pixel / 255 - mean) / std``.
+
+    >>> preprocessing = Preprocessing((Resize(short=256), CenterCrop((224, 224))))
+    >>> preprocessing.apply(image).shape                      # image: (3, H, W) uint8
+    torch.Size([3, 224, 224])
+    >>> preprocessing.frame(height=480, width=640)            # where that input lies on the image
+    (0.17, 0.06, 0.66, 0.88)
+    """
+
+    steps: tuple[Step, ...] = ()
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+    antialias: bool = True
+
+    def __post_init__(self) -> None:
+        InterpolationMode(self.interpolation)  # an unknown name fails here, not in a decode thread
+        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+            raise ValueError(f"expected as many means as positive deviations, found {self.mean} and {self.std}")
+
+    def apply(self, image: Tensor) -> Tensor:
+        """The steps on a ``(3, H, W)`` uint8 image; still uint8, so that a batch travels small."""
+        for step in self.steps:
+            image = step.apply(image, InterpolationMode(self.interpolation), self.antialias)
+        return image
+
+    def normalize(self, batch: Tensor) -> Tensor:
+        """``(N, 3, H, W)`` uint8 to the network's float32 input, on whatever device the batch is."""
+        mean = torch.tensor(self.mean, device=batch.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=batch.device).view(1, -1, 1, 1)
+        return batch.float().div_(255).sub_(mean).div_(std)
+
+    def frame(self, height: int, width: int) -> Box:
+        """Where the network's input lies on the whole image; reaches beyond it where the input is padded."""
+        shape = self._shape(height, width)
+        x, w = _back(shape.x, width)
+        y, h = _back(shape.y, height)
+        return (x, y, w, h)
+
+    def input_size(self, height: int = 224, width: int = 224) -> tuple[int, int]:
+        """Height and width of the network's input for an image of this size."""
+        shape = self._shape(height, width)
+        return shape.y.size, shape.x.size
+
+    def _shape(self, height: int, width: int) -> Shape:
+        shape = Shape(Axis(height), Axis(width))
+        for step in self.steps:
+            shape = step.place(shape)
+        return shape
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; :meth:`from_dict` is the inverse."""
+        names = {cls: name for name, cls in _STEPS.items()}
+        steps = []
+        for step in self.steps:
+            values = {key: value for key, value in asdict(step).items() if value is not None}
+            steps.append({"step": names[type(step)], **values})
+        return {
+            "steps": steps,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+            "antialias": self.antialias,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
+        steps = []
+        for entry in data.get("steps", ()):
+            values = dict(entry)
+            name = values.pop("step", None)
+            if name not in _STEPS:
+                raise ValueError(f"unknown preprocessing step {name!r}, expected one of {sorted(_STEPS)}")
+            steps.append(_STEPS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
+        rest = {key: tuple(data[key]) for key in ("mean", "std") if key in data}
+        rest |= {key: data[key] for key in ("interpolation", "antialias") if key in data}
+        return cls(tuple(steps), **rest)
+
+
+def _scaled(axis: Axis, size: int) -> Axis:
+    factor = size / axis.size
+    return Axis(size, axis.scale * factor, axis.offset * factor)
+
+
+def _centred(axis: Axis, size: int) -> Axis:
+    # torchvision pads (crop - size) // 2 before, then cuts at round(rest / 2): with the pad, the rest is 0
+    before = (size - axis.size) // 2 if size > axis.size else -round((axis.size - size) / 2)
+    return Axis(size, axis.scale, axis.offset + before)
+
+
+def _back(axis: Axis, size: int) -> tuple[float, float]:
+    return -axis.offset / axis.scale / size, axis.size / axis.scale / size
+
+
+def inside(outer: Box, inner: Box) -> Box:
+    """``inner``, given relative to ``outer``, relative to what ``outer`` is relative to.
+
+    >>> inside((0.5, 0.5, 0.5, 0.5), (0.0, 0.0, 0.5, 0.5))
+    (0.5, 0.5, 0.25, 0.25)
+    """
+    return (outer[0] + outer[2] * inner[0], outer[1] + outer[3] * inner[1], outer[2] * inner[2], outer[3] * inner[3])
+
+
+def visible(frame: Box) -> Box:
+    """The part of the image that a frame covers.
+
+    >>> visible((-0.5, 0.0, 2.0, 0.5))
+    (0.0, 0.0, 1.0, 0.5)
+    """
+    x0, y0 = max(0.0, frame[0]), max(0.0, frame[1])
+    x1, y1 = min(1.0, frame[0] + frame[2]), min(1.0, frame[1] + frame[3])
+    return (x0, y0, max(0.0, x1 - x0), max(0.0, y1 - y0))
+
+
+def cell_edges(start: float, length: float, seen_start: float, seen_length: float, cells: int) -> NDArray[np.float64]:
+    """Edges of the ``cells`` grid cells along one axis, ``(cells + 1,)``, relative to the image.
+
+    Inner edges are where the grid puts them, cut to what was seen; the outermost reach to the edges of what was seen:
+    together the cells tile exactly that.
+
+    >>> cell_edges(0.1, 1.0, 0.0, 1.0, 4)      # a grid whose cells look a tenth further right
+    array([0.  , 0.35, 0.6 , 0.85, 1.  ])
+    """
+    edges = start + length * np.arange(cells + 1) / cells
+    edges = np.clip(edges, seen_start, seen_start + seen_length)
+    edges[0], edges[-1] = seen_start, seen_start + seen_length
+    return edges
+
+
+@lru_cache(maxsize=1024)
+def _interpolation(
+    start: float, length: float, seen_start: float, seen_length: float, cells: int, pixels: int
+) -> NDArray[np.float32]:
+    """The ``(pixels, cells)`` matrix of linear interpolation between cell centres; zero rows where nothing was seen."""
+    centre = (np.arange(pixels) + 0.5) / pixels
+    position = np.clip((centre - start) / length * cells - 0.5, 0, cells - 1)
+    low = np.minimum(position.astype(int), max(cells - 2, 0))
+    matrix = np.zeros((pixels, cells), np.float32)
+    rows = np.arange(pixels)
+    fraction = position - low
+    matrix[rows, low] = 1 - fraction
+    matrix[rows, np.minimum(low + 1, cells - 1)] += fraction
+    matrix[(centre < seen_start) | (centre > seen_start + seen_length)] = 0
+    matrix.setflags(write=False)
+    return matrix
+
+
+def lay_out(grid: NDArray[np.float32], box: Box, seen: Box, height: int, width: int) -> NDArray[np.float32]:
+    """The grid laid over the whole image: bilinear between cell centres, exactly 0 where the network saw nothing.
+
+    Same units as the grid. Where ``box`` and ``seen`` are the whole image and the size is a multiple of the grid's,
+    this is ``align_corners=False`` interpolation, which keeps the mean.
+
+    >>> lay_out(np.ones((7, 7), np.float32), (0.25, 0, 0.5, 1), (0.25, 0, 0.5, 1), 4, 8)[0]
+    array([0., 0., 1., 1., 1., 1., 0., 0.], dtype=float32)
+    """
+    rows = _interpolation(box[1], box[3], seen[1], seen[3], grid.shape[0], height)
+    columns = _interpolation(box[0], box[2], seen[0], seen[2], grid.shape[1], width)
+    result: NDArray[np.float32] = rows @ np.asarray(grid, np.float32) @ columns.T
+    return result
+
+
+def display_size(height: int, width: int, long_side: int = 96) -> tuple[int, int]:
+    """Height and width of a display map: the image's aspect, its long side ``long_side``, at least 1.
+
+    >>> display_size(480, 640)
+    (72, 96)
+    """
+    scale = long_side / max(height, width)
+    return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
+
+
+def as_box(values: Sequence[float]) -> Box:
+    """Four finite numbers with a positive area, or ValueError.
+
+    >>> as_box([0, 0, 1, 1])
+    (0.0, 0.0, 1.0, 1.0)
+    """
+    if len(values) != 4:
+        raise ValueError(f"expected a box [x, y, width, height], found {list(values)}")
+    x, y, w, h = (float(value) for value in values)
+    if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0:
+        raise ValueError(f"expected a box with finite numbers and a positive area, found {[x, y, w, h]}")
+    return (x, y, w, h)

@@ -1,0 +1,174 @@
+"""A GAP classifier ready to be asked where it looks: module, classes, preprocessing, head, and where its cells look."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from fiftyone_cam.core.errors import CamError, SourceError
+from fiftyone_cam.core.geometry import Box, Preprocessing
+from fiftyone_cam.core.head import evaluating, find_head, tapped_forward
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ACTIVATIONS = ("softmax", "sigmoid")
+
+
+class GapNetwork:
+    """A module whose head was found and certified: see :func:`fiftyone_cam.core.head.find_head`.
+
+    Args:
+        module: the classifier; its training flags and hooks stay as they are.
+        classes: a name for each logit, in order.
+        preprocessing: from a picture to its input.
+        activation: ``"softmax"`` (one class) or ``"sigmoid"`` (independent labels), for confidences.
+
+    Raises:
+        SourceError: the number of classes is not that of the logits.
+        HeadError: the network has no exact head.
+
+    >>> network = GapNetwork(torchvision.models.resnet18(), classes, preprocessing)
+    >>> logits, features = network.forward(batch)             # (N, 3, 224, 224) uint8
+    >>> logits.shape, features.shape
+    (torch.Size([N, 1000]), torch.Size([N, 512, 7, 7]))
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        activation: str = "softmax",
+    ) -> None:
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        if activation not in ACTIVATIONS:
+            raise SourceError(f"unknown activation {activation!r}, expected one of {ACTIVATIONS}")
+        self.module = module.float()
+        self.classes = tuple(classes)
+        self.preprocessing = preprocessing
+        self.activation = activation
+        self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        example = self._noise(2)
+        with evaluating(self.module):
+            self.head = find_head(self.module, example)
+            if len(self.classes) != len(self.head.weight):
+                raise SourceError(
+                    f"the classifier has {len(self.head.weight)} logits but {len(self.classes)} classes were given: "
+                    "give one name for each logit, in order"
+                )
+            self.grid_frame = measure_grid_frame(self, example)
+
+    def _noise(self, count: int) -> Tensor:
+        """Inputs of the size that a picture gets, with the statistics of normalised pixels; the same each time."""
+        height, width = self.preprocessing.input_size()
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(count, len(self.preprocessing.mean), height, width, generator=generator)
+        return noise.to(self.device)
+
+    def to(self, device: str | torch.device) -> GapNetwork:
+        """Move module and head.
+
+        Raises:
+            CamError: the device is not there.
+        """
+        device = torch.device(device)
+        if device != self.device:
+            try:
+                self.module.to(device)
+            except (RuntimeError, AssertionError) as error:
+                raise CamError(f"device {str(device)!r} cannot be used ({_first_line(error)}): try 'cpu'") from error
+            self.head = self.head.to(device)
+            self.device = device
+        return self
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Eval mode for a block of forwards; every training flag comes back."""
+        with evaluating(self.module):
+            yield
+
+    def forward(self, batch: Tensor, precision: str = "float32") -> tuple[Tensor, Tensor]:
+        """Logits ``(N, C)`` and feature maps ``(N, K, h, w)`` of a ``(N, 3, H, W)`` uint8 batch, in eval mode.
+
+        Below float32 the logits are computed anew in float32 from the feature maps: maps and logits then agree
+        exactly, whatever the network's own last layer rounded.
+        """
+        with torch.inference_mode():
+            pixels = self.preprocessing.normalize(batch.to(self.device, non_blocking=True))
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            with _autocast(self.device, precision):
+                logits, features = tapped_forward(self.module, pixels, self.head.tap)
+            if precision != "float32":
+                logits = nnf.linear(features.float().mean((2, 3)), self.head.weight, self.head.bias)
+            return logits.float(), features
+
+    def confidences(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for the run's record."""
+        return {
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.to_dict(),
+            "activation": self.activation,
+            "head": self.head.describe(),
+            "grid_frame": list(self.grid_frame),
+        }
+
+
+def measure_grid_frame(network: GapNetwork, example: Tensor) -> Box:
+    """Where the grid really lies on the network's input, relative to that input.
+
+    Strides and one-sided padding move a cell's view off the middle of its nominal square, training moves it again:
+    so it is measured. A patch of noise, one cell large, is put at places spread evenly over the middle of a fainter
+    noise image; where the feature maps' response has its centroid, compared with where the patch was, is the shift of
+    the whole grid (at most half a cell). Borders pull centroids inwards on all sides alike and cancel.
+    """
+    stimuli, size = 16, example.shape[-2:]
+    background = example[:1] * 0.5
+    with torch.inference_mode():
+        _, features = tapped_forward(network.module, background, network.head.tap)
+        cells = features.shape[-2:]
+        patch = [max(1, round(pixels / count)) for pixels, count in zip(size, cells, strict=True)]
+        batch = background.repeat(stimuli, 1, 1, 1)
+        places = torch.empty(stimuli, 2, dtype=torch.float64)
+        for i in range(stimuli):
+            order = (i, 7 * i % stimuli)  # all rows and all columns differ: every phase against the stride counts
+            top, left = (
+                round((0.2 + 0.6 * k / (stimuli - 1)) * pixels - length / 2)
+                for k, pixels, length in zip(order, size, patch, strict=True)
+            )
+            window = (slice(None), slice(top, top + patch[0]), slice(left, left + patch[1]))
+            batch[i][window] += example[1][window]
+            places[i] = torch.tensor([(top + patch[0] / 2) / size[0], (left + patch[1] / 2) / size[1]])
+        _, stimulated = tapped_forward(network.module, batch, network.head.tap)
+        response = (stimulated - features).double().square().sum(1).cpu()
+
+    shifts = []
+    for axis, count in enumerate(cells):
+        profile = response.sum(2 - axis)
+        centres = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        shift = float((places[:, axis] - profile @ centres / profile.sum(1)).mean())
+        # a dead network responds nowhere: nothing is known, the nominal place stands
+        shifts.append(float(np.clip(shift, -0.5 / count, 0.5 / count)) if np.isfinite(shift) else 0.0)
+    return (shifts[1], shifts[0], 1.0, 1.0)
+
+
+def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    if precision not in PRECISIONS:
+        raise CamError(f"unknown precision {precision!r}, expected one of {sorted(PRECISIONS)}")
+    if precision == "float32":
+        return contextlib.nullcontext()
+    if precision == "float16" and device.type == "cpu":
+        raise CamError("float16 needs a GPU: use bfloat16 or float32 on the CPU")
+    return torch.autocast(device.type, PRECISIONS[precision])
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
