@@ -46,7 +46,7 @@ def install() -> Path:
     _remove(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        target.symlink_to(source, target_is_directory=True)
+        os.symlink(source, target, target_is_directory=True)
     except OSError:  # Windows without developer mode, some network and removable drives
         _copy(source, target)
     return target
