@@ -90,8 +90,8 @@ def download() -> str | None:
     except subprocess.TimeoutExpired:
         reason = f"not complete after {DOWNLOAD_SECONDS} seconds"
     except subprocess.CalledProcessError as error:
-        reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
-    print(f"It cannot be had ({reason}).\nTaking the photographs that come with scikit-image and scikit-learn instead.")
+        reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1].partition(":")[0]
+    print(f"They cannot be had ({reason}); taking the photographs that come with scikit-image and scikit-learn instead.")
     return None
 
 
