@@ -91,7 +91,7 @@ def download() -> str | None:
         reason = f"not complete after {DOWNLOAD_SECONDS} seconds"
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1].partition(":")[0]
-    print(f"They cannot be had ({reason}); taking the photographs that come with scikit-image and scikit-learn instead.")
+    print(f"They cannot be had ({reason}); taking photographs that come with scikit-image and scikit-learn instead.")
     return None
 
 
