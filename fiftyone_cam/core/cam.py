@@ -52,15 +52,18 @@ def certificate(maps: Tensor, bias: Tensor, logits: Tensor, scale: Tensor) -> Te
     return relative_error(maps.double().mean((2, 3)) + bias.double(), logits, scale)
 
 
-def quantize(signed: NDArray[np.float32]) -> tuple[NDArray[np.uint8], float]:
+def quantize(signed: NDArray[np.float32], ceiling: float | None = None) -> tuple[NDArray[np.uint8], float]:
     """A display map's positive evidence in 255 steps, and the step in logit units: ``evidence ≈ levels * step``.
 
-    0, which the App draws as transparent, is kept for places without evidence for the class.
+    0, which the App draws as transparent, is kept for places without evidence for the class. Evidence above
+    ``ceiling`` is drawn as the ceiling.
 
     >>> quantize(np.float32([[-1.0, 0.0, 0.5, 1.0]]))
     (array([[  0,   0, 128, 255]], dtype=uint8), 0.00392156862745098)
     """
     top = float(signed.max(initial=0.0))
+    if ceiling is not None:
+        top = min(top, ceiling)
     if top <= 0:
         return np.zeros(signed.shape, np.uint8), 0.0
-    return np.rint(np.clip(signed, 0, None) * np.float32(255 / top)).astype(np.uint8), top / 255
+    return np.rint(np.clip(signed, 0, top) * np.float32(255 / top)).astype(np.uint8), top / 255

@@ -38,11 +38,30 @@ class Shape(NamedTuple):
     x: Axis
 
 
-@dataclass(frozen=True)
-class Resize:
-    """Resize the short side to ``short`` (aspect kept, rounded as in torchvision), the long to ``long``, or to ``size``.
+class _Resizing:
+    """A step that is fully said by its target size."""
 
-    >>> Resize(short=256)(image)   # 640x480 -> 341x256
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after the step."""
+        raise NotImplementedError
+
+    def place(self, shape: Shape) -> Shape:
+        height, width = self.target(shape.y.size, shape.x.size)
+        return Shape(_scaled(shape.y, height), _scaled(shape.x, width))
+
+    def apply(self, image: Tensor, interpolation: InterpolationMode, antialias: bool) -> Tensor:
+        height, width = self.target(*image.shape[-2:])
+        if (height, width) == tuple(image.shape[-2:]):
+            return image
+        return F.resize_image(image, [height, width], interpolation=interpolation, antialias=antialias)
+
+
+@dataclass(frozen=True)
+class Resize(_Resizing):
+    """Resize the short or the long side (aspect kept, rounded as in torchvision), or both sides to ``size``.
+
+    >>> Resize(short=256).target(480, 640)
+    (256, 341)
     """
 
     short: int | None = None
@@ -59,20 +78,32 @@ class Resize:
         short, long = sorted((height, width))
         if self.short is not None:
             short, long = self.short, max(1, int(self.short * long / short))
-        else:
-            assert self.long is not None
+        elif self.long is not None:
             short, long = max(1, int(self.long * short / long)), self.long
         return (short, long) if height <= width else (long, short)
 
-    def place(self, shape: Shape) -> Shape:
-        height, width = self.target(shape.y.size, shape.x.size)
-        return Shape(_scaled(shape.y, height), _scaled(shape.x, width))
 
-    def apply(self, image: Tensor, interpolation: InterpolationMode, antialias: bool) -> Tensor:
-        height, width = self.target(*image.shape[-2:])
-        if (height, width) == tuple(image.shape[-2:]):
-            return image
-        return F.resize_image(image, [height, width], interpolation=interpolation, antialias=antialias)
+@dataclass(frozen=True)
+class Bound(_Resizing):
+    """Enlarge until both sides are at least ``least``, then shrink until both are at most ``most``; aspect kept.
+
+    The sizes of the inputs differ then, and images are only batched with those of their own size.
+
+    >>> Bound(least=224).target(112, 300)
+    (224, 600)
+    """
+
+    least: int | None = None
+    most: int | None = None
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        if self.least is not None and min(height, width) < self.least:
+            factor = self.least / min(height, width)
+            height, width = round(height * factor), round(width * factor)
+        if self.most is not None and max(height, width) > self.most:
+            factor = self.most / max(height, width)
+            height, width = max(1, round(height * factor)), max(1, round(width * factor))
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -114,8 +145,8 @@ class Pad:
         return F.pad_image(image, padding, fill=[self.fill])
 
 
-Step = Resize | CenterCrop | Pad
-_STEPS: Mapping[str, type[Step]] = {"resize": Resize, "center_crop": CenterCrop, "pad": Pad}
+Step = Resize | Bound | CenterCrop | Pad
+_STEPS: Mapping[str, type[Step]] = {"resize": Resize, "bound": Bound, "center_crop": CenterCrop, "pad": Pad}
 
 
 @dataclass(frozen=True)
@@ -196,9 +227,13 @@ class Preprocessing:
             if name not in _STEPS:
                 raise ValueError(f"unknown preprocessing step {name!r}, expected one of {sorted(_STEPS)}")
             steps.append(_STEPS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
-        rest = {key: tuple(data[key]) for key in ("mean", "std") if key in data}
-        rest |= {key: data[key] for key in ("interpolation", "antialias") if key in data}
-        return cls(tuple(steps), **rest)
+        return cls(
+            tuple(steps),
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
+            interpolation=data["interpolation"],
+            antialias=data["antialias"],
+        )
 
 
 def _scaled(axis: Axis, size: int) -> Axis:

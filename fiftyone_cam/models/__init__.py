@@ -1,0 +1,51 @@
+"""Architectures by name: torchvision's, and the ones that this package carries. One place builds them all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fiftyone_cam.core.errors import SourceError
+
+LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+
+
+def build(arch: str, num_classes: int, **kwargs: Any) -> nn.Module:
+    """A network with random weights.
+
+    Args:
+        arch: a torchvision classification builder (``"resnet18"``), one of :data:`LITE`, or ``"timm:…"``.
+        num_classes: how many logits.
+        kwargs: for the builder.
+
+    >>> build("resnet18", 2).fc
+    Linear(in_features=512, out_features=2, bias=True)
+    """
+    if arch in LITE:
+        from fiftyone_cam.models.efficientnet_lite import EfficientNetLite
+
+        return EfficientNetLite(LITE.index(arch), num_classes)
+    if arch.startswith("timm:"):
+        import timm
+
+        module: nn.Module = timm.create_model(arch[5:], pretrained=False, num_classes=num_classes, **kwargs)
+        return module
+    import torchvision
+
+    if arch not in architectures():
+        raise SourceError(
+            f"unknown architecture {arch!r}: expected a torchvision classifier, {', '.join(LITE)} or timm:…"
+        )
+    return torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **kwargs)
+
+
+def architectures() -> list[str]:
+    """The names of torchvision's classification builders.
+
+    >>> "resnet18" in architectures()
+    True
+    """
+    import torchvision
+
+    return torchvision.models.list_models(module=torchvision.models)

@@ -1,0 +1,59 @@
+"""Exact class activation maps over a FiftyOne dataset: where an image classifier looks, as fields to filter.
+
+>>> import fiftyone as fo, fiftyone_cam as focam
+>>> dataset = fo.load_dataset("pets")
+>>> run = focam.compute_cam(dataset, "efficientnet_lite0", key="cam", ground_truth="ground_truth")
+>>> print(run)
+
+Names are imported when they are first used: the App imports this package where it may not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Bound": "core.geometry",
+    "CamError": "core.errors",
+    "CamRun": "runs",
+    "CenterCrop": "core.geometry",
+    "Classifier": "classifier",
+    "FieldError": "core.errors",
+    "HeadError": "core.errors",
+    "ImageError": "core.errors",
+    "Pad": "core.geometry",
+    "Preprocessing": "core.geometry",
+    "Resize": "core.geometry",
+    "RunError": "core.errors",
+    "SourceError": "core.errors",
+    "compute_cam": "compute",
+    "delete_run": "runs",
+    "explain_sample": "compute",
+    "list_runs": "runs",
+    "load_classifier": "classifier",
+    "load_run": "runs",
+    "signed_map": "fields",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+if TYPE_CHECKING:
+    from fiftyone_cam.classifier import Classifier, load_classifier
+    from fiftyone_cam.compute import compute_cam, explain_sample
+    from fiftyone_cam.core.errors import CamError, FieldError, HeadError, ImageError, RunError, SourceError
+    from fiftyone_cam.core.geometry import Bound, CenterCrop, Pad, Preprocessing, Resize
+    from fiftyone_cam.fields import signed_map
+    from fiftyone_cam.runs import CamRun, delete_run, list_runs, load_run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,243 @@
+"""Runs: one computation over a collection, registered on the dataset under a key, with all that it owns.
+
+What a run owns (fields, their indexes, saved views, files) is written down before it is made, so that whatever happens
+in between, deleting the run deletes it, and nothing else is ever overwritten or deleted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+
+from fiftyone_cam.core.errors import FieldError, RunError
+
+METHOD = "fiftyone_cam"
+
+
+class CamRun:
+    """A run of this project on a dataset: its record, and what it owns.
+
+    ``print(run)`` gives the summary. The record is plain data; every change of it is saved at once.
+
+    >>> run = focam.load_run(dataset, "cam")
+    >>> run.record["classifier"]["sha256"], run.counts["computed"]
+    ('57934424…', 259)
+    """
+
+    def __init__(self, dataset: fo.Dataset, key: str, record: dict[str, Any]) -> None:
+        self.dataset = dataset
+        self.key = key
+        self.record = record
+
+    # the record, as attributes that read well
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.record["classifier"]["classes"])
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The fields that this run wrote, and for each its name without the key."""
+        return dict(self.record["fields"])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """``samples`` that were asked for, ``computed`` with a result, ``failed`` without; of the last call ``new``."""
+        return dict(self.record["counts"])
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many samples have no result, by reason."""
+        return dict(self.record["failures"])
+
+    @property
+    def certificate(self) -> float:
+        """The largest relative error of ``mean(map) + bias`` against the logit, over all samples."""
+        return float(self.record["certificate"])
+
+    @property
+    def complete(self) -> bool:
+        return self.record["status"] == "complete"
+
+    def field(self, name: str) -> str:
+        """The full name of one of this run's fields: ``field("heatmap") == "cam_heatmap"``."""
+        return f"{self.key}_{name}"
+
+    def update(self, **entries: Any) -> None:
+        """Change entries of the record and save it."""
+        self.record.update(entries, updated_at=datetime.now(timezone.utc).isoformat())
+        config = self.dataset.init_run(method=METHOD, **self.record)
+        self.dataset.update_run_config(self.key, config)
+
+    def claim_field(self, name: str, *, index: bool | str = False, **kwargs: Any) -> str:
+        """Declare a field ``{key}_{name}`` as this run's, or find that it already is.
+
+        Args:
+            name: the field's name without the key.
+            index: whether the sidebar filters on it; a string names an attribute inside (``"label"``).
+            kwargs: the type, as ``dataset.add_sample_field`` takes it.
+
+        Returns:
+            the full name.
+
+        Raises:
+            FieldError: a field of that name exists that this run did not write.
+        """
+        path = self.field(name)
+        if path not in self.record["fields"]:
+            if self.dataset.has_sample_field(path):
+                raise FieldError(
+                    f"the field {path!r} exists and was not written by run {self.key!r}: rename or delete it, or use another key"
+                )
+            self.update(fields={**self.record["fields"], path: name})
+        if not self.dataset.has_sample_field(path):
+            self.dataset.add_sample_field(path, **kwargs)
+        if index:
+            self.dataset.create_index(path if index is True else f"{path}.{index}")
+        return path
+
+    def clear_field(self, name: str) -> None:
+        """Delete one of this run's fields with its indexes, if it is there."""
+        path = self.field(name)
+        if path in self.record["fields"]:
+            _delete_field(self.dataset, path)
+            self.update(fields={k: v for k, v in self.record["fields"].items() if k != path})
+
+    def save_view(self, name: str, view: fo.DatasetView, **kwargs: Any) -> str:
+        """Save a view named ``"{key} {name}"`` that goes when the run goes.
+
+        Raises:
+            RunError: a saved view of that name exists that this run did not make.
+        """
+        full = f"{self.key} {name}"
+        mine = full in self.record["views"]
+        if self.dataset.has_saved_view(full) and not mine:
+            raise RunError(f"a saved view {full!r} exists and is not of run {self.key!r}: rename or delete it")
+        if not mine:
+            self.update(views=[*self.record["views"], full])
+        self.dataset.save_view(full, view, overwrite=True, **kwargs)
+        return full
+
+    def claim_file(self, path: str | os.PathLike[str]) -> None:
+        """Write down a file that goes when the run goes."""
+        path = str(Path(path).absolute())
+        if path not in self.record["files"]:
+            self.update(files=[*self.record["files"], path])
+
+    def delete(self) -> None:
+        """Delete the run and all that it owns."""
+        for path in self.record["fields"]:
+            _delete_field(self.dataset, path)
+        for name in self.record["views"]:
+            if self.dataset.has_saved_view(name):
+                self.dataset.delete_saved_view(name)
+        for path in self.record["files"]:
+            Path(path).unlink(missing_ok=True)
+        self.dataset.delete_run(self.key)
+
+    def __str__(self) -> str:
+        record = self.record
+        classifier, counts = record["classifier"], self.counts
+        lines = [
+            f"CAM run {self.key!r} on {self.dataset.name!r}: {record['status']}",
+            f"  classifier   {classifier['model']} ({classifier['source']}), {len(classifier['classes'])} classes, "
+            f"weights {classifier['sha256'][:12]}",
+            f"  samples      {counts['computed']:,} with a map, {counts['failed']:,} failed, of {counts['samples']:,}; "
+            f"{counts['new']:,} new",
+        ]
+        lines += [f"               {count:,} x {reason}" for reason, count in list(self.failures.items())[:10]]
+        if record.get("accuracy") is not None:
+            unknown = record.get("unknown_labels") or 0
+            note = f" ({unknown:,} with a label that is no class)" if unknown else ""
+            lines.append(
+                f"  accuracy     {record['accuracy']:.1%} against {record['settings']['ground_truth']!r}{note}"
+            )
+        if counts["computed"]:
+            lines.append(f"  certificate  {self.certificate:.1e} relative, largest of all: the maps are the logits")
+        timing = record.get("timing") or {}
+        if timing.get("images"):
+            lines.append(
+                f"  throughput   {timing['images'] / timing['seconds']:,.1f} images/s on {timing['device']} "
+                f"({timing['seconds']:,.1f} s, {record['settings']['precision']})"
+            )
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def list_runs(samples: fo.Dataset | fo.DatasetView) -> list[str]:
+    """The keys of this project's runs on a dataset.
+
+    >>> focam.list_runs(dataset)
+    ['cam']
+    """
+    return [str(key) for key in samples._dataset.list_runs(method=METHOD)]
+
+
+def load_run(samples: fo.Dataset | fo.DatasetView, key: str) -> CamRun:
+    """A run by its key.
+
+    Raises:
+        RunError: there is no such run of this project.
+
+    >>> print(focam.load_run(dataset, "cam"))
+    """
+    dataset = samples._dataset
+    if key not in list_runs(dataset):
+        known = list_runs(dataset)
+        raise RunError(
+            f"dataset {dataset.name!r} has no CAM run {key!r}, "
+            + (f"only {', '.join(map(repr, known))}" if known else "nor any other: make one with compute_cam")
+        )
+    record = dataset.get_run_info(key).config.serialize()
+    for entry in ("cls", "type", "method"):
+        record.pop(entry, None)
+    return CamRun(dataset, key, dict(record))
+
+
+def delete_run(samples: fo.Dataset | fo.DatasetView, key: str) -> None:
+    """Delete a run with its fields, indexes, saved views and files.
+
+    Raises:
+        RunError: there is no such run of this project.
+
+    >>> focam.delete_run(dataset, "cam")
+    """
+    load_run(samples, key).delete()
+
+
+def register(dataset: fo.Dataset, key: str, record: Mapping[str, Any]) -> CamRun:
+    """Register a new run.
+
+    Raises:
+        RunError: the key is not a name that a field can have, or another project's run has it.
+    """
+    check_key(dataset, key)
+    complete = {"fields": {}, "views": [], "files": [], "failures": {}, "certificate": 0.0, **record}
+    dataset.register_run(key, dataset.init_run(method=METHOD, **complete))
+    return CamRun(dataset, key, complete)
+
+
+def check_key(dataset: fo.Dataset, key: str) -> None:
+    """Whether a run may be made, or continued, under this key.
+
+    Raises:
+        RunError: with what is wrong.
+    """
+    if not key.isidentifier() or key.startswith("_") or not key.isascii():
+        raise RunError(f"{key!r} cannot begin the names of fields: expected letters, digits and _, such as 'cam'")
+    if dataset.has_run(key) and key not in list_runs(dataset):
+        raise RunError(f"the key {key!r} belongs to a run that this project did not make: use another key")
+
+
+def _delete_field(dataset: fo.Dataset, path: str) -> None:
+    for index in list(dataset.list_indexes()):
+        if index == path or index.startswith(f"{path}."):
+            dataset.drop_index(index)
+    if dataset.has_sample_field(path):
+        dataset.delete_sample_field(path)
