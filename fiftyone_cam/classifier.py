@@ -108,13 +108,13 @@ def _load(
     if name.endswith("-torch"):  # FiftyOne's zoo names its models so
         return sources.from_zoo(name)
     raise SourceError(
-        f"{name!r} is neither a classifier's name nor a path that exists{sources.near(name, [*LITE, *architectures()])}. "
+        f"{name!r} is no classifier's name and no path that exists{sources.near(name, [*LITE, *architectures()])}. "
         "Expected efficientnet_lite0, a torchvision classifier, timm:…, hf:…, a FiftyOne zoo model (…-torch), "
         "a checkpoint folder or a file of weights"
     )
 
 
-class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):  # type: ignore[misc]
+class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
     """A GAP classifier with an exact head: made by :func:`load_classifier`.
 
     It is a FiftyOne model as well: ``dataset.apply_model(classifier, label_field="cam", batch_size=32)`` gives
@@ -288,7 +288,7 @@ def _labels(result: Explanation | Failure) -> dict[str, Any]:
     return {"prediction": prediction(result.maps[0]), "heatmap": heatmap(result.maps[0], result)}
 
 
-class _Prepare(fout.GetItem):  # type: ignore[misc]
+class _Prepare(fout.GetItem):
     """Decodes and preprocesses in the data loader's workers; an unreadable file costs one sample, not its batch."""
 
     def __init__(self, preprocessing: Preprocessing, field_mapping: Mapping[str, str] | None = None) -> None:

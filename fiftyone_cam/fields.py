@@ -24,17 +24,21 @@ def prediction(class_map: ClassMap) -> fo.Classification:
 def heatmap(class_map: ClassMap, where: Explanation, scale: float | None = None) -> fo.Heatmap:
     """A class's map as the App draws it, carrying all that restores the signed map in logit units.
 
+    A class's map is drawn where evidence speaks for it; a contrastive map with both signs and a symmetric range.
+
     Args:
         class_map: the map.
         where: the explanation that it belongs to, for its place on the image.
         scale: evidence, in logit units, that is drawn in full colour; the same for a whole run, so that a weak map
             looks weak. None: the map's own maximum.
     """
-    signed = lay_out(class_map.grid, where.box, where.seen, *display_size(*where.size))
-    levels, step = quantize(signed, scale)
+    both_signs = class_map.versus is not None
+    evidence = lay_out(class_map.grid, where.box, where.seen, *display_size(*where.size))
+    levels, step = quantize(evidence, scale, both_signs=both_signs)
+    top = scale / step if scale and step else float(np.iinfo(levels.dtype).max)
     label = fo.Heatmap(
         map=levels,
-        range=[0.0, float(scale / step) if scale and step else 255.0],
+        range=[-top if both_signs else 0.0, top],
         label=class_map.label,
         logit=class_map.logit,
         bias=class_map.bias,
@@ -42,7 +46,7 @@ def heatmap(class_map: ClassMap, where: Explanation, scale: float | None = None)
         box=list(where.box),
         seen=list(where.seen),
     )
-    if class_map.versus is not None:
+    if both_signs:
         label["versus"] = class_map.versus
     return label
 

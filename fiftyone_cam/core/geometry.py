@@ -53,7 +53,8 @@ class _Resizing:
         height, width = self.target(*image.shape[-2:])
         if (height, width) == tuple(image.shape[-2:]):
             return image
-        return F.resize_image(image, [height, width], interpolation=interpolation, antialias=antialias)
+        resized: Tensor = F.resize_image(image, [height, width], interpolation=interpolation, antialias=antialias)
+        return resized
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class CenterCrop:
         return Shape(_centred(shape.y, self.size[0]), _centred(shape.x, self.size[1]))
 
     def apply(self, image: Tensor, interpolation: InterpolationMode, antialias: bool) -> Tensor:
-        return F.center_crop_image(image, list(self.size))
+        cropped: Tensor = F.center_crop_image(image, list(self.size))
+        return cropped
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ class Pad:
         height, width = image.shape[-2:]
         top, left = self._before(height, self.size[0]), self._before(width, self.size[1])
         padding = [left, top, self.size[1] - width - left, self.size[0] - height - top]
-        return F.pad_image(image, padding, fill=[self.fill])
+        padded: Tensor = F.pad_image(image, padding, fill=[self.fill])
+        return padded
 
 
 Step = Resize | Bound | CenterCrop | Pad
@@ -222,11 +225,11 @@ class Preprocessing:
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
         steps = []
         for entry in data.get("steps", ()):
-            values = dict(entry)
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
             name = values.pop("step", None)
             if name not in _STEPS:
                 raise ValueError(f"unknown preprocessing step {name!r}, expected one of {sorted(_STEPS)}")
-            steps.append(_STEPS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
+            steps.append(_STEPS[name](**values))
         return cls(
             tuple(steps),
             mean=tuple(data["mean"]),

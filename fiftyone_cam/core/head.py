@@ -45,7 +45,7 @@ class Tap:
             return tensor.permute(0, 3, 1, 2)
         if self.layout == "NLC":
             tensor = tensor.transpose(1, 2)
-        return tensor.unflatten(2, _grid(tensor.shape[2], input_size))
+        return tensor.reshape(*tensor.shape[:2], *_grid(tensor.shape[2], input_size))
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,13 @@ class _Probe(TorchFunctionMode):
         return output
 
     def _note(
-        self, func: Callable[..., Any], name: str, source: Tensor, output: Tensor, args: Any, kwargs: dict[str, Any]
+        self,
+        func: Callable[..., Any],
+        name: str,
+        source: Tensor,
+        output: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> None:
         flat = output.flatten(1)
         for layout, dims in _LAYOUTS.get(source.ndim, ()):
@@ -278,7 +284,7 @@ _SHAPE_ONLY = {"flatten", "view", "reshape", "squeeze", "permute", "transpose", 
 
 
 def _name(func: Callable[..., Any]) -> str:
-    return resolve_name(func) or getattr(func, "__name__", repr(func))
+    return str(resolve_name(func) or getattr(func, "__name__", repr(func)))
 
 
 def _short(name: str) -> str:

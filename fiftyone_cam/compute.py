@@ -1,0 +1,503 @@
+"""The main job: class activation maps over a FiftyOne collection."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timezone
+from importlib.metadata import version
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.core.clips as foc
+import fiftyone.core.patches as fop
+import fiftyone.core.utils as fou
+import fiftyone.core.video as fov
+import numpy as np
+import psutil
+import torch
+from fiftyone import ViewField as F
+from pymongo.errors import PyMongoError
+
+from fiftyone_cam import appearance, fields, runs
+from fiftyone_cam.classifier import Classifier, load_classifier
+from fiftyone_cam.core.errors import CamError, FieldError, RunError
+from fiftyone_cam.core.explain import Explainer, Failure, Item, Prepared, Result, prepare
+from fiftyone_cam.core.network import PRECISIONS
+from fiftyone_cam.runs import Collection
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 128
+"""Results per write: what a kill can cost at most."""
+
+_FLUSH_SECONDS = 2.0
+
+
+def compute_cam(
+    samples: Collection,
+    classifier: Any,
+    key: str = "cam",
+    *,
+    ground_truth: str | None = None,
+    class_map: Mapping[str, str] | None = None,
+    top_k: int = 1,
+    batch_size: int | None = None,
+    device: str | None = None,
+    precision: str = "float32",
+    num_workers: int | None = None,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    progress: bool | Callable[[Any], None] | None = None,
+) -> runs.CamRun:
+    """Run a classifier over images; store predictions and class activation maps as sample fields.
+
+    A second call continues: samples that have a result are left alone, new ones are computed. Killed at any moment,
+    the next call finishes the rest; at most one chunk of results is computed twice.
+
+    Writes ``{key}_prediction`` (``fo.Classification``), ``{key}_heatmap`` (``fo.Heatmap`` of the predicted class, with
+    the attributes ``label``, ``logit``, ``bias``, ``grid``, ``box`` and ``seen``), ``{key}_error`` (why a sample has no
+    result) and, with ``ground_truth``, ``{key}_contrast`` for wrong predictions (predicted minus true class). With
+    ``top_k > 1`` also ``{key}_top`` (``fo.Classifications``) and ``{key}_heatmap_2`` …: one field for each rank,
+    because the App draws, colours and toggles heatmaps by field.
+
+    Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eq. 2.
+
+    Args:
+        samples: a dataset or view of images.
+        classifier: a :class:`Classifier`, or anything that :func:`load_classifier` takes.
+        key: the run's name, and the beginning of its fields' names.
+        ground_truth: a ``Classification`` field with the true class.
+        class_map: translates predicted labels into the ground truth's words, many to one: ``{"tabby": "cat", …}``. A
+            prediction that is not in it is wrong; the contrast is then against the strongest class of the true group.
+        top_k: how many classes to explain, strongest first.
+        batch_size: images per forward; halved by itself where memory runs out.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …; by default a GPU where there is one.
+        precision: of the forward: ``"float32"``, ``"bfloat16"`` or, on a GPU, ``"float16"``. Maps are float32 always.
+        num_workers: decoding threads; by default one for each core, at most 16.
+        overwrite: compute again what has a result; a run of another configuration under this key is deleted first.
+        retry_failed: compute again what failed before.
+        progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
+
+    Returns:
+        the :class:`CamRun`, whose printed form is the summary.
+
+    Raises:
+        RunError: the key is taken, or the run under it has another configuration.
+        FieldError: a field is missing, of the wrong type, or not this project's.
+        SourceError, HeadError: the classifier cannot be loaded, or has no exact head.
+
+    >>> run = focam.compute_cam(dataset, "efficientnet_lite0", key="cam", ground_truth="ground_truth")
+    >>> dataset.match(F("cam_prediction.label") != F("ground_truth.label"))
+    """
+    collection = _images(samples)
+    _check_settings(collection, key, ground_truth, batch_size, num_workers, precision)
+    classifier = load_classifier(classifier)
+    explainer = Explainer(classifier.network, precision=precision, top_k=top_k)
+    truth = _Truth(collection, ground_truth, class_map, classifier.classes)
+    classifier.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    settings = {
+        "ground_truth": ground_truth,
+        "class_map": dict(class_map) if class_map else None,
+        "precision": precision,
+        "top_k": top_k,
+    }
+    run = _open(collection._dataset, key, classifier, settings, overwrite)
+    declared = fields.declared(top_k, contrast=ground_truth is not None)
+    for name, kwargs in declared.items():
+        run.claim_field(name, **kwargs)
+
+    items = _pending(collection, run, truth, overwrite, retry_failed)
+    device_name = str(classifier.network.device)
+    clock = {"device": device_name, "seconds": 0.0, "images": 0, "waiting_for_decode": 0.0, "explaining": 0.0}
+    if items:
+        run.update(status="running", process=_this_process(), revision=run.record["revision"] + 1)
+        try:
+            with fou.ProgressBar(total=len(items), progress=progress) as bar, _Writer(run, list(declared)) as writer:
+                for result in _explained(items, explainer, batch_size or 32, num_workers or _workers(), clock):
+                    writer.add(result)
+                    bar.update()
+        except BaseException as error:
+            _note_interruption(run, error)
+            raise
+    _finish(run, collection, truth, clock, len(items))
+    appearance.show(run.dataset, key)
+    return run
+
+
+def explain_sample(
+    samples: Collection, sample_id: str, classifier: Any, label: str | None = None, key: str = "cam"
+) -> fo.Heatmap:
+    """Write one class's map of one sample into ``{key}_explained``: what would speak for *this* class?
+
+    Args:
+        samples: the dataset or view.
+        sample_id: of the sample.
+        classifier: as for :func:`compute_cam`.
+        label: the class; by default the predicted one.
+        key: a run of this project on the dataset, made by :func:`compute_cam`.
+
+    Returns:
+        the heatmap as stored, in the run's own display scale.
+
+    Raises:
+        RunError: there is no such run.
+        SourceError: the classifier has no such class.
+        CamError: the image has no result; the message is the reason.
+
+    >>> focam.explain_sample(dataset, sample.id, classifier, "tabby").logit
+    4.2
+    """
+    run = runs.load_run(samples, key)
+    classifier = load_classifier(classifier)
+    sample = run.dataset[sample_id]
+    result = classifier.explain(sample.filepath, None if label is None else [label])
+    if isinstance(result, Failure):
+        raise CamError(f"{os.path.basename(sample.filepath)} cannot be explained: {result.reason}")
+    heat = fields.heatmap(result.maps[0], result, run.record.get("scale"))
+    path = run.claim_field("explained", ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
+    run.dataset.set_values(path, {sample_id: heat}, key_field="id")
+    appearance.show(run.dataset, key)
+    return heat
+
+
+# what is asked for
+
+
+def _images(samples: Collection) -> Collection:
+    """The collection, if it is one of images that results can be written to."""
+    if isinstance(samples, (fop.PatchesView, fop.EvaluationPatchesView, foc.ClipsView, fov.FramesView)):
+        raise RunError(
+            f"expected a dataset or a view of whole images, found a {type(samples).__name__}, whose samples are made "
+            "anew each time. Export it as a dataset of its own: view.clone()"
+        )
+    if not isinstance(samples, (fo.Dataset, fo.DatasetView)):
+        raise RunError(f"expected a FiftyOne dataset or view, found {type(samples).__name__}")
+    if samples.media_type == "group":
+        samples = samples.select_group_slices(samples.group_slice)
+    if samples.media_type is not None and samples.media_type != "image":
+        hint = (
+            ": take its frames, dataset.to_frames(sample_frames=True).clone()" if samples.media_type == "video" else ""
+        )
+        raise RunError(f"expected images, found media of type {samples.media_type!r}{hint}")
+    if samples.count() == 0:
+        raise RunError("there are no samples: add some, or widen the view")
+    return samples
+
+
+def _check_settings(
+    samples: Collection,
+    key: str,
+    ground_truth: str | None,
+    batch_size: int | None,
+    num_workers: int | None,
+    precision: str,
+) -> None:
+    """What can be known to be wrong before a classifier is loaded."""
+    runs.check_key(samples._dataset, key)
+    if precision not in PRECISIONS:
+        raise CamError(f"unknown precision {precision!r}, expected one of {sorted(PRECISIONS)}")
+    for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
+        if value is not None and value < 1:
+            raise CamError(f"{name} is {value}, expected at least 1")
+    if ground_truth is None:
+        return
+    field = samples.get_field(ground_truth)
+    if field is None:
+        candidates = list(samples.get_field_schema(embedded_doc_type=fo.Classification))
+        raise FieldError(
+            f"there is no field {ground_truth!r} for the ground truth: "
+            + (
+                f"the Classification fields are {', '.join(candidates)}"
+                if candidates
+                else "nor any Classification field"
+            )
+        )
+    if not (isinstance(field, fo.EmbeddedDocumentField) and issubclass(field.document_type, fo.Classification)):
+        found = getattr(field, "document_type", type(field)).__name__
+        raise FieldError(f"the ground truth {ground_truth!r} is of type {found}, expected Classification")
+
+
+class _Truth:
+    """Which logits count as right for a label of the ground truth."""
+
+    def __init__(
+        self, samples: Collection, field: str | None, class_map: Mapping[str, str] | None, classes: Sequence[str]
+    ) -> None:
+        self.field = field
+        self.class_map = class_map
+        self._indices: dict[str, tuple[int, ...]] = {}
+        if class_map is not None:
+            unknown = [label for label in class_map if label not in classes]
+            if unknown:
+                raise FieldError(
+                    f"class_map translates {unknown[:5]}, which the classifier does not predict: expected its classes, "
+                    f"such as {list(classes[:3])}"
+                )
+        for index, name in enumerate(classes):
+            word = self.translate(name)
+            if word is not None:
+                self._indices[word] = (*self._indices.get(word, ()), index)
+        if field is None:
+            return
+        labels = samples.count_values(f"{field}.label")
+        labels.pop(None, None)
+        self.unknown = sum(count for label, count in labels.items() if label not in self._indices)
+        if labels and self.unknown == sum(labels.values()):
+            raise FieldError(
+                f"no label of {field!r} is a class: found {sorted(labels)[:5]}, the classes are "
+                f"{sorted(self._indices)[:5]}, …; pass class_map= to translate classes into labels"
+            )
+
+    def translate(self, predicted: str | None) -> str | None:
+        """A predicted label in the ground truth's words; None where it has none."""
+        if self.class_map is None or predicted is None:
+            return predicted
+        return self.class_map.get(predicted)
+
+    def indices(self, label: str | None) -> tuple[int, ...]:
+        return () if label is None else self._indices.get(label, ())
+
+
+# the record
+
+
+def _open(
+    dataset: fo.Dataset, key: str, classifier: Classifier, settings: dict[str, Any], overwrite: bool
+) -> runs.CamRun:
+    """The run under the key: continued if it is of the same configuration, new otherwise."""
+    described = classifier.describe()
+    if key in runs.list_runs(dataset):
+        run = runs.load_run(dataset, key)
+        _refuse_second_writer(run)
+        changed = _differences(run.record, described, settings)
+        if not changed:
+            return run
+        if not overwrite:
+            raise RunError(
+                f"run {key!r} exists with another configuration ({'; '.join(changed)}): "
+                "use another key, or overwrite=True to delete its results and compute anew"
+            )
+        run.delete()
+    return runs.register(
+        dataset,
+        key,
+        {
+            "classifier": described,
+            "settings": settings,
+            "versions": {name: version(name) for name in ("fiftyone", "torch", "torchvision", "numpy")},
+            "counts": {"samples": 0, "computed": 0, "failed": 0, "new": 0},
+            "revision": 0,
+            "status": "new",
+            "created_at": datetime.now(timezone.utc).isoformat(),
+        },
+    )
+
+
+_IDENTITY = ("sha256", "classes", "preprocessing", "activation")
+
+
+def _differences(record: Mapping[str, Any], classifier: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    found = [name for name in _IDENTITY if record["classifier"][name] != classifier[name]]
+    found += [
+        f"{name} was {record['settings'][name]!r}, now {value!r}" if name != "class_map" else name
+        for name, value in settings.items()
+        if record["settings"][name] != value
+    ]
+    return ["another classifier" if name == "sha256" else name for name in found]
+
+
+def _this_process() -> dict[str, Any]:
+    process = psutil.Process()
+    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+
+
+def _refuse_second_writer(run: runs.CamRun) -> None:
+    """Two writers under one key would compute everything twice. A dead one is taken over."""
+    writer = run.record.get("process")
+    if run.record["status"] != "running" or not writer or writer["host"] != socket.gethostname():
+        return
+    try:
+        alive = psutil.Process(writer["pid"]).create_time() == writer["started"]
+    except psutil.Error:
+        alive = False
+    if alive and writer["pid"] != os.getpid():
+        raise RunError(
+            f"run {run.key!r} is being computed by process {writer['pid']}: wait for it, stop it, or use another key"
+        )
+
+
+def _note_interruption(run: runs.CamRun, error: BaseException) -> None:
+    try:
+        run.update(status="interrupted", stopped_by=f"{type(error).__name__}: {error}"[:500])
+    except Exception:  # the database may be what is gone; the first error is the one to see
+        logger.debug("could not record the interruption of run %s", run.key, exc_info=True)
+
+
+def _finish(run: runs.CamRun, samples: Collection, truth: _Truth, clock: dict[str, Any], new: int) -> None:
+    """Bring the record up to date, from what is in the database."""
+    error = run.field(fields.ERROR)
+    failures = {str(reason): int(n) for reason, n in run.dataset.count_values(error).items() if reason is not None}
+    entries: dict[str, Any] = {
+        "status": "complete",
+        "process": None,
+        "failures": dict(sorted(failures.items(), key=lambda entry: -entry[1])),
+        "counts": {
+            "samples": samples.count(),
+            "computed": samples.exists(run.field(fields.HEATMAP)).count(),
+            "failed": samples.exists(error).count(),
+            "new": new,
+        },
+    }
+    if clock["images"]:
+        entries["timing"] = clock
+    if truth.field is not None:
+        entries["accuracy"] = _accuracy(samples, run, truth)
+        entries["unknown_labels"] = truth.unknown
+    run.update(**entries)
+    for path in (f"{run.field(fields.PREDICTION)}.label", f"{run.field(fields.PREDICTION)}.confidence", error):
+        run.dataset.create_index(path)
+
+
+def _accuracy(samples: Collection, run: runs.CamRun, truth: _Truth) -> float | None:
+    predicted, true = samples.values([f"{run.field(fields.PREDICTION)}.label", f"{truth.field}.label"])
+    pairs = [(truth.translate(p), t) for p, t in zip(predicted, true, strict=True) if p is not None and t is not None]
+    return sum(p == t for p, t in pairs) / len(pairs) if pairs else None
+
+
+# the work
+
+
+def _pending(samples: Collection, run: runs.CamRun, truth: _Truth, overwrite: bool, retry_failed: bool) -> list[Item]:
+    """What is still to be computed, in the collection's order."""
+    view = samples.view()
+    if not overwrite:
+        undone = ~F(run.field(fields.HEATMAP)).exists()
+        if not retry_failed:
+            undone &= ~F(run.field(fields.ERROR)).exists()
+        view = view.match(undone)
+    ids, paths = view.values(["id", "filepath"])
+    labels = view.values(f"{truth.field}.label") if truth.field else [None] * len(ids)
+    return [Item(id, path, truth.indices(label)) for id, path, label in zip(ids, paths, labels, strict=True)]
+
+
+def _workers() -> int:
+    return min(16, os.cpu_count() or 1)
+
+
+def _explained(
+    items: Iterable[Item], explainer: Explainer, batch_size: int, num_workers: int, clock: dict[str, Any]
+) -> Iterator[Result]:
+    """The local engine: threads decode ahead, this thread computes; bounded, in order."""
+    preprocessing = explainer.network.preprocessing
+    started = time.perf_counter()
+    with ThreadPoolExecutor(num_workers, thread_name_prefix="cam-decode") as pool:
+        ahead: deque[Future[Prepared | Failure]] = deque()
+        source = iter(items)
+
+        def decode_more() -> None:
+            for item in itertools.islice(source, 2 * batch_size + num_workers - len(ahead)):
+                ahead.append(pool.submit(prepare, item, preprocessing))
+
+        try:
+            decode_more()
+            while ahead:
+                waiting = time.perf_counter()
+                batch: list[Prepared] = []
+                while ahead and len(batch) < batch_size:
+                    prepared = ahead.popleft().result()
+                    if isinstance(prepared, Prepared):
+                        batch.append(prepared)
+                    else:
+                        yield prepared
+                decode_more()  # before the forward, so that decoding goes on during it
+                computing = time.perf_counter()
+                clock["waiting_for_decode"] += computing - waiting
+                results = explainer(batch) if batch else []
+                now = time.perf_counter()
+                clock["explaining"] += now - computing
+                clock["images"] += len(batch)
+                clock["seconds"] = now - started
+                yield from results
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            clock["seconds"] = time.perf_counter() - started
+
+
+class _Writer:
+    """Results to the database, in chunks, beside the computation; at most two chunks wait."""
+
+    def __init__(self, run: runs.CamRun, names: Sequence[str]) -> None:
+        self._run = run
+        # the heatmap last: it says that the sample is done
+        self._names = sorted(names, key=lambda name: name == fields.HEATMAP)
+        self._results: list[Result] = []
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cam-write")
+        self._pending: deque[Future[None]] = deque()
+        self._flushed = time.monotonic()
+        self._certificate = run.certificate
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def add(self, result: Result) -> None:
+        self._results.append(result)
+        if len(self._results) >= CHUNK or time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._flush()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Write what was computed, also when the computation was interrupted."""
+        try:
+            self._flush()
+            while self._pending:
+                self._pending.popleft().result()
+            self._run.record["certificate"] = self._certificate
+        except Exception:
+            if kind is None:
+                raise
+            logger.warning("what was computed last could not be written", exc_info=True)
+        finally:
+            self._pool.shutdown(wait=True)
+
+    def _flush(self) -> None:
+        results, self._results = self._results, []
+        self._flushed = time.monotonic()
+        if results:
+            self._pending.append(self._pool.submit(self._write, results))
+        while len(self._pending) > 2:
+            self._pending.popleft().result()
+
+    def _write(self, results: Sequence[Result]) -> None:
+        explained = [result for result in results if not isinstance(result, Failure)]
+        if self._run.record.get("scale") is None and explained:
+            self._run.update(scale=_display_scale([result.maps[0].grid for result in explained]))
+        scale = self._run.record.get("scale")
+        columns: dict[str, dict[str, Any]] = {name: {} for name in self._names}
+        for result in results:
+            if isinstance(result, Failure):
+                values: dict[str, Any] = {fields.ERROR: result.reason}
+            else:
+                values = fields.labels(result, scale)
+                self._certificate = max(self._certificate, result.error)
+            for name, column in columns.items():
+                column[result.id] = values.get(name)
+        try:
+            for name, column in columns.items():
+                self._run.dataset.set_values(self._run.field(name), column, key_field="id", progress=False)
+        except PyMongoError as error:
+            raise RunError(
+                f"the database cannot be written ({type(error).__name__}: {error}). What was written before is safe: "
+                "see to the database (is it running, is its disk full?) and call compute_cam again to finish the rest"
+            ) from error
+
+
+def _display_scale(grids: Sequence[np.ndarray]) -> float:
+    """Evidence that is drawn in full colour: what the strongest tenth of the first images reaches."""
+    return max(float(np.percentile([grid.max() for grid in grids], 90)), float(np.finfo(np.float32).tiny))
