@@ -59,7 +59,7 @@ def read_image(
     """Read an image file as the App shows it: upright, first frame, 8 bits a channel.
 
         image = read_image("dog.jpg")                # (375, 500, 3) uint8
-        small = read_image("dog.jpg", min_size=128)  # (188, 250, 3): decoded at half size, twice as fast
+        small = read_image("dog.jpg", min_size=128)  # (188, 250, 3): decoded at half size
 
     - Orientation: as a browser applies it; a tag that is not 1 to 8 is ignored.
     - Transparency lies over white, the paper that cut-outs are made for. (Simply dropping alpha, as ``convert("RGB")``
@@ -68,8 +68,8 @@ def read_image(
       a file that declares sixteen stay as dark as every viewer shows them: guessing the range from the pixels would
       brighten every night picture. (16-bit colour comes from Pillow cut to its high byte: one level off at most.)
     - Float and 32-bit pixels say nothing of their range: floats must lie in 0 to 1, integers in 0 to 65535.
-    - CMYK is converted by the plain formula that browsers use. Colour profiles are not applied: the networks were
-      trained on pixels as they are stored.
+    - CMYK is converted by the plain formula that browsers use, to within a few levels. Colour profiles and gamma are
+      not applied, here the App may differ: the networks were trained on pixels as they are stored.
     - A truncated JPEG gives what is there, grey for the rest, if a tenth or more of the picture is there.
 
     Args:
@@ -78,7 +78,7 @@ def read_image(
             be decoded at 1/2, 1/4 or 1/8, its short side never below ``min_size``. Sides are rounded up, so the
             aspect is the original's to within one pixel of the result: relative coordinates stay valid.
         max_pixels: refuse more than this many pixels (width x height), told by the header, before anything is decoded.
-            Above the default only as far as the decoder goes (OpenCV: 2^30; Pillow's WebP: the default).
+            Above the default, decoders may still refuse by limits of their own (a WebP right away, a JPEG at 2^30).
 
     Returns:
         ``(H, W, 3)`` uint8 RGB, C-contiguous, writable.
@@ -109,15 +109,15 @@ def _read(file: IO[bytes], min_size: int | None, max_pixels: int) -> NDArray[np.
     # Not Image.open: it warns of, and refuses, what is too large for Pillow's own global limit, not for ours.
     for name in _FORMATS:
         factory, accept = Image.OPEN[name]
-        if accept is not None and accept(prefix.ljust(16, b"\0")) is True:
+        if accept is not None and accept(prefix) is True:
             break
     else:
         raise ImageError(f"not an image: begins with {prefix!r}")
     try:
         file.seek(0)
         header = factory(file, "")
-        if header.width * header.height > max_pixels:
-            raise ImageError(f"too large: {header.width * header.height:,} pixels, the limit is {max_pixels:,}")
+        if (pixels := header.width * header.height) > max_pixels:
+            raise ImageError(f"too large: {pixels:,} pixels, the limit is {max_pixels:,}")
         orientation = _exif_orientation(header.info.get("exif", b"")) if name in _TURNED_BY_EXIF else 1
         if name == "JPEG":
             file.seek(0)
@@ -126,15 +126,15 @@ def _read(file: IO[bytes], min_size: int | None, max_pixels: int) -> NDArray[np.
             image = _decode_jpeg(file.read(), factor)
         else:
             image = _decode_other(header)
+        if turn := _TURN.get(orientation):
+            image = turn(image)
+        return image
     except ImageError:
         raise
     except Image.DecompressionBombError as error:  # a canvas that Pillow would have to make to read the header
         raise ImageError(f"too large: {error}") from error
     except Exception as error:  # a broken file makes decoders raise nearly anything, and must cost this image only
         raise ImageError(f"unreadable {name}: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
-    if turn := _TURN.get(orientation):
-        image = turn(image)
-    return image
 
 
 def _decode_jpeg(data: bytes, factor: int) -> NDArray[np.uint8]:
