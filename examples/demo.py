@@ -60,6 +60,9 @@ def main() -> None:
 
     run = focam.compute_cam(dataset, focam.load_classifier("efficientnet_lite0"), key="cam")
     print(run)
+    for sample in dataset.exists("cam_prediction").limit(10):
+        prediction = sample.cam_prediction
+        print(f"  {Path(sample.filepath).name:<28} {prediction.label} ({prediction.confidence:.0%})")
     if not options.headless:
         install()
         session = fo.launch_app(dataset)
