@@ -9,13 +9,16 @@ from torch import nn
 from fiftyone_cam.core.errors import SourceError
 
 LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+SMALL = ("small_gap_net", "cifar_resnet20", "cifar_resnet56")
+"""For images of about 32x32 pixels."""
 
 
 def build(arch: str, num_classes: int, **kwargs: Any) -> nn.Module:
     """A network with random weights.
 
     Args:
-        arch: a torchvision classification builder (``"resnet18"``), one of :data:`LITE`, or ``"timm:…"``.
+        arch: a torchvision classification builder (``"resnet18"``), one of :data:`LITE` or of :data:`SMALL`, or
+            ``"timm:…"``.
         num_classes: how many logits.
         kwargs: for the builder.
 
@@ -26,6 +29,14 @@ def build(arch: str, num_classes: int, **kwargs: Any) -> nn.Module:
         from fiftyone_cam.models.efficientnet_lite import EfficientNetLite
 
         return EfficientNetLite(LITE.index(arch), num_classes)
+    if arch == "small_gap_net":
+        from fiftyone_cam.models.small_gap_net import SmallGapNet
+
+        return SmallGapNet(num_classes)
+    if arch in SMALL:
+        from fiftyone_cam.models.cifar_resnet import CifarResNet
+
+        return CifarResNet(int(arch.removeprefix("cifar_resnet")), num_classes)
     if arch.startswith("timm:"):
         import timm
 
@@ -35,17 +46,17 @@ def build(arch: str, num_classes: int, **kwargs: Any) -> nn.Module:
 
     if arch not in architectures():
         raise SourceError(
-            f"unknown architecture {arch!r}: expected a torchvision classifier, {', '.join(LITE)} or timm:…"
+            f"unknown architecture {arch!r}: expected a torchvision classifier, {', '.join([*LITE, *SMALL])} or timm:…"
         )
     return torchvision.models.get_model(arch, weights=None, num_classes=num_classes, **kwargs)
 
 
 def architectures() -> list[str]:
-    """The names of torchvision's classification builders.
+    """The names of what :func:`build` builds, apart from :data:`LITE` and timm's: torchvision's, and :data:`SMALL`.
 
     >>> "resnet18" in architectures()
     True
     """
     import torchvision
 
-    return torchvision.models.list_models(module=torchvision.models)
+    return [*torchvision.models.list_models(module=torchvision.models), *SMALL]
