@@ -145,7 +145,7 @@ class Explainer:
             out_of_memory = isinstance(error, MemoryError) or "allocate memory" in reason or "out of memory" in reason
         if len(batch) == 1:
             return [Failure(batch[0].item.id, f"the network fails on it: {reason}")]
-        half = len(batch) // 2
+        half = (len(batch) + 1) // 2
         if out_of_memory:
             self.batch_limit = min(half, self.batch_limit or half)
         return self._attempt(batch[:half]) + self._attempt(batch[half:])

@@ -107,6 +107,11 @@ def find_head(module: nn.Module, example: Tensor) -> Head:
         if _same(pooled, logits):
             identity = torch.eye(logits.shape[1], device=logits.device)
             return _certified(module, example, tap, identity, torch.zeros_like(identity[0]))
+    if probe.single_cell and not probe.pooled:
+        raise HeadError(
+            f"the feature maps have a single cell for an input of {example.shape[2]}x{example.shape[3]}: there is no "
+            "place to look at; give a preprocessing with a larger input size"
+        )
     raise HeadError(
         "no exact head: expected global average pooling and then one linear layer (or 1x1 convolution), so that the "
         f"class activation map is the logit; {probe.found()}. "
@@ -118,12 +123,6 @@ def _certified(module: nn.Module, example: Tensor, tap: Tap, weight: Tensor, bia
     weight, bias = weight.detach().float().clone(), bias.detach().float().clone()
     with torch.no_grad():
         logits, features = tapped_forward(module, example, tap)
-        # grids of one cell would make every check below true and every map useless
-        if features[0, 0].numel() < 2:
-            raise HeadError(
-                f"the feature maps are {features.shape[2]}x{features.shape[3]} for an input of "
-                f"{example.shape[2]}x{example.shape[3]}: there is no place to look at; give a larger input size"
-            )
         maps = class_activation_maps(features, weight.expand(len(features), -1, -1))
         scale = logits.float().abs().amax(1, keepdim=True)
         error = float(relative_error(maps.double().mean((2, 3)) + bias.double(), logits, scale).max())
@@ -214,6 +213,7 @@ class _Probe(TorchFunctionMode):
         self._calls: Counter[str] = Counter()
         self._trace: list[tuple[str, Any, Any]] = []
         self.pooled: list[tuple[Tensor, Tap]] = []
+        self.single_cell = False
         self.linear: list[_Linear] = []
 
     def __torch_function__(
@@ -241,6 +241,8 @@ class _Probe(TorchFunctionMode):
         kwargs: dict[str, Any],
     ) -> None:
         flat = output.flatten(1)
+        if source.ndim == 4 and source[0, 0].numel() == 1:
+            self.single_cell = True
         for layout, dims in _LAYOUTS.get(source.ndim, ()):
             # most calls keep their shape and fail the first test: the mean is taken for the few that do not
             joins = flat.shape[1] == source.shape[layout.index("C")] and source[0].numel() > flat.shape[1]

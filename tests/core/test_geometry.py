@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
 from fiftyone_cam.core.explain import Explainer, Item, prepare
 from fiftyone_cam.core.geometry import (
     WHOLE,
@@ -21,9 +25,6 @@ from fiftyone_cam.core.geometry import (
 )
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.sources import convert
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image, ImageOps
 from tests.toys import Brightness
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
@@ -82,9 +83,12 @@ def test_the_frame_has_the_inputs_size_and_contains_what_was_seen(size, name):
     assert tuple(pixels.shape[1:]) == preprocessing.input_size(*size)
     x, y, w, h = preprocessing.frame(*size)
     seen = visible((x, y, w, h))
-    assert w > 0 and h > 0
-    assert x - 1e-9 <= seen[0] and seen[0] + seen[2] <= x + w + 1e-9
-    assert y - 1e-9 <= seen[1] and seen[1] + seen[3] <= y + h + 1e-9
+    assert w > 0
+    assert h > 0
+    assert x - 1e-9 <= seen[0]
+    assert seen[0] + seen[2] <= x + w + 1e-9
+    assert y - 1e-9 <= seen[1]
+    assert seen[1] + seen[3] <= y + h + 1e-9
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -139,7 +143,8 @@ def test_outside_a_crop_there_is_exactly_no_heat(rng):
     rows = np.abs(np.arange(300) + 0.5 - 150) < 150 * box[3]
     columns = np.abs(np.arange(600) + 0.5 - 300) < 300 * box[2]
     within = np.outer(rows, columns)
-    assert (shown[~within] == 0).all() and (shown[within] != 0).all()
+    assert (shown[~within] == 0).all()
+    assert (shown[within] != 0).all()
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 6), st.integers(0, 2**31))
@@ -160,7 +165,8 @@ def test_cells_tile_exactly_what_was_seen(start, length, seen_start, seen_length
     assert len(edges) == cells + 1
     assert (np.diff(edges) >= 0).all()
     np.testing.assert_allclose(np.diff(edges).sum(), seen_length)
-    assert edges[0] == seen_start and edges[-1] == seen_start + seen_length
+    assert edges[0] == seen_start
+    assert edges[-1] == seen_start + seen_length
 
 
 def test_boxes_nest():
