@@ -1,7 +1,7 @@
 """Make the plugin known to FiftyOne, which looks for plugins in one directory and nowhere else.
 
 FiftyOne accepts a plugin only if its entry file really lies, links resolved, inside the folder that holds its
-``fiftyone.yml``. A clone is such a folder. A wheel carries one, ``fiftyone_cam/_bundle``, with the entry file alone:
+``fiftyone.yml``. A clone is such a folder. A wheel carries one, ``fiftyone_cam/_bundle``, with the entry and the icons:
 the entry imports the installed package, so there is one module tree in both cases. Installing is one link to that
 folder, which follows every upgrade of the package.
 """
@@ -17,7 +17,7 @@ from fiftyone_cam.core.errors import CamError
 NAME = "fiftyone_cam"
 
 # What the plugin consists of; pyproject.toml puts the same files into the wheel's bundle.
-BUNDLE = ("fiftyone.yml", "fiftyone_cam/plugin/entry.py")
+BUNDLE = ("fiftyone.yml", "fiftyone_cam/plugin/entry.py", "fiftyone_cam/plugin/assets")
 
 # Says, inside a copied plugin folder, that `install` made it.
 _MARKER = "COPIED_BY_FIFTYONE_CAM"
@@ -72,7 +72,7 @@ def _bundle() -> Path:
     """The plugin folder of this installation: in the wheel, or the clone itself (also of an editable install)."""
     package = Path(__file__).resolve().parent
     for folder in (package / "_bundle", package.parent):
-        if all((folder / file).is_file() for file in BUNDLE):
+        if all((folder / name).exists() for name in BUNDLE):
             return folder
     raise InstallError(
         f"found no plugin files ({', '.join(BUNDLE)}) with the package in {package}; "
@@ -124,10 +124,10 @@ def _refuse_second(target: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     target.mkdir()
     (target / _MARKER).touch()
-    for file in BUNDLE:
-        copy = target / file
+    for name in BUNDLE:
+        copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / file, copy)
+        (shutil.copytree if (source / name).is_dir() else shutil.copyfile)(source / name, copy)
 
 
 def _remove(target: Path) -> None:

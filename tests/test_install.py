@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Install and uninstall, twice each, in one process (importing FiftyOne takes seconds); in between: what FiftyOne itself
 # makes of its plugins directory, and which fiftyone_cam it runs.
 THERE_AND_BACK = """
-import json
+import json, os
 from fiftyone_cam.__main__ import main
 status = [main(["install"]), main(["install"])]
 
@@ -39,14 +39,17 @@ contexts = [PluginContext(plugin) for plugin in plugins]
 for context in contexts:
     context.register_all()
 
-status += [main(["uninstall"]), main(["uninstall"])]
-print(json.dumps({
-    "status": status,
+icons = lambda config: [icon for icon in (config.icon, config.dark_icon, config.light_icon) if icon and "/" in icon]
+answer = {
     "folders": [plugin.directory for plugin in plugins],
     "errors": [error for context in contexts for error in context.errors],
     "operators": sorted(operator.name for context in contexts for operator in context.instances),
+    "icons": {icon: os.path.isfile(plugin.directory + icon) for plugin, context in zip(plugins, contexts)
+        for operator in context.instances for icon in icons(operator.config)},
     "package": fiftyone_cam.__file__,
-}))
+}
+status += [main(["uninstall"]), main(["uninstall"])]
+print(json.dumps({"status": status, **answer}))
 """
 
 
@@ -91,6 +94,12 @@ def python(*arguments: str, path: Path | str, cwd: Path, **environment: str) -> 
     )
 
 
+def plugin_files() -> set[str]:
+    """The files that make the plugin, relative to its folder."""
+    found = [path for name in _install.BUNDLE for path in ((REPOSITORY / name), *(REPOSITORY / name).rglob("*"))]
+    return {str(path.relative_to(REPOSITORY)) for path in found if path.is_file()}
+
+
 def listed() -> list[str]:
     return [plugin.directory for plugin in fop.list_plugins(shadowed="all") if plugin.name == "fiftyone_cam"]
 
@@ -109,6 +118,8 @@ def test_install_and_uninstall(kind: str, request: pytest.FixtureRequest, plugin
     assert answer["errors"] == []
     declared = yaml.safe_load((REPOSITORY / "fiftyone.yml").read_text())
     assert answer["operators"] == sorted(declared.get("operators", []) + declared.get("panels", []))
+    assert answer["icons"]
+    assert all(answer["icons"].values()), answer["icons"]
     assert Path(answer["package"]).parent == path / "fiftyone_cam"  # one module tree: the installed one
     assert f"Removed {plugins / 'fiftyone_cam'}" in said
     assert "There was nothing to remove" in said
@@ -118,10 +129,11 @@ def test_install_and_uninstall(kind: str, request: pytest.FixtureRequest, plugin
 def test_wheel_holds_the_package_and_the_plugin(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     package = {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / "fiftyone_cam").rglob("*.py")}
-    assert package - names == {_install.BUNDLE[1]}
+    assert package - names == {"fiftyone_cam/plugin/entry.py"}
     assert "fiftyone_cam/py.typed" in names
-    bundle = {f"fiftyone_cam/_bundle/{name}" for name in _install.BUNDLE}
-    assert {name for name in names if "/_bundle/" in name} == bundle
+    assert {name for name in names if "/_bundle/" in name} == {
+        f"fiftyone_cam/_bundle/{name}" for name in plugin_files()
+    }
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"fiftyone_cam"}
     assert any(name.endswith("/LICENSE") for name in names)
 
@@ -180,7 +192,7 @@ def test_copies_where_links_are_impossible(plugins: Path, monkeypatch: pytest.Mo
         target = _install.install()
         assert not target.is_symlink()
         assert listed() == [str(target)]
-        for file in _install.BUNDLE:
+        for file in plugin_files():
             assert (target / file).read_bytes() == (REPOSITORY / file).read_bytes()
         (target / "fiftyone.yml").write_text("name: old\n")  # the second time refreshes it
     assert _install.uninstall() == target
