@@ -17,10 +17,12 @@ from typing import Any
 
 import fiftyone as fo
 import fiftyone.core.odm as foo
-import fiftyone.core.plots.plotly as fopp
+import fiftyone.core.utils as fou
 
 from fiftyone_cam import runs
 from fiftyone_cam.core.errors import CamError
+
+fopp = fou.lazy_import("fiftyone.core.plots.plotly")  # plotly takes a second, and the App imports this module early
 
 GROUP = "CAM"
 """The sidebar group of all runs' fields."""

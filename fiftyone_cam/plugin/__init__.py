@@ -1,0 +1,16 @@
+"""The App's layer: forms in, one call of the SDK, triggers out.
+
+To add an operator or a panel: a module here, its class in :data:`OPERATORS`, its name in ``fiftyone.yml``. Nothing that
+runs while a form is drawn may import torch or count a big collection: it runs on the server's event loop, at every
+keystroke.
+"""
+
+from __future__ import annotations
+
+from fiftyone_cam.plugin.compute_cam import ComputeCam
+from fiftyone_cam.plugin.delete_cam_run import DeleteCamRun
+from fiftyone_cam.plugin.explain_sample import ExplainSample
+from fiftyone_cam.plugin.restore_colors import RestoreColors
+
+OPERATORS = [ComputeCam, ExplainSample, DeleteCamRun, RestoreColors]
+"""Operators and panels, as FiftyOne registers them."""

@@ -1,0 +1,68 @@
+"""Delete a run, with all that it left on the dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.operators import types
+
+from fiftyone_cam import runs
+from fiftyone_cam.plugin import forms
+from fiftyone_cam.plugin.restore_colors import recolor
+
+
+class DeleteCamRun(foo.Operator):
+    """A run's fields, indexes, saved views and files: gone, and nothing else."""
+
+    @property
+    def config(self) -> foo.OperatorConfig:
+        return foo.OperatorConfig(
+            name="delete_cam_run",
+            label="Delete a CAM run",
+            description="Its fields, indexes, saved views and files, and nothing else",
+            dynamic=True,
+            risk_level="high",
+            view_target=False,
+            **forms.icon("delete"),
+        )
+
+    def __call__(self, samples: fo.Dataset | fo.DatasetView, key: str) -> None:
+        """The same from Python: see ``fiftyone_cam.delete_run``.
+
+        >>> foo.get_operator("fiftyone_cam/delete_cam_run")(dataset, "cam")
+        """
+        runs.delete_run(samples, key)
+
+    def resolve_input(self, ctx: Any) -> types.Property:
+        inputs = types.Object()
+        view = types.PromptView(label="Delete a CAM run", submit_button_label="Delete")
+        problem = forms.dataset_problem(ctx.dataset)
+        if problem:
+            forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
+            return types.Property(inputs, view=view)
+        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts['computed']:,} maps")
+        if run is not None:
+            owned = {"fields": list(run.fields), "saved views": run.record["views"], "files": run.record["files"]}
+            lines = [
+                f"- {what}: {', '.join(forms.plain(name) for name in names)}" for what, names in owned.items() if names
+            ]
+            inputs.md("\n".join(["This deletes for good:", "", *lines]), name="owned")
+        return types.Property(inputs, view=view)
+
+    def execute(self, ctx: Any) -> dict[str, Any]:
+        run = runs.load_run(ctx.dataset, ctx.params["key"])
+        fields = list(run.fields)
+        runs.delete_run(ctx.dataset, run.key)
+        ctx.dataset.reload()
+        ctx.ops.reload_dataset()
+        ctx.ops.reload_samples()
+        for _ in recolor(ctx):  # triggered all the same; this operator is no generator
+            pass
+        return {"deleted": f"Run {run.key} is gone, with {', '.join(fields)}"}
+
+    def resolve_output(self, ctx: Any) -> types.Property:
+        outputs = types.Object()
+        outputs.str("deleted", label="Deleted")
+        return types.Property(outputs)

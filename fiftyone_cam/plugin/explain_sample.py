@@ -1,0 +1,150 @@
+"""Explain this sample: what would speak for a class of one's choice?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.operators import types
+
+from fiftyone_cam import appearance, runs
+from fiftyone_cam.core.errors import SourceError
+from fiftyone_cam.plugin import forms, models, work
+
+if TYPE_CHECKING:
+    from fiftyone_cam.runs import CamRun
+
+MOST = 1000
+"""Class names that a form lists; further ones can be typed."""
+
+
+class ExplainSample(foo.Operator):
+    """The map of any class, for the sample that is open."""
+
+    @property
+    def config(self) -> foo.OperatorConfig:
+        return foo.OperatorConfig(
+            name="explain_sample",
+            label="Explain this sample",
+            description="What in this image speaks for a class? Pick any class of the model",
+            dynamic=True,
+            execute_as_generator=True,
+            risk_level="medium",
+            view_target=False,
+            **forms.icon("explain"),
+        )
+
+    def __call__(
+        self,
+        samples: fo.Dataset | fo.DatasetView,
+        sample_id: str,
+        model: Any,
+        label: str | None = None,
+        key: str = "cam",
+    ) -> fo.Heatmap:
+        """The same from Python: see ``fiftyone_cam.explain_sample``.
+
+        >>> foo.get_operator("fiftyone_cam/explain_sample")(dataset, sample.id, "efficientnet_lite0", "tabby")
+        """
+        from fiftyone_cam.compute import explain_sample
+
+        return explain_sample(samples, sample_id, model, label, key)
+
+    def resolve_placement(self, ctx: Any) -> types.Placement:
+        return forms.button(types.Places.SAMPLES_VIEWER_ACTIONS, "Explain this sample", "explain")
+
+    def resolve_input(self, ctx: Any) -> types.Property:
+        inputs = types.Object()
+        view = types.PromptView(label="Explain this sample", submit_button_label="Explain")
+        sample_id = _sample_id(ctx)
+        problem = forms.dataset_problem(ctx.dataset) or (None if sample_id else "Open a sample, or select one")
+        if problem:
+            forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
+            return types.Property(inputs, view=view)
+
+        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: run.record["classifier"]["model"])
+        if run is None:
+            return types.Property(inputs, view=view)
+        prop = inputs.str(
+            "label",
+            label="Class",
+            description="What in this image speaks for it?",
+            default=_suggestion(ctx.dataset, sample_id, run),
+            required=True,
+            view=forms.completion(run.classes[:MOST]),
+        )
+        label = ctx.params.get("label")
+        if label and label not in run.classes:
+            forms.refuse(prop, f"{label} is none of the {len(run.classes):,} classes{_near(label, run.classes)}")
+        if models.of_record(run.record) is None:
+            inputs.str(
+                "model",
+                label="Classifier",
+                description=f"The record of run {run.key} does not say where {run.record['classifier']['model']} was "
+                "loaded from: a name, a checkpoint folder, or a file",
+                required=True,
+            )
+        return types.Property(inputs, view=view)
+
+    def execute(self, ctx: Any) -> Iterator[Any]:
+        run = runs.load_run(ctx.dataset, ctx.params["key"])
+        model = ctx.params.get("model")
+        source, kwargs = (model, {"classes": run.classes}) if model else models.of_record(run.record) or ("", {})
+        sample_id, label = _sample_id(ctx), ctx.params.get("label")
+
+        def explain(report: work.Report) -> fo.Heatmap:
+            from fiftyone_cam.compute import explain_sample
+
+            classifier = models.load(source, kwargs)
+            if classifier.fingerprint != run.record["classifier"]["sha256"]:
+                raise SourceError(
+                    f"{source} has other weights than the classifier of run {run.key!r}: "
+                    "expected the same, since their maps are compared"
+                )
+            return explain_sample(ctx.dataset, sample_id, classifier, label, run.key)
+
+        heat = yield from work.run(ctx, explain, "Loading the classifier")
+        path = run.field("explained")
+        ctx.dataset.reload()
+        yield ctx.ops.reload_dataset()
+        yield ctx.ops.reload_samples()
+        others = [
+            field for field in ctx.active_fields or appearance.visible(ctx.dataset) if not _heat(ctx.dataset, field)
+        ]
+        yield ctx.ops.set_active_fields([*others, path])
+        words = (
+            f"**{forms.plain(heat.label)}** has the logit {heat.logit:,.2f}: {heat.logit - heat.bias:+,.2f} from the "
+            f"image, {heat.bias:+,.2f} from the bias.\n\nThe map is in the field `{path}`."
+        )
+        yield work.summary(ctx, "What speaks for this class", words)
+
+
+def _sample_id(ctx: Any) -> str | None:
+    """The sample that is open in the modal, or the only one that is selected."""
+    if ctx.current_sample:
+        return str(ctx.current_sample)
+    return str(ctx.selected[0]) if len(ctx.selected) == 1 else None
+
+
+def _suggestion(dataset: fo.Dataset, sample_id: str, run: CamRun) -> str | None:
+    """The class to ask about first: the true one of a wrong prediction, otherwise the predicted one."""
+    sample = dataset[sample_id]
+    found = [
+        sample.get_field(path) for path in (run.record["settings"].get("ground_truth"), run.field("prediction")) if path
+    ]
+    labels = [label.label for label in found if label is not None and label.label in run.classes]
+    return labels[0] if labels else None
+
+
+def _near(label: str, classes: list[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(label, classes, n=3)
+    return f": did you mean {' or '.join(near)}?" if near else ""
+
+
+def _heat(dataset: fo.Dataset, path: str) -> bool:
+    field = dataset.get_field(path)
+    return isinstance(field, fo.EmbeddedDocumentField) and issubclass(field.document_type, fo.Heatmap)

@@ -1,0 +1,92 @@
+"""Long work behind a form: in a thread, with live progress, and stopped when nobody waits for it any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+import fiftyone as fo
+from fiftyone.operators import types
+
+from fiftyone_cam.core.errors import CamError
+
+Result = TypeVar("Result")
+Report = Callable[[Any], None]
+"""What an SDK function takes as ``progress``: a function of FiftyOne's ``ProgressBar``."""
+
+_BEAT = 0.4
+"""Seconds between two signs of life in the App."""
+
+
+class Stopped(CamError):
+    """Nobody waits for the work any more: the page or the prompt was closed."""
+
+
+def run(ctx: Any, work: Callable[[Report], Result], preparing: str) -> Generator[Any, None, Result]:
+    """Do work that takes a ``progress`` function, and yield what the App shows meanwhile.
+
+    A delegated run reports to its record instead. Where the reader of this generator goes away, the work stops at its
+    next report; what it has written stays.
+
+    >>> result = yield from work.run(ctx, lambda report: compute_cam(…, progress=report), "Loading the classifier")
+    """
+    if ctx.delegated:
+        return work(fo.report_progress(lambda bar: ctx.set_progress(*_state(bar, time.monotonic())), dt=2.0))
+
+    latest: tuple[float | None, str] = (None, preparing)
+    begun: float | None = None
+    stopped = False
+
+    def report(bar: Any) -> None:
+        nonlocal latest, begun
+        if stopped:
+            raise Stopped(
+                "stopped: the App does not wait for it any more. What was computed is kept; run it again to go on"
+            )
+        begun = begun or time.monotonic()
+        latest = _state(bar, begun)
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="fiftyone_cam")
+    future = pool.submit(work, report)
+    try:
+        while not future.done():
+            progress, label = latest
+            yield ctx.ops.set_progress(label=label, progress=progress, variant=None if progress else "circular")
+            wait([future], timeout=_BEAT)
+        return future.result()
+    finally:
+        stopped = True  # by an exception in here, the reader went away
+        pool.shutdown(wait=False)  # may be the event loop that closes this generator: it must not wait
+
+
+def _state(bar: Any, begun: float) -> tuple[float, str]:
+    """The part that is done, and the words for it: how many, how fast, how long still."""
+    done, total, seconds = bar.iteration, bar.total or 0, time.monotonic() - begun
+    words = f"{done:,} of {total:,} samples"
+    if done and seconds > 1:
+        rate = done / seconds
+        words += f" · {rate:,.1f} samples/s · {duration((total - done) / rate)} left"
+    return (done / total if total else 0.0), words
+
+
+def duration(seconds: float) -> str:
+    """Time as people say it.
+
+    >>> duration(47), duration(200), duration(8000)
+    ('47 s', '3 min 20 s', '2 h 13 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def summary(ctx: Any, title: str, text: str) -> Any:
+    """The last thing that the prompt shows."""
+    outputs = types.Object()
+    outputs.str("summary", label=title, view=types.MarkdownView())
+    return ctx.ops.show_output(types.Property(outputs, view=types.View(label=title)).to_json(), {"summary": text})
