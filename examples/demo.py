@@ -12,6 +12,7 @@ FIFTYONE_DATABASE_DIR or FIFTYONE_DATABASE_NAME, that is used instead. Run it ag
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -58,7 +59,11 @@ def main() -> None:
         sys.exit(f"found no images in {source}")
     dataset = kept(source, fresh)
 
-    run = focam.compute_cam(dataset, focam.load_classifier("efficientnet_lite0"), key="cam")
+    classifier = focam.load_classifier("efficientnet_lite0")
+    try:
+        run = focam.compute_cam(dataset, classifier, key="cam")
+    except focam.RunError:  # of another version of this project, with other settings
+        run = focam.compute_cam(dataset, classifier, key="cam", overwrite=True)
     print(run)
     for sample in dataset.exists("cam_prediction").limit(10):
         prediction = sample.cam_prediction
@@ -66,8 +71,9 @@ def main() -> None:
     if not options.headless:
         install()
         session = fo.launch_app(dataset)
-        print(f"The App is at {session.url} until you close its tab or press Ctrl+C")
-        session.wait()
+        print("Close the App's tab, or press Ctrl+C, to end the demo", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            session.wait()
 
 
 def without_folder() -> tuple[str, fo.Dataset]:
