@@ -1,0 +1,163 @@
+"""Numbers from a signed grid: how much of the evidence lies where, how it is spread, and whether two grids agree.
+
+Evidence for a class is what is positive in its class activation map. A share of it is ``None`` where there is none.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_cam.core.regions import Cells
+
+Floats = NDArray[np.float64]
+Grid = NDArray[np.float32] | Floats
+
+
+def split(grid: Grid, coverage: Floats) -> tuple[float, float]:
+    """Signed evidence inside and outside a region, in logit units: together the map's mean, so with the bias the logit.
+
+    ``coverage`` is the region's share of each cell, ``(h, w)`` like the grid.
+
+    >>> split(np.float32([[4, -2]]), np.array([[0.5, 0.0]]))
+    (1.0, 0.0)
+    """
+    signed = np.asarray(grid, np.float64)
+    return float((coverage * signed).mean()), float(((1 - coverage) * signed).mean())
+
+
+def shares(grid: Grid, partition: Floats) -> Floats | None:
+    """The share of the positive evidence in each region, ``(regions,)``; ``partition`` is ``(regions, h, w)``.
+
+    >>> shares(np.float32([[3, 1, -5]]), np.array([[[1, 0, 1]], [[0, 0.5, 0]]]))
+    array([0.75 , 0.125])
+    """
+    positive = _positive(grid)
+    if positive is None:
+        return None
+    result: Floats = np.minimum((partition * positive).sum((1, 2)), 1)
+    return result
+
+
+def focus(inside: float, area: float) -> float | None:
+    """The share of the evidence inside a region as it would be if the region covered half: chance is 0.5 at any size.
+
+    ``inside`` is the share of the positive evidence in the region, ``area`` the region's share of the grid, which is
+    what ``inside`` would be for evidence that ignores the region. With the densities of the evidence ``inside / area``
+    in the region and ``(1 - inside) / (1 - area)`` outside, focus is the first over the sum of both: 0.6 says that the
+    evidence is 1.5 times as dense in the region as outside, 0.75 three times. ``None`` where the region is nothing or
+    all of the grid.
+
+    Why not ``inside`` itself: on 655 ImageNet validation photos that EfficientNet-Lite0 reads rightly, its mean grows
+    from 0.2 for objects on a twentieth to a tenth of the photo to 0.9 for objects on two thirds, and half of the
+    evidence is reached on none of the former and on all of the latter. The median ratio of the densities lies between
+    3.5 and 5.5 at all those sizes.
+
+    >>> focus(inside=0.5, area=0.25), focus(inside=0.25, area=0.25)
+    (0.75, 0.5)
+    """
+    if not 0 < area < 1:
+        return None
+    here, elsewhere = inside * (1 - area), (1 - inside) * area
+    return here / (here + elsewhere)
+
+
+def spread(grid: Grid) -> float | None:
+    """Normalised entropy of the positive evidence: 0 where one cell holds all of it, 1 where all hold the same.
+
+    >>> spread(np.ones((7, 7), np.float32)), spread(np.eye(1, 49).reshape(7, 7))
+    (1.0, 0.0)
+    """
+    positive = _positive(grid)
+    if positive is None:
+        return None
+    held = positive[positive > 0]
+    return float(abs((held * np.log(held)).sum()) / np.log(positive.size)) if positive.size > 1 else 0.0
+
+
+def border(grid: Grid) -> float | None:
+    """The share of the positive evidence in the outermost ring of cells.
+
+    >>> border(np.float32([[1, 1, 1], [1, 8, 1], [1, 1, 1]]))
+    0.5
+    """
+    positive = _positive(grid)
+    return None if positive is None else max(0.0, float(1 - positive[1:-1, 1:-1].sum()))
+
+
+def half_cells(grid: Grid) -> int | None:
+    """The smallest number of cells that together hold half of the positive evidence.
+
+    >>> half_cells(np.float32([[5, 1], [1, 1]]))
+    1
+    """
+    positive = _positive(grid)
+    if positive is None:
+        return None
+    held = np.cumsum(np.sort(positive, axis=None)[::-1])
+    return int(np.searchsorted(held, held[-1] / 2 * (1 - 1e-12))) + 1
+
+
+def peak(grid: Grid) -> tuple[int, int] | None:
+    """Row and column of the cell with the strongest evidence.
+
+    >>> peak(np.float32([[0, 1], [2, -3]]))
+    (1, 0)
+    """
+    if grid.max() <= 0:
+        return None
+    row, column = np.unravel_index(int(grid.argmax()), grid.shape)
+    return int(row), int(column)
+
+
+def agreement(a: Grid, cells_a: Cells, b: Grid, cells_b: Cells) -> tuple[float | None, float | None]:
+    """How well two signed grids agree in place, of any sizes and places on the same image: correlation and overlap.
+
+    Both are compared on the common refinement of their cells, weighted by area, so that nothing is interpolated.
+    The correlation is Pearson's of the signed values where both saw the image; ``None`` where one is constant. The
+    overlap is the share of positive evidence that both have in the same place (each scaled to 1 in all, then the sum
+    of the smaller values): 1 is the same distribution, 0 no common place; ``None`` where one has none.
+
+    >>> a, cells = np.float32([[1, 0]]), Cells.of((1, 2), (0, 0, 1, 1), (0, 0, 1, 1))
+    >>> agreement(a, cells, a[:, ::-1], cells)
+    (-1.0, 0.0)
+    """
+    rows = np.union1d(cells_a.rows, cells_b.rows)
+    columns = np.union1d(cells_a.columns, cells_b.columns)
+    areas = np.outer(np.diff(rows), np.diff(columns))
+    refined_a, refined_b = _refined(a, cells_a, rows, columns), _refined(b, cells_b, rows, columns)
+
+    both = np.isfinite(refined_a) & np.isfinite(refined_b) & (areas > 0)
+    correlation = _correlation(refined_a[both], refined_b[both], areas[both])
+    evidence = [np.nan_to_num(refined).clip(0) * areas for refined in (refined_a, refined_b)]
+    totals = [values.sum() for values in evidence]
+    if min(totals) <= 0:
+        return correlation, None
+    overlap = np.minimum(*(values / total for values, total in zip(evidence, totals, strict=True))).sum()
+    return correlation, min(1.0, float(overlap))
+
+
+def _positive(grid: Grid) -> Floats | None:
+    positive = np.maximum(np.asarray(grid, np.float64), 0)
+    total = positive.sum()
+    return positive / total if total > 0 else None
+
+
+def _refined(grid: Grid, cells: Cells, rows: Floats, columns: Floats) -> Floats:
+    """The grid's value in each cell of a finer grid; NaN where the grid does not reach."""
+    found = np.asarray(grid, np.float64)
+    for axis, (edges, finer) in enumerate(((cells.rows, rows), (cells.columns, columns))):
+        middles = (finer[:-1] + finer[1:]) / 2
+        index = np.searchsorted(edges, middles, side="right") - 1
+        found = np.take(found, index.clip(0, len(edges) - 2), axis=axis)
+        outside = (middles < edges[0]) | (middles > edges[-1])
+        found[outside if axis == 0 else (slice(None), outside)] = np.nan
+    return found
+
+
+def _correlation(a: Floats, b: Floats, weights: Floats) -> float | None:
+    if weights.sum() <= 0:
+        return None
+    a, b = a - np.average(a, weights=weights), b - np.average(b, weights=weights)
+    scale = np.sqrt(np.average(a * a, weights=weights) * np.average(b * b, weights=weights))
+    return float(np.clip(np.average(a * b, weights=weights) / scale, -1, 1)) if scale > 0 else None

@@ -1,0 +1,245 @@
+"""How much of each cell of a grid a region covers: exact areas for any mix of boxes, polygons and masks.
+
+All coordinates are relative to the whole image as displayed. One sweep does it: the image is cut into horizontal strips
+at every place where an outline bends or crosses another outline or a column of the grid. Between two such places every
+outline is straight, so that its width on the strip's middle line times the strip's height is its exact area (float64).
+What is not exact: the strip where the outline of a polygon crosses that of a mask, wrong by less than the mask's pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_cam.core.geometry import Box, cell_edges
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+
+class Cells(NamedTuple):
+    """The edges of a grid's cells on the image: ``rows`` ``(h + 1,)`` and ``columns`` ``(w + 1,)``, ascending.
+
+    >>> Cells.of((7, 7), box=(0, 0, 1, 1), seen=(0, 0, 1, 1)).rows
+    array([0.        , 0.14285714, 0.28571429, 0.42857143, 0.57142857, 0.71428571, 0.85714286, 1.        ])
+    """
+
+    rows: Floats
+    columns: Floats
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], box: Box, seen: Box) -> Cells:
+        """The cells of a grid of ``shape`` (h, w) that lies at ``box`` on an image of which ``seen`` was seen."""
+        return cls(
+            cell_edges(box[1], box[3], seen[1], seen[3], shape[0]),
+            cell_edges(box[0], box[2], seen[0], seen[2], shape[1]),
+        )
+
+    @property
+    def areas(self) -> Floats:
+        """The cells' areas, ``(h, w)``; 0 for a cell that lies wholly beyond what was seen."""
+        areas: Floats = np.outer(np.diff(self.rows), np.diff(self.columns))
+        return areas
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """Closed rings of ``(n, 2)`` points ``(x, y)``, filled by the even-odd rule: a ring within a ring is a hole.
+
+    That is how FiftyOne itself fills a polyline of several shapes.
+
+    >>> Polygon((np.array([[0, 0], [1, 0], [0, 1]]),))        # the upper left half of the image
+    """
+
+    rings: tuple[Floats, ...]
+
+    @classmethod
+    def box(cls, box: Box) -> Polygon:
+        x, y, w, h = box
+        return cls((np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], np.float64),))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Pixels, ``(H, W)`` bool, stretched over ``box``.
+
+    >>> Mask(np.eye(2, dtype=bool), (0, 0, 1, 1))             # two quarters of the image
+    """
+
+    pixels: NDArray[np.bool_]
+    box: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+Shape = Polygon | Mask
+
+
+def partition(
+    regions: Sequence[Sequence[Shape]], cells: Cells, priority: Sequence[int] | None = None
+) -> NDArray[np.float64]:
+    """For each region the share of each cell that is its own, ``(regions, h, w)``; what no region has is the rest to 1.
+
+    A region is the union of its shapes: where they overlap, the place counts once. A place of several regions belongs
+    to that of the lowest ``priority``; among equals to the smallest, because a small region is more specific (a collar
+    on a dog), and among equals to the first. So the order of the shapes never matters, and the shares never exceed 1.
+
+    >>> left, all = Polygon.box((0, 0, 0.5, 1)), Polygon.box((0, 0, 1, 1))
+    >>> partition([[left], [all]], Cells.of((1, 2), (0, 0, 1, 1), (0, 0, 1, 1)))
+    array([[[1., 0.]],
+           [[0., 1.]]])
+    """
+    height, width = len(cells.rows) - 1, len(cells.columns) - 1
+    owned = np.zeros((len(regions), height, width))
+    filled = [i for i, region in enumerate(regions) if region]
+    if not filled or cells.rows[0] == cells.rows[-1] or cells.columns[0] == cells.columns[-1]:
+        return owned
+
+    shapes = [shape for i in filled for shape in regions[i]]
+    edges = _edges(shapes)
+    breaks = _breaks(shapes, edges, cells)
+    heights, middles = np.diff(breaks), (breaks[:-1] + breaks[1:]) / 2
+    strip, x, shape = _crossings(shapes, edges, middles)
+    x = x.clip(cells.columns[0], cells.columns[-1])
+    order = np.lexsort((x, strip))
+    strip, x, shape = strip[order], x[order], shape[order]
+
+    # Every crossing turns its shape on or off. Each shape crosses each strip an even number of times, so that all are
+    # off where the next strip begins, and one running sum serves for all of them.
+    within = np.zeros((len(x), len(shapes)), np.int32)
+    within[np.arange(len(x)), shape] = 1
+    inside = (np.cumsum(within, axis=0, out=within) & 1).astype(bool)[:-1]
+    kept = np.flatnonzero(inside.any(axis=1) & (np.diff(x) > 0))
+    inside, start, end, strip = inside[kept], x[kept], x[kept + 1], strip[kept]
+
+    starts = np.cumsum([0, *(len(regions[i]) for i in filled[:-1])])
+    inside = np.logical_or.reduceat(inside, starts, axis=1)
+    sizes = inside.T @ ((end - start) * heights[strip])
+    rank = np.lexsort((sizes, np.zeros(len(filled)) if priority is None else np.asarray(priority)[filled]))
+    owner = np.asarray(filled)[rank[inside[:, rank].argmax(axis=1)]]
+
+    row = np.searchsorted(cells.rows, middles[strip], side="right") - 1
+    lower, upper = cells.columns[:-1], cells.columns[1:]
+    lengths = np.clip(end[:, None], lower, upper) - np.clip(start[:, None], lower, upper)
+    index = (owner * height + row)[:, None] * width + np.arange(width)
+    weights = lengths * heights[strip][:, None]
+    covered = np.bincount(index.ravel(), weights.ravel(), minlength=owned.size).reshape(owned.shape)
+    areas = cells.areas
+    np.divide(covered, areas, out=owned, where=areas > 0)
+    return owned.clip(0, 1, out=owned)
+
+
+def contains(shapes: Sequence[Shape], x: float, y: float) -> bool:
+    """Whether a point lies in the union of the shapes.
+
+    >>> contains([Polygon.box((0.25, 0.25, 0.5, 0.5))], 0.5, 0.5)
+    True
+    """
+    _, crossings, shape = _crossings(shapes, _edges(shapes), np.array([y]))
+    return bool((np.bincount(shape[crossings <= x]) & 1).any())
+
+
+_STEPS = 2.0**40
+"""Corners are rounded to this part of the image (1e-12), so that no outline is too flat to divide by its height."""
+
+
+class _Edges(NamedTuple):
+    """The outlines of all polygons but for what is horizontal, each from its upper to its lower end."""
+
+    top: Floats
+    bottom: Floats
+    x: Floats  # at the upper end
+    slope: Floats  # x by y
+    shape: Indices
+
+    def at(self, y: Floats, which: Indices) -> Floats:
+        x: Floats = self.x[which] + (y - self.top[which]) * self.slope[which]
+        return x
+
+
+def _edges(shapes: Sequence[Shape]) -> _Edges:
+    segments, owners = [np.zeros((0, 4))], []
+    for i, shape in enumerate(shapes):
+        if isinstance(shape, Polygon):
+            for ring in shape.rings:
+                corners = np.round(ring * _STEPS) / _STEPS
+                segments.append(np.concatenate([corners, np.roll(corners, -1, axis=0)], axis=1))
+                owners.append(np.full(len(ring), i))
+    x0, y0, x1, y1 = np.concatenate(segments).T
+    owner = np.concatenate([np.zeros(0, np.intp), *owners])
+    down = y0 <= y1
+    top, bottom = np.where(down, y0, y1), np.where(down, y1, y0)
+    left, right = np.where(down, x0, x1), np.where(down, x1, x0)
+    slanted = top < bottom
+    top, bottom, left, right, owner = (values[slanted] for values in (top, bottom, left, right, owner))
+    return _Edges(top, bottom, left, (right - left) / (bottom - top), owner)
+
+
+def _breaks(shapes: Sequence[Shape], edges: _Edges, cells: Cells) -> Floats:
+    """Where strips begin and end: between two of them every outline is straight and none crosses another."""
+    found = [cells.rows, edges.top, edges.bottom]
+    if len(edges.top):
+        found += [_column_crossings(edges, cells.columns), _mutual_crossings(edges)]
+    for shape in shapes:
+        if isinstance(shape, Mask):
+            found.append(shape.box[1] + shape.box[3] * np.arange(len(shape.pixels) + 1) / len(shape.pixels))
+    breaks: Floats = np.unique(np.concatenate(found).clip(cells.rows[0], cells.rows[-1]))
+    return breaks
+
+
+def _column_crossings(edges: _Edges, columns: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        y = edges.top[:, None] + (columns - edges.x[:, None]) / edges.slope[:, None]
+        crossings: Floats = y[(y > edges.top[:, None]) & (y < edges.bottom[:, None])]
+    return crossings
+
+
+def _mutual_crossings(edges: _Edges) -> Floats:
+    order = np.argsort(edges.top)
+    top, bottom, x, slope, _ = (values[order] for values in edges)
+    # by their upper ends, the edges that can cross the i-th are those that follow it until one begins below its end
+    following = np.arange(1, len(top) + 1)
+    counts = (np.searchsorted(top, bottom) - following).clip(0)
+    first, second = np.repeat(following - 1, counts), _ranges(following, counts)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        gap = x[first] + (top[second] - top[first]) * slope[first] - x[second]
+        y = top[second] + gap / (slope[second] - slope[first])
+        crossings: Floats = y[(y > top[second]) & (y < np.minimum(bottom[first], bottom[second]))]
+    return crossings
+
+
+def _crossings(shapes: Sequence[Shape], edges: _Edges, lines: Floats) -> tuple[Indices, Floats, Indices]:
+    """Where the shapes' outlines cross horizontal lines (ascending): index of the line, x, index of the shape."""
+    counts = np.searchsorted(lines, edges.bottom) - (first := np.searchsorted(lines, edges.top))
+    edge = np.repeat(np.arange(len(counts)), counts)
+    line = _ranges(first, counts)
+    found = [(line, edges.at(lines[line], edge), edges.shape[edge])]
+    for i, shape in enumerate(shapes):
+        if isinstance(shape, Mask):
+            line, x = _mask_crossings(shape, lines)
+            found.append((line, x, np.full(len(x), i)))
+    all_lines, all_x, all_shapes = zip(*found, strict=True)
+    return np.concatenate(all_lines), np.concatenate(all_x), np.concatenate(all_shapes)
+
+
+def _mask_crossings(mask: Mask, lines: Floats) -> tuple[Indices, Floats]:
+    height, width = mask.pixels.shape
+    x, y, w, h = mask.box
+    padded = np.zeros((height, width + 2), bool)
+    padded[:, 1:-1] = mask.pixels
+    rows, columns = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    begins = np.searchsorted(rows, np.arange(height + 1))
+
+    first, last = np.searchsorted(lines, (y, y + h))
+    row = ((lines[first:last] - y) / h * height).astype(int).clip(0, height - 1)
+    counts = begins[row + 1] - begins[row]
+    line = np.repeat(np.arange(first, last), counts)
+    return line, x + w * columns[_ranges(begins[row], counts)] / width
+
+
+def _ranges(starts: Indices, counts: Indices) -> Indices:
+    """The ranges ``start … start + count - 1``, one after the other."""
+    ranges: Indices = np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)
+    return ranges
