@@ -32,7 +32,7 @@ def load_classifier(
     weights: str | None = "DEFAULT",
     arch: str | None = None,
     preprocessing: Any = None,
-    activation: str = "softmax",
+    activation: str | None = None,
     trust_pickle: bool = False,
     **kwargs: Any,
 ) -> Classifier:
@@ -47,7 +47,8 @@ def load_classifier(
         weights: torchvision's weights by name, or None for random ones.
         arch: the architecture of a file of weights, as in :func:`fiftyone_cam.models.build`.
         preprocessing: a :class:`Preprocessing`, or torchvision evaluation transforms, instead of the source's own.
-        activation: ``"softmax"``, or ``"sigmoid"`` for labels that do not exclude each other.
+        activation: ``"softmax"``, or ``"sigmoid"`` for labels that do not exclude each other; by default the
+            checkpoint's, else softmax.
         trust_pickle: unpickle a whole module from the file. That runs whatever code the file names.
         kwargs: for the source's own loader.
 
@@ -67,7 +68,10 @@ def load_classifier(
     preprocessing = None if preprocessing is None else sources.convert(preprocessing)
     loaded = _load(source, classes, weights, arch, preprocessing, trust_pickle, kwargs)
     network = GapNetwork(
-        loaded.module, list(classes or loaded.classes), preprocessing or loaded.preprocessing, activation
+        loaded.module,
+        list(classes or loaded.classes),
+        preprocessing or loaded.preprocessing,
+        activation or loaded.activation,
     )
     return Classifier(network, loaded.origin)
 
@@ -261,10 +265,10 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
     def build_get_item(self, field_mapping: Mapping[str, str] | None = None) -> fout.GetItem:
         return _Prepare(self.network.preprocessing, field_mapping=field_mapping)
 
-    def predict(self, arg: Any) -> dict[str, Any]:
+    def predict(self, arg: Any) -> dict[str, Any] | None:
         return self.predict_all([arg])[0]
 
-    def predict_all(self, args: Sequence[Any]) -> list[dict[str, Any]]:
+    def predict_all(self, args: Sequence[Any]) -> list[dict[str, Any] | None]:
         """Labels for images: what :meth:`build_get_item` made of files, or ``(H, W, 3)`` uint8 arrays."""
         batch = [self._prepared(i, arg) for i, arg in enumerate(args)]
         results = iter(Explainer(self.network)([entry for entry in batch if isinstance(entry, Prepared)]))
@@ -275,16 +279,16 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
             return arg
         if isinstance(arg, Prepared):  # a batch from a data loader has no ids: number it
             return Prepared(Item(str(i), arg.item.path), arg.pixels, arg.frame, arg.size)
-        pixels = arg if isinstance(arg, Tensor) else torch.from_numpy(arg).permute(2, 0, 1)
+        pixels = arg if isinstance(arg, Tensor) else torch.tensor(arg).permute(2, 0, 1)
         height, width = pixels.shape[-2:]
         preprocessing = self.network.preprocessing
         frame = preprocessing.frame(height, width)
         return Prepared(Item(str(i), ""), preprocessing.apply(pixels), frame, (height, width))
 
 
-def _labels(result: Explanation | Failure) -> dict[str, Any]:
+def _labels(result: Explanation | Failure) -> dict[str, Any] | None:
     if isinstance(result, Failure):
-        return {}
+        return None  # what FiftyOne passes over; an empty dict would cost the whole batch
     return {"prediction": prediction(result.maps[0]), "heatmap": heatmap(result.maps[0], result)}
 
 

@@ -32,6 +32,7 @@ class Source:
     classes: Sequence[str]
     preprocessing: Preprocessing
     origin: dict[str, Any] = field(default_factory=dict)
+    activation: str = "softmax"
 
 
 def imagenet_classes() -> list[str]:
@@ -223,6 +224,7 @@ def from_checkpoint(folder: Path) -> Source:
         raise SourceError(f"{folder / CHECKPOINT_JSON} cannot be read: {error!r}") from error
     source = from_state_dict(folder / CHECKPOINT_WEIGHTS, arch, classes, preprocessing)
     source.origin = {"source": "checkpoint", "model": folder.name, "arch": arch}
+    source.activation = data.get("activation", source.activation)
     return source
 
 
@@ -232,8 +234,8 @@ def from_state_dict(
     """A file of weights alone: safetensors, or what ``torch.save(module.state_dict(), …)`` wrote."""
     state = _read_state_dict(path)
     if arch is None or classes is None:
-        missing = " and ".join(name for name, value in (("arch", arch), ("classes", classes)) if value is None)
-        raise SourceError(f"{path.name} holds weights alone: pass {missing}=, for example arch='resnet18', classes=[…]")
+        missing = " and ".join(f"{name}=" for name, value in (("arch", arch), ("classes", classes)) if value is None)
+        raise SourceError(f"{path.name} holds weights alone: pass {missing}, for example arch='resnet18', classes=[…]")
     module = build(arch, len(classes))
     try:
         module.load_state_dict(state)
@@ -263,10 +265,10 @@ def from_module(
     """A module that the caller built."""
     if classes is None or preprocessing is None:
         missing = " and ".join(
-            name for name, value in (("classes", classes), ("preprocessing", preprocessing)) if not value
+            f"{name}=" for name, value in (("classes", classes), ("preprocessing", preprocessing)) if not value
         )
         raise SourceError(
-            f"a plain {type(module).__name__} does not say how to feed it: pass {missing}=, for example "
+            f"a plain {type(module).__name__} does not say how to feed it: pass {missing}, for example "
             "preprocessing=Preprocessing((Resize(short=256), CenterCrop((224, 224))))"
         )
     return Source(module, classes, preprocessing, origin or {"source": "module", "model": type(module).__name__})

@@ -207,11 +207,15 @@ class Preprocessing:
         return shape
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; :meth:`from_dict` is the inverse."""
+        """Plain data, the same before and after JSON; :meth:`from_dict` is the inverse."""
         names = {cls: name for name, cls in _STEPS.items()}
         steps = []
         for step in self.steps:
-            values = {key: value for key, value in asdict(step).items() if value is not None}
+            values = {
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in asdict(step).items()
+                if value is not None
+            }
             steps.append({"step": names[type(step)], **values})
         return {
             "steps": steps,

@@ -72,7 +72,9 @@ def test_sizes_round_as_in_torchvision(size, target, crop):
 def test_preprocessing_survives_json(preprocessing):
     import json
 
-    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+    data = preprocessing.to_dict()
+    assert json.loads(json.dumps(data)) == data
+    assert Preprocessing.from_dict(data) == preprocessing
 
 
 @given(size=sizes, name=st.sampled_from(sorted(PREPROCESSINGS)))
