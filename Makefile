@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check -qq
 
 .PHONY: demo test lint install clean
 
-demo: $(VENV)/.installed-lite
+demo: $(firstword $(wildcard $(VENV)/.installed-dev) $(VENV)/.installed-lite)
 	@$(BIN)/python examples/demo.py $(if $(IMAGES),--images "$(IMAGES)") $(if $(filter-out 0,$(HEADLESS)),--headless)
 
 test: $(VENV)/.installed-dev
