@@ -33,7 +33,8 @@ def test_hard_images_get_what_their_picture_deserves(data: Path, dataset: fo.Dat
             assert sample.cam_error is None, name
             assert sample.cam_heatmap is not None, name
         else:
-            assert sample.cam_error and sample.cam_heatmap is None and sample.cam_prediction is None, name
+            assert sample.cam_error, name
+            assert sample.cam_heatmap is None, name
         if name.startswith("derived/dog") or name in ("derived/bad_truncated60.jpg", "derived/png_named.jpg"):
             assert sample.cam_prediction.label == "pug", name
     heats = {
