@@ -7,7 +7,7 @@ in between, deleting the run deletes it, and nothing else is ever overwritten or
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -108,7 +108,7 @@ class CamRun:
         """Delete one of this run's fields with its indexes, if it is there."""
         path = self.field(name)
         if path in self.record["fields"]:
-            _delete_field(self.dataset, path)
+            _delete_fields(self.dataset, [path])
             self.update(fields={k: v for k, v in self.record["fields"].items() if k != path})
 
     def save_view(self, name: str, view: fo.DatasetView, **kwargs: Any) -> str:
@@ -134,8 +134,7 @@ class CamRun:
 
     def delete(self) -> None:
         """Delete the run and all that it owns."""
-        for path in self.record["fields"]:
-            _delete_field(self.dataset, path)
+        _delete_fields(self.dataset, list(self.record["fields"]))
         for name in self.record["views"]:
             if self.dataset.has_saved_view(name):
                 self.dataset.delete_saved_view(name)
@@ -238,9 +237,12 @@ def check_key(dataset: fo.Dataset, key: str) -> None:
         raise RunError(f"the key {key!r} belongs to a run that this project did not make: use another key")
 
 
-def _delete_field(dataset: fo.Dataset, path: str) -> None:
+def _delete_fields(dataset: fo.Dataset, paths: Sequence[str]) -> None:
+    """Delete fields with their indexes, and with what the App's settings say of them."""
+    from fiftyone_cam import appearance  # which itself asks for runs
+
     for index in list(dataset.list_indexes()):
-        if index == path or index.startswith(f"{path}."):
+        if index.partition(".")[0] in paths:
             dataset.drop_index(index)
-    if dataset.has_sample_field(path):
-        dataset.delete_sample_field(path)
+    dataset.delete_sample_fields([path for path in paths if dataset.has_sample_field(path)])
+    appearance.forget(dataset, paths)

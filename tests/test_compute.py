@@ -321,6 +321,7 @@ def test_deleting_a_run_takes_all_that_it_owns_and_nothing_else(photos, classifi
     focam.delete_run(photos, "cam")
     assert focam.list_runs(photos) == ["cam_b"]
     assert photos.list_saved_views() == ["cam mine"]
+    assert '"cam_heatmap"' not in photos.app_config.to_json(), "the App's settings still speak of deleted fields"
     assert not file.exists()
     assert photos.count("cam_b_heatmap") == 12
     focam.delete_run(photos, "cam_b")
