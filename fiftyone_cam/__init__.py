@@ -36,6 +36,7 @@ _PUBLIC = {
     "load_classifier": "classifier",
     "load_run": "runs",
     "signed_map": "fields",
+    "train_classifier": "train",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from fiftyone_cam.core.geometry import Bound, CenterCrop, Pad, Preprocessing, Resize
     from fiftyone_cam.fields import signed_map
     from fiftyone_cam.runs import CamRun, delete_run, list_runs, load_run
+    from fiftyone_cam.train import train_classifier
 
 
 def __getattr__(name: str) -> Any:
