@@ -32,6 +32,7 @@ _PUBLIC = {
     "compute_cam": "compute",
     "delete_run": "runs",
     "explain_sample": "compute",
+    "export_overlays": "overlays",
     "list_runs": "runs",
     "load_classifier": "classifier",
     "load_run": "runs",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from fiftyone_cam.core.errors import CamError, FieldError, HeadError, ImageError, RunError, SourceError
     from fiftyone_cam.core.geometry import Bound, CenterCrop, Pad, Preprocessing, Resize
     from fiftyone_cam.fields import signed_map
+    from fiftyone_cam.overlays import export_overlays
     from fiftyone_cam.runs import CamRun, delete_run, list_runs, load_run
     from fiftyone_cam.train import train_classifier
 
