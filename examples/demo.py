@@ -48,13 +48,14 @@ def main() -> None:
     parser.add_argument("--headless", action="store_true", help="compute, print the summary and exit")
     options = parser.parse_args()
 
-    if options.images is None:
+    folder = options.images and options.images.expanduser()  # zsh leaves the ~ of IMAGES=~/photos to us
+    if folder is None:
         source, fresh = without_folder()
-    elif options.images.is_dir():
-        source = str(options.images.resolve())
+    elif folder.is_dir():
+        source = str(folder.resolve())
         fresh = fo.Dataset.from_images_dir(source, recursive=True)
     else:
-        sys.exit(f"found no folder {options.images}: IMAGES=/some/folder (or --images) names a folder of images")
+        sys.exit(f"found no folder {folder}: IMAGES=/some/folder (or --images) names a folder of images")
     if not fresh:
         sys.exit(f"found no images in {source}")
     dataset = kept(source, fresh)
