@@ -40,7 +40,31 @@ _PUBLIC = {
     "train_classifier": "train",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]
+__all__ = [
+    "Bound",
+    "CamError",
+    "CamRun",
+    "CenterCrop",
+    "Classifier",
+    "FieldError",
+    "HeadError",
+    "ImageError",
+    "Pad",
+    "Preprocessing",
+    "Resize",
+    "RunError",
+    "SourceError",
+    "__version__",
+    "compute_cam",
+    "delete_run",
+    "explain_sample",
+    "export_overlays",
+    "list_runs",
+    "load_classifier",
+    "load_run",
+    "signed_map",
+    "train_classifier",
+]
 
 if TYPE_CHECKING:
     from fiftyone_cam.classifier import Classifier, load_classifier

@@ -14,6 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# laws are about values; how long a machine takes for an example is not one of them
+settings.register_profile("laws", deadline=None)
+settings.load_profile("laws")
 
 _HOME = Path(tempfile.mkdtemp(prefix="fiftyone_cam_tests_"))
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)

@@ -109,7 +109,11 @@ class Bound(_Resizing):
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """Cut ``size`` (height, width) out of the middle; a smaller image is padded with zeros first, as in torchvision."""
+    """Cut ``size`` (height, width) out of the middle; a smaller image is padded with zeros first, as in torchvision.
+
+    >>> Preprocessing((CenterCrop((224, 224)),)).frame(height=448, width=448)
+    (0.25, 0.25, 0.5, 0.5)
+    """
 
     size: tuple[int, int]
 
@@ -123,7 +127,11 @@ class CenterCrop:
 
 @dataclass(frozen=True)
 class Pad:
-    """Pad to ``size`` (height, width) with the image in the middle: after ``Resize(long=…)``, a letterbox."""
+    """Pad to ``size`` (height, width) with the image in the middle: after ``Resize(long=…)``, a letterbox.
+
+    >>> Preprocessing((Resize(long=224), Pad((224, 224)))).frame(height=112, width=224)
+    (0.0, -0.5, 1.0, 2.0)
+    """
 
     size: tuple[int, int]
     fill: int = 0
