@@ -11,7 +11,8 @@ from fiftyone_cam.plugin.audit_attention import AuditAttention
 from fiftyone_cam.plugin.compute_cam import ComputeCam
 from fiftyone_cam.plugin.delete_cam_run import DeleteCamRun
 from fiftyone_cam.plugin.explain_sample import ExplainSample
+from fiftyone_cam.plugin.panel_audit import AuditPanel
 from fiftyone_cam.plugin.restore_colors import RestoreColors
 
-OPERATORS = [ComputeCam, ExplainSample, AuditAttention, DeleteCamRun, RestoreColors]
+OPERATORS = [ComputeCam, ExplainSample, AuditAttention, DeleteCamRun, RestoreColors, AuditPanel]
 """Operators and panels, as FiftyOne registers them."""

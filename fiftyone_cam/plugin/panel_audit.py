@@ -1,0 +1,517 @@
+"""The panel CAM audit: verdicts, classes, regions and mean maps of what is in view; every mark on it sets the view."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.operators import types
+
+from fiftyone_cam import panel_data, report, runs
+from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.plugin import forms
+
+COLORS = {"trusted": "#3fa66b", "shortcut": "#e0a126", "confused": "#4f86e8", "distracted": "#e5484d"}
+"""Bright enough on dark, dark enough on white."""
+
+CLASS_COLORS = ("#4f86e8", "#e0a126", "#3fa66b", "#b072d8", "#e5707a", "#35a7b8", "#a88c5f")
+OTHERS = "#8c8c8c"
+
+WORDS = {
+    "trusted": "right, looked at the object",
+    "shortcut": "right, looked elsewhere",
+    "confused": "wrong, looked at the object",
+    "distracted": "wrong, looked elsewhere",
+}
+
+POINTS, CLASSES, REGIONS, MAPS = 2000, 50, 10, 6
+"""How much is drawn; the panel says so where there is more."""
+
+HELP = """
+**Was it right, and did it look in the right place?** Evidence is what in the class activation map speaks for the
+predicted class. *Trusted*: right, evidence on the object. *Shortcut*: right, evidence elsewhere. *Confused*: wrong,
+though it looked at the object. *Distracted*: wrong, and it looked elsewhere.
+
+Everything counts what is in the view. Click a tile, a row or a bar to see its samples; the panel goes on showing
+where you came from. Click a point to open its sample; draw a lasso around points to see those.
+"""
+
+ACTIONS = {
+    "run": ("Compute class activation maps", "compute_cam"),
+    "results": ("Continue", "compute_cam"),
+    "audit": ("Audit attention", "audit_attention"),
+    "fresh": ("Audit again", "audit_attention"),
+    "objects": ("Audit with objects", "audit_attention"),
+    "truth": ("Audit with a ground truth", "audit_attention"),
+}
+"""What to press where something is missing, and the operator that it opens."""
+
+
+class AuditPanel(foo.Panel):
+    """Draws what :mod:`fiftyone_cam.report` counts.
+
+    Marks set the view. A view that the panel set does not change what the panel counts; a view that the person sets
+    does. So one goes from tile to tile without going back.
+    """
+
+    @property
+    def config(self) -> foo.PanelConfig:
+        return foo.PanelConfig(
+            name="cam_audit",
+            label="CAM audit",
+            surfaces="grid",
+            help_markdown=HELP,
+            **forms.icon("audit"),
+        )
+
+    # events
+
+    def on_load(self, ctx: Any) -> None:
+        ctx.panel.state.set({"base": None, "shown": None, "filter": None, "maps": False})
+        self._take_view(ctx)
+        self._update(ctx)
+
+    def on_change_view(self, ctx: Any) -> None:
+        if ctx.panel.state.shown is not None and ctx.panel.state.shown == _text(ctx.view):
+            return
+        self._take_view(ctx)
+        self._update(ctx)
+
+    def on_change_dataset(self, ctx: Any) -> None:
+        self.on_load(ctx)
+
+    def refresh(self, ctx: Any) -> None:
+        if ctx.dataset is not None:
+            ctx.dataset.reload()
+        self._update(ctx)
+
+    def pick(self, ctx: Any) -> None:
+        ctx.panel.state.key = ctx.params["value"]
+        self._update(ctx)
+
+    def act(self, ctx: Any) -> None:
+        """What is missing, done."""
+        operator = ACTIONS[ctx.panel.state.missing][1]
+        key = ctx.panel.state.key
+        ctx.prompt(f"fiftyone_cam/{operator}", params={"key": key} if key else {}, on_success=self.refresh)
+
+    def show_all(self, ctx: Any) -> None:
+        ctx.ops.clear_view()
+
+    def show_base(self, ctx: Any) -> None:
+        self._show(ctx, self._base(ctx), None)
+
+    def show_verdict(self, ctx: Any) -> None:
+        verdict = ctx.params["verdict"]
+        self._show(ctx, report.verdict_view(self._base(ctx), ctx.panel.state.key, verdict), verdict)
+
+    def show_unjudged(self, ctx: Any) -> None:
+        self._show(ctx, panel_data.unjudged_view(self._base(ctx), ctx.panel.state.key), "without a verdict")
+
+    def show_class(self, ctx: Any) -> None:
+        labels = ctx.panel.state.classes
+        row = ctx.params["row"]
+        if row < len(labels):
+            self._show(ctx, report.class_view(self._base(ctx), ctx.panel.state.key, labels[row]), labels[row])
+        else:  # the last row is all of them
+            self.show_base(ctx)
+
+    def show_region(self, ctx: Any) -> None:
+        region, label, correct = json.loads(ctx.params["id"])
+        view = report.region_view(self._base(ctx), ctx.panel.state.key, region, label, correct)
+        words = ("wrong" if correct is False else "predictions", f"of {label}" if label else "", f"looking at {region}")
+        self._show(ctx, view, " ".join(filter(None, words)))
+
+    def show_map(self, ctx: Any) -> None:
+        label, wrong = ctx.panel.state.drawn[ctx.params["trace_idx"]]
+        view = report.class_view(self._base(ctx), ctx.panel.state.key, label)
+        if wrong:
+            view = panel_data.wrong_view(view, ctx.panel.state.key)
+        self._show(ctx, view, f"wrong of {label}" if wrong else label)
+
+    def open_sample(self, ctx: Any) -> None:
+        if ctx.params.get("id"):
+            ctx.ops.open_sample(id=ctx.params["id"])
+
+    def lasso(self, ctx: Any) -> None:
+        ids = [point["id"] for point in ctx.params.get("data") or [] if point.get("id")]
+        if ids:
+            self._show(ctx, self._base(ctx).select(ids), "in the lasso")
+
+    def toggle_maps(self, ctx: Any) -> None:
+        ctx.panel.state.maps = not ctx.panel.state.maps
+        self._maps(ctx, self._base(ctx))
+
+    # what is shown
+
+    def _take_view(self, ctx: Any) -> None:
+        ctx.panel.state.set({"base": _stages(ctx.view), "shown": None, "filter": None})
+
+    def _base(self, ctx: Any) -> fo.DatasetView:
+        return fo.DatasetView._build(ctx.dataset, ctx.panel.state.base or [])
+
+    def _show(self, ctx: Any, view: fo.DatasetView, words: str | None) -> None:
+        ctx.panel.state.set({"shown": _text(view), "filter": words})
+        ctx.ops.set_view(view)
+
+    def _update(self, ctx: Any) -> None:
+        """Count everything anew, and keep what :meth:`render` needs."""
+        state = ctx.panel.state
+        if ctx.dataset is None:
+            state.set({"missing": "dataset", "text": "Open a dataset first.", "body": None})
+            return
+        keys = runs.list_runs(ctx.dataset)
+        key = state.key if state.key in keys else (keys[-1] if keys else None)
+        state.set({"keys": keys, "key": key})
+        try:
+            base = self._base(ctx)
+            found = panel_data.missing(base, key)
+            state.set({"missing": found and found.what, "text": found and found.text, "body": None})
+            if key and (found is None or found.what in ("fresh", "objects", "truth")):
+                self._count(ctx, base, key)
+        except CamError as error:
+            state.set({"missing": "error", "text": str(error), "body": None})
+
+    def _count(self, ctx: Any, base: fo.DatasetView, key: str) -> None:
+        state, data = ctx.panel.state, ctx.panel.data
+        record = runs.load_run(base, key).record["audit"]
+        table = report.class_table(base, key)
+        *rows, total = table
+        verdicts = {word: getattr(total, word) for word in report.VERDICTS}
+        body: dict[str, Any] = {"samples": total.samples, "verdict": bool(record["verdict"])}
+        if record["verdict"]:
+            body.update(verdicts=verdicts, unjudged=report.unjudged_counts(base, key))
+        body.update(classes=len(rows), accuracy=total.accuracy, inside=total.inside, area=total.area)
+        state.classes = [row.label for row in rows[:CLASSES]]
+        data.classes = [_row(row) for row in [*rows[:CLASSES], total]]
+
+        if record["objects"]:
+            points, audited = report.scatter(base, key, POINTS)
+            data.scatter = _points(points)
+            body.update(points=len(points), audited=audited)
+            correct = False if record["ground_truth"] else None
+            regions = report.region_table(base, key, correct)
+            if not regions and correct is False:  # nothing wrong in view: then what all look at
+                correct, regions = None, report.region_table(base, key, None)
+            data.regions = _bars(regions, correct)
+            together = [row for row in regions if row.label is None]
+            body.update(regions=len(together), errors=correct is False, looked=together[0].samples if together else 0)
+        state.body = body
+        self._maps(ctx, base)
+
+    def _maps(self, ctx: Any, base: fo.DatasetView) -> None:
+        state = ctx.panel.state
+        if not state.maps or not state.body:
+            return
+        maps = report.mean_heatmaps(base, state.key, state.classes[:MAPS])
+        traces, drawn, layout = _small_multiples(maps)
+        ctx.panel.data.maps = traces
+        state.set({"drawn": drawn, "layout": layout})
+
+    # drawing: from the state alone, after every event
+
+    def render(self, ctx: Any) -> types.Property:
+        panel = types.Object()
+        state = ctx.panel.state
+        body = state.body
+        if state.keys and len(state.keys) > 1:
+            panel.enum(
+                "key",
+                state.keys,
+                label="Run",
+                default=state.key,
+                view=types.DropdownView(label="Run", on_change=self.pick),
+            )
+        if state.text:
+            severity = "error" if state.missing == "error" else "info" if not body else "warning"
+            panel.view("missing", types.AlertView(label=state.text, severity=severity))
+            if state.missing in ACTIONS:
+                panel.btn("act", label=ACTIONS[state.missing][0], on_click=self.act, variant="contained")
+            elif state.missing == "samples":
+                panel.btn("show_all", label="Show all samples", on_click=self.show_all, variant="contained")
+            elif state.missing != "images":
+                panel.btn("again", label="Try again", on_click=self.refresh, variant="outlined")
+        if body:
+            self._head(panel, state, body)
+            if body["verdict"]:
+                self._tiles(panel, state, body)
+            self._table(panel, state, body)
+            if body.get("points"):
+                self._plots(panel, body)
+            self._mean_maps(panel, state, body)
+        return types.Property(
+            panel, view=types.GridView(orientation="vertical", align_x="left", gap=2, padding=2, width=100)
+        )
+
+    def _head(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
+        row = panel.h_stack("head", align_y="center", gap=2)
+        parts = [f"**{body['samples']:,}** samples"]
+        if body["accuracy"] is not None:
+            parts.append(f"**{body['accuracy']:.1%}** right")
+        if body["inside"] is not None:
+            parts.append(f"**{body['inside']:.1%}** of the evidence on the object, which covers {body['area']:.1%}")
+        row.md(" · ".join(parts), name="words")
+        if state.filter:
+            line = panel.h_stack("filter", align_y="center", gap=2)
+            line.md(f"The view shows **{forms.plain(state.filter)}**", name="words")
+            line.btn("back", label=f"Back to all {body['samples']:,}", on_click=self.show_base, variant="outlined")
+
+    def _tiles(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
+        tiles = panel.h_stack("tiles", gap=1, width=100)
+        judged = max(1, sum(body["verdicts"].values()))
+        for verdict, color in COLORS.items():
+            count = body["verdicts"][verdict]
+            tiles.btn(
+                verdict,
+                label=f"{verdict}\n{count:,}\n{count / judged:.1%}",
+                on_click=self.show_verdict,
+                params={"verdict": verdict},
+                title=WORDS[verdict],
+                variant="outlined",
+                componentsProps=_tile(color, state.filter == verdict),
+            )
+        if body["unjudged"]:
+            reasons = ", ".join(f"{reason} {n:,}" for reason, n in body["unjudged"].items())
+            panel.btn(
+                "unjudged",
+                label=f"{sum(body['unjudged'].values()):,} without a verdict: {reasons}",
+                on_click=self.show_unjudged,
+                variant="outlined",
+                componentsProps=_quiet(),
+            )
+
+    def _table(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
+        more = f"The {CLASSES} most frequent of {body['classes']:,}. " if body["classes"] > CLASSES else ""
+        view = types.TableView(
+            label="By class", description=f"{more}Click a row to see its samples", on_click_row=self.show_class
+        )
+        view.add_column("label", label="class")
+        view.add_column("samples", label="n")
+        view.add_column("accuracy", label="right")
+        if body["inside"] is not None:
+            view.add_column("inside", label="inside")
+        for verdict in report.VERDICTS if body["verdict"] else ():
+            view.add_column(verdict, label=verdict)
+        panel.list("classes", types.Object(), view=view)
+
+    def _plots(self, panel: types.Object, body: dict[str, Any]) -> None:
+        if body["regions"]:
+            who = "errors look at" if body["errors"] else "predictions look at"
+            of = f"{body['looked']:,} wrong predictions" if body["errors"] else f"{body['looked']:,} predictions"
+            more = f" The {REGIONS} largest of {body['regions']:,}." if body["regions"] > REGIONS else ""
+            panel.plot(
+                "regions",
+                label=f"What {who}",
+                description=f"Mean share of the positive evidence, over {of}, by class.{more} Click a bar to see them",
+                on_click=self.show_region,
+                height=f"{90 + 30 * min(body['regions'], REGIONS)}px",
+                layout={
+                    "barmode": "stack",
+                    "bargap": 0.35,
+                    "showlegend": True,
+                    "legend": {"orientation": "h", "x": 0, "y": -0.25, "yanchor": "top", "traceorder": "normal"},
+                    "xaxis": {"tickformat": ".0%", "rangemode": "tozero", "fixedrange": True},
+                    "yaxis": {"autorange": "reversed", "fixedrange": True},
+                    "margin": {"t": 4, "l": 8, "r": 16, "b": 8},
+                },
+                config=_CONFIG,
+            )
+        shown = f"{body['points']:,} of {body['audited']:,} samples, drawn at random. " if (
+            body["points"] < body["audited"]
+        ) else f"{body['points']:,} samples. "  # fmt: skip
+        panel.plot(
+            "scatter",
+            label="Evidence on the object, and confidence",
+            description=f"{shown}Click a point to open its sample, draw a lasso to see a group",
+            on_click=self.open_sample,
+            on_selected=self.lasso,
+            height="360px",
+            layout={
+                "dragmode": "lasso",
+                "hovermode": "closest",
+                "showlegend": True,
+                "legend": {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top"},
+                "xaxis": {
+                    "title": {"text": "share of the evidence inside the object"},
+                    "range": [-0.02, 1.02],
+                    "tickformat": ".0%",
+                },
+                "yaxis": {"title": {"text": "confidence"}, "range": [-0.02, 1.02], "tickformat": ".0%"},
+                "margin": {"t": 4, "l": 8, "r": 16, "b": 8},
+            },
+            config={**_CONFIG, "scrollZoom": False},
+        )
+
+    def _mean_maps(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
+        if not state.maps or not state.drawn:
+            panel.btn("toggle_maps", label="Show the mean map of each class", on_click=self.toggle_maps,
+                      variant="outlined", componentsProps=_quiet())  # fmt: skip
+            return
+        more = f"The {MAPS} most frequent of {body['classes']:,} classes. " if body["classes"] > MAPS else ""
+        panel.plot(
+            "maps",
+            label="Where the evidence is, on the mean",
+            description=f"{more}Photos squashed to squares: a bright corner is a watermark, a bright centre a habit. "
+            "Click a map to see its samples",
+            on_click=self.show_map,
+            height="330px",
+            layout=state.layout,
+            config=_CONFIG,
+        )
+
+
+_CONFIG = {
+    "displaylogo": False,
+    "scrollZoom": False,
+    "modeBarButtonsToRemove": ["toImage", "autoScale2d", "select2d", "zoomIn2d", "zoomOut2d"],
+}
+
+
+def _stages(view: fo.DatasetView) -> list[dict[str, Any]]:
+    return [] if view is None else list(view._serialize(include_uuids=False))
+
+
+def _text(view: fo.DatasetView) -> str:
+    return json.dumps(_stages(view), sort_keys=True, default=str)
+
+
+def _tile(color: str, chosen: bool) -> dict[str, Any]:
+    return {
+        "container": {"sx": {"flex": "1 1 0", "minWidth": "96px"}},
+        "button": {
+            "sx": {
+                "width": "100%",
+                "whiteSpace": "pre-line",
+                "textTransform": "none",
+                "textAlign": "left",
+                "justifyContent": "flex-start",
+                "lineHeight": 1.35,
+                "padding": "8px 12px",
+                "border": "1px solid",
+                "borderColor": color if chosen else "divider",
+                "borderLeft": f"5px solid {color}",
+                "color": "text.primary",
+                "&:hover": {"borderColor": color},
+            }
+        },
+    }
+
+
+def _quiet() -> dict[str, Any]:
+    return {"button": {"sx": {"textTransform": "none", "fontWeight": "normal", "color": "text.secondary",
+                              "borderColor": "divider"}}}  # fmt: skip
+
+
+def _row(row: report.ClassRow) -> dict[str, Any]:
+    return {
+        "label": "all" if row.label is None else row.label,
+        "samples": f"{row.samples:,}",
+        "accuracy": _percent(row.accuracy),
+        "inside": _percent(row.inside),
+        **{word: f"{getattr(row, word):,}" for word in report.VERDICTS},
+    }
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
+
+
+def _points(points: Sequence[report.Point]) -> list[dict[str, Any]]:
+    """A trace for each verdict; where there are none, one for all."""
+    traces = []
+    for verdict in (*report.VERDICTS, None):
+        here = [point for point in points if point.verdict == verdict and point.inside is not None]
+        if here:
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": verdict or "no verdict",
+                    "x": [point.inside for point in here],
+                    "y": [point.confidence for point in here],
+                    "ids": [point.id for point in here],
+                    "marker": {"color": COLORS.get(verdict or "", OTHERS), "size": 8, "opacity": 0.75},
+                    "hovertemplate": "%{x:.0%} inside, confidence %{y:.0%}<extra>%{fullData.name}</extra>",
+                }
+            )
+    return traces
+
+
+def _bars(rows: Sequence[report.RegionRow], correct: bool | None) -> list[dict[str, Any]]:
+    """A bar for each region, stacked of the classes: each part is what the class adds to the mean of all."""
+    together = [row for row in rows if row.label is None][:REGIONS]
+    if not together:
+        return []
+    regions = [row.region for row in together]
+    total = together[0].samples
+    size = {row.label: row.samples for row in rows if row.label is not None}
+    labels = sorted(size, key=lambda label: (-size[label], label))[: len(CLASS_COLORS)]
+    added = {(row.label, row.region): row.share * row.samples / total for row in rows if row.label is not None}
+    traces = []
+    left = {row.region: row.share for row in together}
+    for label, color in zip(labels, CLASS_COLORS, strict=False):
+        values = [added.get((label, region), 0.0) for region in regions]
+        left = {region: left[region] - value for region, value in zip(regions, values, strict=True)}
+        traces.append(_bar(label, color, regions, values, [[region, label, correct] for region in regions]))
+    rest = [max(0.0, left[region]) for region in regions]
+    if max(rest) > 1e-6:
+        name = "other classes" if len(size) > len(labels) else "no class"
+        traces.append(_bar(name, OTHERS, regions, rest, [[region, None, correct] for region in regions]))
+    return traces
+
+
+def _bar(name: str, color: str, regions: list[str], values: list[float], ids: list[Any]) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": html.escape(name),
+        "y": [_short(region) for region in regions],
+        "x": values,
+        "ids": [json.dumps(entry) for entry in ids],
+        "marker": {"color": color},
+        "hovertemplate": "%{x:.1%} in %{y}<extra>%{fullData.name}</extra>",
+    }
+
+
+def _small_multiples(maps: Sequence[report.MeanMap]) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Two rows of maps, all predictions above and wrong ones below; the traces, what each shows, and the layout."""
+    top = max((float(m.max()) for entry in maps for m in (entry.mean, entry.errors) if m is not None), default=1.0)
+    traces: list[Any] = []
+    drawn: list[Any] = []
+    layout: dict[str, Any] = {"showlegend": False, "margin": {"t": 26, "l": 48, "r": 8, "b": 8}, "annotations": []}
+    hidden = {"visible": False, "showgrid": False, "zeroline": False, "fixedrange": True}
+    width = 1 / max(len(maps), 1)
+    for column, entry in enumerate(maps):
+        for row, (mean, n) in enumerate(((entry.mean, entry.used), (entry.errors, entry.used_errors))):
+            number = 2 * column + row + 1
+            x, y = (f"{axis}{number if number > 1 else ''}" for axis in "xy")
+            domain = [column * width + 0.006, (column + 1) * width - 0.006]
+            bottom = 0.54 if row == 0 else 0.0
+            layout[f"xaxis{number if number > 1 else ''}"] = {**hidden, "domain": domain, "anchor": y}
+            layout[f"yaxis{number if number > 1 else ''}"] = {
+                **hidden, "domain": [bottom, bottom + 0.40], "anchor": x, "autorange": "reversed",
+                "scaleanchor": x, "constrain": "domain",
+            }  # fmt: skip
+            title = f"{_short(entry.label or '', 16)} ({n:,})" if row == 0 else f"wrong ({n:,})"
+            layout["annotations"].append(
+                {"text": title, "x": sum(domain) / 2, "y": bottom + 0.40, "xref": "paper", "yref": "paper",
+                 "xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": 12}}
+            )  # fmt: skip
+            if mean is None:
+                continue
+            traces.append(
+                {"type": "heatmap", "z": [[round(float(v), 4) for v in line] for line in mean], "xaxis": x, "yaxis": y,
+                 "colorscale": "Inferno", "zmin": 0, "zmax": max(top, 1e-6), "showscale": False,
+                 "hovertemplate": "%{z:.2f}<extra></extra>"}
+            )  # fmt: skip
+            drawn.append([entry.label, row == 1])
+    return traces, drawn, layout
+
+
+def _short(text: str, most: int = 24) -> str:
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return html.escape(text)
