@@ -125,11 +125,12 @@ class ComputeCam(foo.Operator):
     def execute(self, ctx: Any) -> Iterator[Any]:
         params = ctx.params
         key = params.get("key") or "cam"
-        source, kwargs = models.asked(params)
-        samples = ctx.target_view(require_flat=True)
 
         def compute(report: work.Report) -> CamRun:
             from fiftyone_cam.compute import compute_cam
+
+            source, kwargs = models.asked(params)
+            samples = ctx.target_view(require_flat=True)
 
             run = compute_cam(
                 samples,
@@ -151,10 +152,14 @@ class ComputeCam(foo.Operator):
                 appearance.show(run.dataset, key, params["colors"])
             return run
 
+        grouped = _is_grouped(ctx.dataset)
         run = yield from work.run(ctx, compute, "Loading the classifier")
         if not ctx.delegated:
             yield from show(ctx)
-        yield work.summary(ctx, "Class activation maps", forms.code(str(run)))
+        words = _words(run)
+        if not grouped:  # the App keeps the sidebar's groups that it has for as long as the dataset stays open
+            words += f"\n\nReload the page once, and the sidebar shows these fields as the group {appearance.GROUP}."
+        yield work.summary(ctx, "Class activation maps", words)
 
 
 def show(ctx: Any) -> Iterator[Any]:
@@ -164,6 +169,31 @@ def show(ctx: Any) -> Iterator[Any]:
     yield ctx.ops.reload_samples()
     yield ctx.ops.set_active_fields(appearance.visible(ctx.dataset))
     yield from recolor(ctx)
+
+
+def _is_grouped(dataset: fo.Dataset) -> bool:
+    return any(group.name == appearance.GROUP for group in dataset.app_config.sidebar_groups or [])
+
+
+def _words(run: CamRun) -> str:
+    """A run's summary, in Markdown."""
+    record, counts, plain = run.record, run.counts, forms.plain
+    lines = [
+        f"**{plain(record['classifier']['model'])}** on {counts['samples']:,} samples: **{counts['computed']:,}** "
+        f"have a map ({counts['new']:,} new), {counts['failed']:,} failed"
+    ]
+    if record.get("accuracy") is not None:
+        lines.append(f"Accuracy **{record['accuracy']:.1%}** against {plain(record['settings']['ground_truth'])}")
+        if record.get("unknown_labels"):
+            lines.append(f"{record['unknown_labels']:,} samples have a true label that is none of the classes")
+    lines += [f"{count:,} failed: {plain(reason)}" for reason, count in run.failures.items()]
+    if counts["computed"]:
+        lines.append(f"Certificate {run.certificate:.1e}: the largest relative difference between a map and its logit")
+    timing = record.get("timing") or {}
+    if timing.get("images") and counts["new"]:
+        speed = timing["images"] / timing["seconds"]
+        lines.append(f"{speed:,.1f} images/s on {timing['device']}, {work.duration(timing['seconds'])}")
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _colors() -> types.Choices:

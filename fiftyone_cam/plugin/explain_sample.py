@@ -90,13 +90,13 @@ class ExplainSample(foo.Operator):
 
     def execute(self, ctx: Any) -> Iterator[Any]:
         run = runs.load_run(ctx.dataset, ctx.params["key"])
-        model = ctx.params.get("model")
-        source, kwargs = (model, {"classes": run.classes}) if model else models.of_record(run.record) or ("", {})
         sample_id, label = _sample_id(ctx), ctx.params.get("label")
 
         def explain(report: work.Report) -> fo.Heatmap:
             from fiftyone_cam.compute import explain_sample
 
+            model = ctx.params.get("model")
+            source, kwargs = (model, {"classes": run.classes}) if model else models.of_record(run.record) or ("", {})
             classifier = models.load(source, kwargs)
             if classifier.fingerprint != run.record["classifier"]["sha256"]:
                 raise SourceError(

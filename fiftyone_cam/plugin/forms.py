@@ -32,13 +32,15 @@ PRECISIONS = {
 
 
 def icon(name: str) -> dict[str, str]:
-    """An icon of ours, for the App's dark and light mode."""
+    """An icon of ours, for the App's dark and light mode, as an operator's config takes it."""
     return {"dark_icon": f"{ASSETS}/{name}-dark.svg", "light_icon": f"{ASSETS}/{name}-light.svg"}
 
 
 def button(place: types.Places, label: str, name: str) -> types.Placement:
     """A button that opens an operator's form."""
-    return types.Placement(place, types.Button(label=label, prompt=True, **icon(name)))
+    paths = icon(name)
+    view = types.Button(label=label, prompt=True, darkIcon=paths["dark_icon"], lightIcon=paths["light_icon"])
+    return types.Placement(place, view)
 
 
 def refuse(prop: types.Property, reason: str | None) -> None:
@@ -51,17 +53,6 @@ def refuse(prop: types.Property, reason: str | None) -> None:
 def notice(inputs: types.Object, name: str, text: str, severity: str = "info") -> None:
     """A line of information between the fields."""
     inputs.view(name, types.AlertView(label=text, severity=severity))
-
-
-def code(text: str) -> str:
-    """Text that Markdown shows as it is, whatever is in it: a fence longer than any in the text.
-
-    >>> code("a")
-    '```\\na\\n```'
-    """
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{text}\n{fence}"
 
 
 def plain(text: str) -> str:

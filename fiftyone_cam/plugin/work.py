@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
@@ -33,20 +32,18 @@ def run(ctx: Any, work: Callable[[Report], Result], preparing: str) -> Generator
     >>> result = yield from work.run(ctx, lambda report: compute_cam(…, progress=report), "Loading the classifier")
     """
     if ctx.delegated:
-        return work(fo.report_progress(lambda bar: ctx.set_progress(*_state(bar, time.monotonic())), dt=2.0))
+        return work(fo.report_progress(lambda bar: ctx.set_progress(*_state(bar)), dt=2.0))
 
     latest: tuple[float | None, str] = (None, preparing)
-    begun: float | None = None
     stopped = False
 
     def report(bar: Any) -> None:
-        nonlocal latest, begun
+        nonlocal latest
         if stopped:
             raise Stopped(
                 "stopped: the App does not wait for it any more. What was computed is kept; run it again to go on"
             )
-        begun = begun or time.monotonic()
-        latest = _state(bar, begun)
+        latest = _state(bar)
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="fiftyone_cam")
     future = pool.submit(work, report)
@@ -55,15 +52,18 @@ def run(ctx: Any, work: Callable[[Report], Result], preparing: str) -> Generator
             progress, label = latest
             yield ctx.ops.set_progress(label=label, progress=progress, variant=None if progress else "circular")
             wait([future], timeout=_BEAT)
+        error = future.exception()
+        if error is not None and "extended_selection" in ctx.request_params:  # asked for by an open App
+            yield failure(ctx, error)  # which shows nothing of an exception in a generator, and spins for ever
         return future.result()
     finally:
         stopped = True  # by an exception in here, the reader went away
         pool.shutdown(wait=False)  # may be the event loop that closes this generator: it must not wait
 
 
-def _state(bar: Any, begun: float) -> tuple[float, str]:
+def _state(bar: Any) -> tuple[float, str]:
     """The part that is done, and the words for it: how many, how fast, how long still."""
-    done, total, seconds = bar.iteration, bar.total or 0, time.monotonic() - begun
+    done, total, seconds = bar.iteration, bar.total or 0, bar.elapsed_time or 0.0
     words = f"{done:,} of {total:,} samples"
     if done and seconds > 1:
         rate = done / seconds
@@ -83,6 +83,14 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def failure(ctx: Any, error: BaseException) -> Any:
+    """The last thing that the prompt shows where there is no result."""
+    words = str(error) if isinstance(error, CamError) else f"{type(error).__name__}: {error}. The server's log has more"
+    outputs = types.Object()
+    outputs.view("failure", types.Error(label="Not done", description=words))
+    return ctx.ops.show_output(types.Property(outputs).to_json(), {})
 
 
 def summary(ctx: Any, title: str, text: str) -> Any:

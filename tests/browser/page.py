@@ -1,0 +1,174 @@
+"""The App as a person uses it: what they click, what they see. Every wait is for a condition, none is for a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import fiftyone as fo
+import numpy as np
+from playwright.sync_api import Locator, Page, expect
+
+PATIENCE = 120.0
+"""Seconds to wait for what must come: machines that run tests are slow and shared."""
+
+expect.set_options(timeout=PATIENCE * 1000)
+
+
+class AppPage:
+    """One browser page on one running App."""
+
+    def __init__(self, page: Page, session: fo.Session, url: str) -> None:
+        self.page, self.session, self.url = page, session, url
+        self.errors: list[str] = []
+        page.set_default_timeout(PATIENCE * 1000)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        for words in ("Dismiss", "Disable"):  # what the App puts in front of a newcomer, some time after it opens
+            page.add_locator_handler(page.get_by_text(words, exact=True), lambda button: button.click())
+
+    # where one is
+
+    def open(self, dataset: fo.Dataset) -> None:
+        """Open a dataset as ``fo.launch_app(dataset)`` does, and wait for its pictures."""
+        self.page.goto("about:blank")
+        self.until(lambda: _sent(self.session, dataset), "the session is connected")
+        self.page.goto(self.url)
+        self.ready()
+
+    def reload(self) -> None:
+        """As the browser's own button does."""
+        self.page.reload()
+        self.ready()
+
+    def ready(self) -> None:
+        """Wait for the grid to be drawn."""
+        expect(self.lookers.first).to_be_visible()
+        self.settled()
+
+    def settled(self) -> None:
+        """Wait until every picture in sight is drawn."""
+        self.page.wait_for_function(
+            """() => { const all = [...document.querySelectorAll('[data-cy=looker]')];
+                       return all.length && all.every(e => e.querySelector('canvas')); }"""
+        )
+
+    @property
+    def lookers(self) -> Locator:
+        return self.page.locator('[data-cy="fo-grid"] [data-cy="looker"]')
+
+    def field(self, path: str) -> Locator:
+        """A field's line in the sidebar."""
+        return self.page.locator(f'[data-cy="sidebar-field-container-{path}"]').first
+
+    def toggle(self, path: str) -> None:
+        """Show or hide a field."""
+        self.page.locator(f'[data-cy="checkbox-{path}"]').first.click()
+
+    def count(self) -> str:
+        """What the App says of how many samples are in sight: ``"3 of 72 samples"``."""
+        return " ".join(self.page.locator('[data-cy="entry-counts"]').inner_text().split())
+
+    # operators
+
+    @property
+    def prompt(self) -> Locator:
+        """A form, live progress, or what an operator said in the end: the App draws them as different dialogs."""
+        return self.page.locator('[role="dialog"]:has(button)')
+
+    def button(self, icon: str) -> Locator:
+        """A button of the plugin, by its icon."""
+        return self.page.locator(f'img[src*="/{icon}-dark.svg"], img[src*="/{icon}-light.svg"]').first
+
+    def browse(self, label: str) -> None:
+        """Open an operator's form by the backquote key and its name."""
+        self.page.keyboard.press("Backquote")
+        self.page.get_by_placeholder("Search operations by name").fill(label)
+        self.page.get_by_text(label, exact=True).last.click()
+        expect(self.prompt).to_be_visible()
+
+    def words(self) -> str:
+        """What the prompt says now; nothing if there is none."""
+        return " ".join(self.prompt.all_inner_texts())
+
+    def line(self, label: str) -> Locator:
+        """The smallest part of the form that holds both a label and an input."""
+        return self.prompt.get_by_text(label, exact=True).first.locator(
+            "xpath=ancestor::div[.//input or .//textarea][1]"
+        )
+
+    def type(self, label: str, text: str) -> None:
+        """Type into a field, and leave it."""
+        field = self.line(label).locator("input, textarea").first
+        field.fill(text)
+        field.press("Tab")
+
+    def choose(self, label: str, value: str) -> None:
+        """Pick from a dropdown."""
+        self.line(label).get_by_role("combobox").click()
+        self.page.get_by_role("option").filter(has_text=re.compile(rf"^{re.escape(value)}")).first.click()
+
+    def switch(self, label: str) -> None:
+        """Flip a switch or tick a box."""
+        self.prompt.locator("label").filter(has_text=label).first.click()
+
+    def submit(self, label: str) -> None:
+        """Press the form's main button, once the form is not being resolved any more."""
+        button = self.prompt.get_by_role("button", name=label, exact=True)
+        expect(button).to_be_enabled()
+        button.click()
+
+    def done(self) -> None:
+        """Close what an operator said in the end."""
+        self.prompt.get_by_role("button", name="Done").click()
+        expect(self.prompt).to_have_count(0)
+
+    # what is seen
+
+    def pixels(self, what: Locator | None = None) -> np.ndarray:
+        """What is on the screen as RGB, ``(height, width, 3)``; the whole page or one element of it."""
+        png = (what or self.page).screenshot(animations="disabled")
+        return cv2.cvtColor(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+    def picture(self, index: int = 0) -> np.ndarray:
+        """One picture of the grid, with what is drawn on it; the pointer elsewhere."""
+        self.page.mouse.move(5, 5)
+        self.settled()
+        return self.pixels(self.lookers.nth(index))
+
+    def until(self, seen: Callable[[], Any], what: str) -> Any:
+        """Wait until something is so; returns what it is then."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            found = seen()
+            if found is not False and found is not None:
+                return found
+            if time.monotonic() > deadline:
+                self.shot("failure")
+                raise AssertionError(f"waited {PATIENCE:.0f} s in vain: {what}; {self.words()!r}; {self.errors}")
+            self.page.wait_for_timeout(200)
+
+    def shot(self, name: str) -> None:
+        """Keep a screenshot for the README, where ``FIFTYONE_CAM_SCREENSHOTS`` names a folder."""
+        folder = os.environ.get("FIFTYONE_CAM_SCREENSHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.page.mouse.move(5, 5)
+            self.page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """How different two pictures are: mean absolute difference, 0 to 255. Of different sizes: wholly."""
+    return 255.0 if a.shape != b.shape else float(np.abs(a.astype(float) - b.astype(float)).mean())
+
+
+def _sent(session: fo.Session, dataset: fo.Dataset) -> bool | None:
+    try:
+        session.dataset = dataset
+    except RuntimeError:  # not connected yet
+        return None
+    return True
