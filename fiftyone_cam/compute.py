@@ -187,7 +187,7 @@ def _images(samples: Collection) -> Collection:
             ": take its frames, dataset.to_frames(sample_frames=True).clone()" if samples.media_type == "video" else ""
         )
         raise RunError(f"expected images, found media of type {samples.media_type!r}{hint}")
-    if samples.count() == 0:
+    if samples.count("id") == 0:  # count() alone asks MongoDB for an estimate, which is 0 after a crash of its
         raise RunError("there are no samples: add some, or widen the view")
     return samples
 
@@ -335,9 +335,11 @@ def _refuse_second_writer(run: runs.CamRun) -> None:
 
 
 def _note_interruption(run: runs.CamRun, error: BaseException) -> None:
+    if isinstance(error.__cause__, PyMongoError):
+        return  # the database is what is gone: the next call finds out by itself
     try:
         run.update(status="interrupted", stopped_by=f"{type(error).__name__}: {error}"[:500])
-    except Exception:  # the database may be what is gone; the first error is the one to see
+    except Exception:  # the first error is the one to see
         logger.debug("could not record the interruption of run %s", run.key, exc_info=True)
 
 
@@ -350,7 +352,7 @@ def _finish(run: runs.CamRun, samples: Collection, truth: _Truth, clock: dict[st
         "process": None,
         "failures": dict(sorted(failures.items(), key=lambda entry: -entry[1])),
         "counts": {
-            "samples": samples.count(),
+            "samples": samples.count("id"),
             "computed": samples.exists(run.field(fields.HEATMAP)).count(),
             "failed": samples.exists(error).count(),
             "new": new,

@@ -263,7 +263,7 @@ def _centred(axis: Axis, size: int) -> Axis:
 
 
 def _back(axis: Axis, size: int) -> tuple[float, float]:
-    return -axis.offset / axis.scale / size, axis.size / axis.scale / size
+    return 0.0 - axis.offset / axis.scale / size, axis.size / axis.scale / size
 
 
 def inside(outer: Box, inner: Box) -> Box:

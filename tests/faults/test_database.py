@@ -1,0 +1,106 @@
+"""The database is killed in the middle of a run, and started again: what was written is there, the rest follows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fiftyone_cam._mongod import _mongod
+from tests.toys import write_photos
+
+ROOT = Path(__file__).parents[2]
+
+RUN = """
+import json, sys, time
+import fiftyone as fo, fiftyone_cam as focam
+from fiftyone_cam.core.geometry import Preprocessing, Resize
+from tests.toys import tiny_gap
+dataset = fo.load_dataset("faults") if fo.dataset_exists("faults") else fo.Dataset("faults", persistent=True)
+if not dataset.count("id"):  # not len: after a crash MongoDB's own estimate may be 0
+    paths = json.load(open(sys.argv[1]))
+    dataset.add_samples([fo.Sample(filepath=paths[i % len(paths)]) for i in range(2000)])
+classifier = focam.load_classifier(tiny_gap(), ["a", "b", "c"], preprocessing=Preprocessing((Resize(size=(64, 64)),)))
+def slowly(bar):
+    print(bar.iteration, flush=True)
+    time.sleep(0.005)
+run = focam.compute_cam(dataset, classifier, batch_size=16, progress=slowly)
+print(json.dumps([run.counts, len(set(dataset.values("cam_heatmap.id"))), run.complete]), flush=True)
+"""
+
+
+class Database:
+    """A mongod of this test's own, which it may kill."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        arguments = [_mongod(), "--dbpath", self.folder, "--port", str(self.port), "--bind_ip", "127.0.0.1"]
+        self.process = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.1)
+        raise TimeoutError("mongod does not listen")
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.mark.slow
+def test_a_killed_database_stops_the_run_with_what_to_do_and_the_next_call_finishes(tmp_path):
+    if not _mongod().is_file():
+        pytest.skip("FiftyOne came without a mongod")
+    (tmp_path / "db").mkdir()
+    photos = tmp_path / "paths.json"
+    photos.write_text(json.dumps(write_photos(tmp_path, 8)))
+    database = Database(tmp_path / "db")
+    # a server that is gone is noticed soon; FiftyOne's own default is half a minute
+    uri = f"mongodb://127.0.0.1:{database.port}/?serverSelectionTimeoutMS=3000"
+    environment = {**os.environ, "FIFTYONE_DATABASE_URI": uri, "PYTHONPATH": str(ROOT)}
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", RUN, str(photos)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    try:
+        run = start()
+        assert run.stdout is not None
+        for line in run.stdout:
+            if line.strip().isdigit() and int(line) >= 600:
+                database.kill()
+                break
+        _, complaint = run.communicate(timeout=240)
+        assert run.returncode != 0
+        assert "RunError: the database cannot be" in complaint, complaint[-2000:]
+        assert "call compute_cam again to finish the rest" in complaint
+
+        database.start()
+        said, complaint = start().communicate(timeout=240)
+        counts, distinct, complete = json.loads(said.splitlines()[-1])
+        assert complete
+        assert counts["samples"] == counts["computed"] == distinct == 2000, complaint[-2000:]
+        assert 0 < counts["new"] <= 2000 - 256  # of the 600 that were computed, all but what was on its way was kept
+    finally:
+        database.kill()
