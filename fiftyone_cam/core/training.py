@@ -380,6 +380,20 @@ def fit(
     return history
 
 
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """The rate of a step, counted from 0: up in a line during :data:`WARM_UP`, then down in half a cosine.
+
+    Loshchilov and Hutter, SGDR, ICLR 2017, eq. 5, without restarts.
+
+    >>> [round(learning_rate(step, 20, 1.0), 2) for step in (0, 1, 2, 11, 19)]
+    [0.5, 1.0, 1.0, 0.5, 0.01]
+    """
+    warm = max(1, round(WARM_UP * steps))
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
+
+
 def best_epoch(history: Sequence[Epoch]) -> Epoch:
     """The epoch that validated best, the first of equals.
 
@@ -438,7 +452,8 @@ class _Loop:
         total = torch.zeros(2, device=self._device)
         count, rate = 0, 0.0
         for step, (inputs, targets) in enumerate(train.batches(chunks)):
-            rate = self._rate((number - 1) * len(chunks) + step, settings.epochs * len(chunks))
+            step_of_all = (number - 1) * len(chunks) + step
+            rate = learning_rate(step_of_all, settings.epochs * len(chunks), settings.learning_rate)
             if len(targets):
                 total += self._step(inputs, targets, rate)
                 count += len(targets)
@@ -455,16 +470,6 @@ class _Loop:
         self._finite(validated[0], number)
         clock(number / settings.epochs, epoch=number, epochs=settings.epochs, loss=loss, accuracy=validated[1])
         return Epoch(number, rate, loss, accuracy, *validated, seconds=time.monotonic() - began)
-
-    def _rate(self, step: int, steps: int) -> float:
-        """The learning rate: linear warm-up, then half a cosine down to zero.
-
-        Loshchilov and Hutter, SGDR, ICLR 2017, eq. 5, without restarts.
-        """
-        warm = max(1, round(WARM_UP * steps))
-        if step < warm:
-            return self.settings.learning_rate * (step + 1) / warm
-        return self.settings.learning_rate * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
 
     def _step(self, inputs: Tensor, targets: Tensor, rate: float) -> Tensor:
         """One step of the optimizer; the batch's summed loss and number of right predictions."""
