@@ -448,3 +448,16 @@ def test_kill_9_in_the_middle_of_800_loses_at_most_a_chunk(dataset, tmp_path, cl
     for path in paths[:3]:  # the same file gives the same map, whichever process made it
         logits = dataset.match(F("filepath") == path).values("cam_heatmap.logit")
         np.testing.assert_allclose(logits, logits[0], rtol=1e-4, atol=1e-6)
+
+
+def test_labels_that_a_database_could_stumble_over(photos):
+    names = ["St. Bernard", "$set", "<script>alert(1)</script>\n" + "x" * 10_000]
+    words = dict(zip(names, ["a.b", "$inc", "a.b"], strict=True))
+    photos.set_values("truth", [fo.Classification(label=["a.b", "$inc"][i % 2]) for i in range(12)])
+    classifier = focam.load_classifier(tiny_gap(), names, preprocessing=SQUARE)
+    focam.compute_cam(photos, classifier, ground_truth="truth", class_map=words)
+    record = focam.load_run(photos, "cam").record
+    assert record["classifier"]["classes"] == names
+    assert dict(record["settings"]["class_map"]) == words
+    assert set(photos.distinct("cam_prediction.label")) <= set(names)
+    assert focam.compute_cam(photos, classifier, ground_truth="truth", class_map=words).counts["new"] == 0
