@@ -13,6 +13,7 @@ from fiftyone_cam.plugin.delete_cam_run import DeleteCamRun
 from fiftyone_cam.plugin.explain_sample import ExplainSample
 from fiftyone_cam.plugin.panel_audit import AuditPanel
 from fiftyone_cam.plugin.restore_colors import RestoreColors
+from fiftyone_cam.plugin.stop_work import StopWork
 
-OPERATORS = [ComputeCam, ExplainSample, AuditAttention, DeleteCamRun, RestoreColors, AuditPanel]
+OPERATORS = [ComputeCam, ExplainSample, AuditAttention, DeleteCamRun, RestoreColors, StopWork, AuditPanel]
 """Operators and panels, as FiftyOne registers them."""

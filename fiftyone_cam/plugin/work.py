@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import uuid
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
@@ -20,14 +22,18 @@ _BEAT = 0.4
 
 
 class Stopped(CamError):
-    """Nobody waits for the work any more: the page or the prompt was closed."""
+    """Somebody pressed Stop, or nobody waits for the work any more."""
+
+
+_stops: dict[str, threading.Event] = {}
+"""What is being done now in this process, by a name of its own, and how to end it."""
 
 
 def run(ctx: Any, work: Callable[[Report], Result], preparing: str) -> Generator[Any, None, Result]:
     """Do work that takes a ``progress`` function, and yield what the App shows meanwhile.
 
-    A delegated run reports to its record instead. Where the reader of this generator goes away, the work stops at its
-    next report; what it has written stays.
+    A delegated run reports to its record instead. Where the reader of this generator goes away, or somebody presses
+    Stop, the work ends at its next report; what it has written stays.
 
     >>> result = yield from work.run(ctx, lambda report: compute_cam(…, progress=report), "Loading the classifier")
     """
@@ -35,14 +41,13 @@ def run(ctx: Any, work: Callable[[Report], Result], preparing: str) -> Generator
         return work(fo.report_progress(lambda bar: ctx.set_progress(*_state(bar)), dt=2.0))
 
     latest: tuple[float | None, str] = (None, preparing)
-    stopped = False
+    name = uuid.uuid4().hex
+    stopped = _stops[name] = threading.Event()
 
     def report(bar: Any) -> None:
         nonlocal latest
-        if stopped:
-            raise Stopped(
-                "stopped: the App does not wait for it any more. What was computed is kept; run it again to go on"
-            )
+        if stopped.is_set():
+            raise Stopped("What was computed is kept, and the next run of the same goes on from there")
         latest = _state(bar)
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="fiftyone_cam")
@@ -50,15 +55,30 @@ def run(ctx: Any, work: Callable[[Report], Result], preparing: str) -> Generator
     try:
         while not future.done():
             progress, label = latest
-            yield ctx.ops.set_progress(label=label, progress=progress, variant=None if progress else "circular")
+            yield _progress(ctx, progress, "Stopping" if stopped.is_set() else label, name)
             wait([future], timeout=_BEAT)
         error = future.exception()
         if error is not None and "extended_selection" in ctx.request_params:  # asked for by an open App
             yield failure(ctx, error)  # which shows nothing of an exception in a generator, and spins for ever
         return future.result()
     finally:
-        stopped = True  # by an exception in here, the reader went away
+        stopped.set()  # by an exception in here, the reader went away
+        del _stops[name]
         pool.shutdown(wait=False)  # may be the event loop that closes this generator: it must not wait
+
+
+def stop(name: str) -> None:
+    """End what is being done under a name, at its next report."""
+    if name in _stops:
+        _stops[name].set()
+
+
+def _progress(ctx: Any, progress: float | None, label: str, name: str) -> Any:
+    """A live bar with a button that stops the work."""
+    outputs = types.Object()
+    outputs.float("progress", view=types.ProgressView(label=label, variant="linear" if progress else "circular"))
+    outputs.btn("stop", label="Stop", on_click="fiftyone_cam/stop_work", params={"work": name}, variant="outlined")
+    return ctx.ops.show_output(types.Property(outputs).to_json(), {"progress": progress})
 
 
 def _state(bar: Any) -> tuple[float, str]:
@@ -89,7 +109,10 @@ def failure(ctx: Any, error: BaseException) -> Any:
     """The last thing that the prompt shows where there is no result."""
     words = str(error) if isinstance(error, CamError) else f"{type(error).__name__}: {error}. The server's log has more"
     outputs = types.Object()
-    outputs.view("failure", types.Error(label="Not done", description=words))
+    if isinstance(error, Stopped):
+        outputs.view("stopped", types.Notice(label="Stopped", description=words))
+    else:
+        outputs.view("failure", types.Error(label="Not done", description=words))
     return ctx.ops.show_output(types.Property(outputs).to_json(), {})
 
 
