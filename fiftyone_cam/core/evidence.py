@@ -5,9 +5,11 @@ Evidence for a class is what is positive in its class activation map. A share of
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fiftyone_cam.core.geometry import Box, lay_out
 from fiftyone_cam.core.regions import Cells
 
 Floats = NDArray[np.float64]
@@ -108,6 +110,27 @@ def peak(grid: Grid) -> tuple[int, int] | None:
         return None
     row, column = np.unravel_index(int(grid.argmax()), grid.shape)
     return int(row), int(column)
+
+
+def evidence_box(grid: Grid, box: Box, seen: Box, threshold: float = 0.2, pixels: int = 224) -> Box | None:
+    """The box of the paper: around the largest connected part of the map that reaches ``threshold`` of its maximum.
+
+    The grid is laid over the image bilinearly on a raster of ``pixels`` x ``pixels``, whatever the image's aspect, so
+    that the box's sides lie on 1/``pixels`` of the image. Parts that touch at corners are connected.
+
+    Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2 (threshold 20%).
+
+    >>> evidence_box(np.eye(7, dtype=np.float32)[:, :1] @ np.ones((1, 7), np.float32), (0, 0, 1, 1), (0, 0, 1, 1))
+    (0.0, 0.0, 1.0, 0.1875)
+    """
+    laid = lay_out(np.asarray(grid, np.float32), box, seen, pixels, pixels)
+    top = laid.max()
+    if top <= 0:
+        return None
+    reached = (laid >= threshold * top).astype(np.uint8)
+    _, _, parts, _ = cv2.connectedComponentsWithStats(reached, connectivity=8)
+    x, y, width, height, _ = parts[1 + int(parts[1:, cv2.CC_STAT_AREA].argmax())].tolist()
+    return (x / pixels, y / pixels, width / pixels, height / pixels)
 
 
 def agreement(a: Grid, cells_a: Cells, b: Grid, cells_b: Cells) -> tuple[float | None, float | None]:

@@ -160,21 +160,21 @@ class _Edges(NamedTuple):
 
 
 def _edges(shapes: Sequence[Shape]) -> _Edges:
-    segments, owners = [np.zeros((0, 4))], []
-    for i, shape in enumerate(shapes):
-        if isinstance(shape, Polygon):
-            for ring in shape.rings:
-                corners = np.round(ring * _STEPS) / _STEPS
-                segments.append(np.concatenate([corners, np.roll(corners, -1, axis=0)], axis=1))
-                owners.append(np.full(len(ring), i))
-    x0, y0, x1, y1 = np.concatenate(segments).T
-    owner = np.concatenate([np.zeros(0, np.intp), *owners])
-    down = y0 <= y1
-    top, bottom = np.where(down, y0, y1), np.where(down, y1, y0)
-    left, right = np.where(down, x0, x1), np.where(down, x1, x0)
-    slanted = top < bottom
-    top, bottom, left, right, owner = (values[slanted] for values in (top, bottom, left, right, owner))
-    return _Edges(top, bottom, left, (right - left) / (bottom - top), owner)
+    rings = [(i, ring) for i, shape in enumerate(shapes) if isinstance(shape, Polygon) for ring in shape.rings]
+    lengths = [len(ring) for _, ring in rings]
+    ends = np.cumsum(lengths, dtype=np.intp)
+    following = np.arange(1, sum(lengths) + 1)
+    following[ends - 1] = ends - lengths  # the last corner of a ring is joined to its first
+    x, y = np.concatenate([np.zeros((0, 2)), *(ring for _, ring in rings)]).T
+    x, y = np.round(x * _STEPS) / _STEPS, np.round(y * _STEPS) / _STEPS
+    owner = np.repeat(np.array([i for i, _ in rings], np.intp), lengths)
+
+    first, last = np.arange(len(x)), following
+    slanted = y[first] != y[last]
+    first, last = first[slanted], last[slanted]
+    down = y[first] < y[last]
+    upper, lower = np.where(down, first, last), np.where(down, last, first)
+    return _Edges(y[upper], y[lower], x[upper], (x[lower] - x[upper]) / (y[lower] - y[upper]), owner[first])
 
 
 def _breaks(shapes: Sequence[Shape], edges: _Edges, cells: Cells) -> Floats:
@@ -198,7 +198,7 @@ def _column_crossings(edges: _Edges, columns: Floats) -> Floats:
 
 def _mutual_crossings(edges: _Edges) -> Floats:
     order = np.argsort(edges.top)
-    top, bottom, x, slope, _ = (values[order] for values in edges)
+    top, bottom, x, slope = (values[order] for values in edges[:4])
     # by their upper ends, the edges that can cross the i-th are those that follow it until one begins below its end
     following = np.arange(1, len(top) + 1)
     counts = (np.searchsorted(top, bottom) - following).clip(0)

@@ -66,7 +66,7 @@ def clipped_area(ring, left, top, right, bottom):
 
 def star(rng, corners, centre=(0.5, 0.5)):
     """A simple polygon with concave corners."""
-    angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+    angles = 2 * np.pi * (np.arange(corners) + rng.uniform(0, 0.9, corners)) / corners
     radii = rng.uniform(0.05, 0.7, corners)
     return np.array(centre) + np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1)
 

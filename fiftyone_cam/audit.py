@@ -1,0 +1,474 @@
+"""The audit: was the prediction right, and did it look in the right place? Numbers, words and views over a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from fiftyone import ViewField as F
+
+from fiftyone_cam import bulk, fields, runs
+from fiftyone_cam.annotations import Annotations
+from fiftyone_cam.classifier import load_classifier
+from fiftyone_cam.compute import _images
+from fiftyone_cam.core import evidence
+from fiftyone_cam.core.errors import CamError, FieldError, RunError
+from fiftyone_cam.core.explain import Failure
+from fiftyone_cam.core.geometry import as_box
+from fiftyone_cam.core.regions import Cells, Shape, contains, partition
+from fiftyone_cam.ground_truth import GroundTruth
+from fiftyone_cam.report import BACKGROUND, VERDICTS, AuditReport, stale
+from fiftyone_cam.runs import CamRun, Collection
+
+THRESHOLD = 0.6
+"""The evidence is 1.5 times as dense on the object as off it.
+
+On 800 ImageNet validation photos, EfficientNet-Lite0 reaches it for 96 to 98% of its right predictions, whatever the
+object's size between 2 and 90% of the photo; 9% of the same maps do with their cells shuffled."""
+
+FILLS = 0.9
+"""An object that covers more of the grid than this proves nothing by place: there is no verdict."""
+
+# why a sample has no verdict
+NO_MAP = "no map"
+NO_LABEL = "no ground truth"
+NO_CLASS = "its label is no class"
+NO_OBJECT = "no object"
+UNREADABLE = "its object cannot be read"
+NOT_SEEN = "object not seen"
+FILLED = "object fills the image"
+NO_EVIDENCE = "no positive evidence"
+
+_CLASSIFICATION = bulk.document(fo.Classification(label="", confidence=0.0, area=0.0))
+_KEYPOINT = bulk.document(fo.Keypoint(label="", points=[(0.0, 0.0)], value=0.0))
+
+
+def audit(
+    samples: Collection,
+    key: str = "cam",
+    ground_truth: str | None = None,
+    objects: str | Sequence[str] | None = None,
+    *,
+    object_labels: Mapping[str, Sequence[str | int]] | Sequence[str | int] | None = None,
+    class_map: Mapping[str, str] | None = None,
+    threshold: float = THRESHOLD,
+    progress: Any = None,
+) -> AuditReport:
+    """Turn where the classifier looked into fields, verdicts and views. No image is read and no network is run.
+
+    Evidence is what is positive in the predicted class's map. Coverage of the grid's cells by regions is fractional
+    and exact, so that ``evidence_in + evidence_out + bias`` is the logit.
+
+    Always writes ``{key}_spread`` (normalised entropy of the evidence: 0 in one cell, 1 everywhere alike),
+    ``{key}_border`` (its share in the outermost cells), ``{key}_half_cells`` (how many cells hold half of it),
+    ``{key}_peak`` (``fo.Keypoint`` at the strongest cell; its ``value`` in logit units) and, where the run has
+    ``top_k > 1``, ``{key}_margin`` (logit minus the runner-up's).
+
+    With ``ground_truth`` also ``{key}_correct``. With ``objects`` also ``{key}_inside`` (share of the evidence on the
+    object), ``{key}_area`` (the object's share of the grid: what ``inside`` would be by chance), ``{key}_focus``
+    (``inside`` as it would be if the object covered half: chance is 0.5 at any size), ``{key}_evidence_in`` and
+    ``{key}_evidence_out`` (signed, logit units), ``{key}_peak_inside`` and ``{key}_regions`` (``fo.Classifications``:
+    each region that was seen, with its share of the evidence as ``confidence`` and its share of the grid as ``area``;
+    the rest is ``background``; a place of several regions belongs to the object, else to the smallest).
+
+    With both also ``{key}_verdict``, by right or wrong and by focus at least ``threshold`` or less: ``trusted`` (right,
+    on the object), ``shortcut`` (right, off), ``confused`` (wrong, on), ``distracted`` (wrong, off); or else
+    ``{key}_unjudged``, the reason why there is none. The views ``"{key} trusted"`` … are saved on the dataset.
+
+    Args:
+        samples: a dataset or view with the results of :func:`compute_cam`.
+        key: its run. A run has one audit: another one with other arguments takes its place.
+        ground_truth: a ``Classification`` field with the true class; by default the run's.
+        objects: the field, or fields, that say where things are: ``Detections`` (boxes or instance masks),
+            ``Detection``, ``Polylines``, ``Polyline`` (closed or filled), ``Segmentation``. A thing without a label is
+            the object; so is one whose label is the true class; all others are regions by their label. Without ground
+            truth all things are the object.
+        object_labels: further labels, or values of masks, that are the object: for each true class,
+            ``{"cat": ["head", "tail"]}``, or for all, ``["animal"]``.
+        class_map: translates predicted labels into the ground truth's words; by default the run's. A prediction that
+            is not in it is wrong.
+        threshold: the focus from which evidence is on the object: 0.5 is chance, 0.6 is 1.5 times as dense on the
+            object as off it, 0.75 three times.
+        progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
+
+    Returns:
+        the :class:`AuditReport`, whose printed form is the summary.
+
+    Raises:
+        RunError: there is no such run, or it is being computed.
+        FieldError: a field is missing, of the wrong type, or no label in it is an object.
+
+    >>> report = focam.audit(dataset, key="cam", ground_truth="ground_truth", objects="animals")
+    >>> report.summary()
+    >>> dataset.load_saved_view("cam distracted")
+    """
+    if not 0 < threshold < 1:
+        raise CamError(f"threshold is {threshold}, expected a focus between 0 and 1, such as {THRESHOLD}")
+    collection = _images(samples)
+    run = runs.load_run(collection, key)
+    check_computed(run)
+    auditor = _Auditor(collection, run, ground_truth, objects, object_labels, class_map, threshold)
+
+    notes = _begin(run, auditor)
+    for name in auditor.fields:
+        run.claim_field(name, **_TYPES[name])
+    for rows in bulk.chunks(collection, auditor.paths, progress):
+        bulk.write(run.dataset, {row["id"]: auditor.audit(row) for row in rows})
+    for name, attribute in _INDEXES.items():  # an index slows every write: made when all is written
+        if name in auditor.fields:
+            bulk.create_index(run, name, attribute)
+    if auditor.judges:
+        for verdict in VERDICTS:
+            run.save_view(verdict, run.dataset.match(F(run.field("verdict")) == verdict))
+    run.update(
+        audit={
+            **auditor.settings,
+            "verdict": auditor.judges,
+            "revision": run.record["revision"],
+            "audited_at": datetime.now(timezone.utc).isoformat(),
+            "notes": [*notes, *auditor.notes()],
+        }
+    )
+    return AuditReport(run, samples)
+
+
+def split_logits(
+    samples: Collection,
+    sample_id: str,
+    classifier: Any,
+    key: str = "cam",
+    labels: Sequence[str] | None = None,
+    top_k: int = 5,
+) -> list[dict[str, Any]]:
+    """The strongest logits of one sample, or those of ``labels``, each split into its parts. Runs the network once.
+
+    Args:
+        samples: the dataset or view.
+        sample_id: of the sample.
+        classifier: as for :func:`compute_cam`.
+        key: an audited run; where its audit has objects, evidence is split into inside and outside.
+        labels: classes instead of the strongest.
+        top_k: how many of the strongest.
+
+    Returns:
+        for each class ``label``, ``confidence``, ``logit``, ``bias``, ``evidence_in`` and ``evidence_out``, the last
+        three adding up to the logit; ``evidence_in`` is None where no object is known.
+
+    Raises:
+        CamError: the image has no result; the message is the reason.
+
+    >>> split_logits(dataset, sample.id, classifier)[0]
+    {'label': 'tabby', 'confidence': 0.61, 'logit': 7.9, 'bias': 0.02, 'evidence_in': 6.7, 'evidence_out': 1.2}
+    """
+    run = runs.load_run(samples, key)
+    sample = run.dataset.select(sample_id)
+    result = load_classifier(classifier).explain(sample.values("filepath")[0], labels, top_k=top_k)
+    if isinstance(result, Failure):
+        raise CamError(f"the sample cannot be explained: {result.reason}")
+    coverage = None
+    record = run.record.get("audit")
+    if record and record["objects"]:
+        auditor = _Auditor.of_record(run, record)
+        [rows] = bulk.chunks(sample, auditor.paths, progress=False)
+        cells = Cells.of(result.maps[0].grid.shape, result.box, result.seen)
+        regions = auditor.regions(rows[0])
+        shapes = [shape for (is_object, _), found in regions.items() if is_object for shape in found]
+        coverage = partition([shapes], cells)[0] if shapes else None
+    parts = []
+    for found in result.maps:
+        inside, outside = evidence.split(found.grid, np.zeros(found.grid.shape) if coverage is None else coverage)
+        parts.append(
+            {
+                "label": found.label,
+                "confidence": found.confidence,
+                "logit": found.logit,
+                "bias": found.bias,
+                "evidence_in": None if coverage is None else inside,
+                "evidence_out": outside,
+            }
+        )
+    return parts
+
+
+def check_computed(run: CamRun) -> None:
+    """Whether a run has results that can be worked with.
+
+    Raises:
+        RunError: it is being computed, or was stopped while it was.
+    """
+    if run.record["status"] == "running":
+        raise RunError(
+            f"run {run.key!r} is being computed, or was killed: wait for it, or call compute_cam to finish it"
+        )
+
+
+_FLOAT, _BOOL, _STRING = {"ftype": fo.FloatField}, {"ftype": fo.BooleanField}, {"ftype": fo.StringField}
+_TYPES: dict[str, dict[str, Any]] = {
+    "spread": _FLOAT,
+    "border": _FLOAT,
+    "half_cells": {"ftype": fo.IntField},
+    "peak": {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Keypoint},
+    "margin": _FLOAT,
+    "correct": _BOOL,
+    "inside": _FLOAT,
+    "area": _FLOAT,
+    "focus": _FLOAT,
+    "evidence_in": _FLOAT,
+    "evidence_out": _FLOAT,
+    "peak_inside": _BOOL,
+    "regions": {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Classifications},
+    "verdict": _STRING,
+    "unjudged": _STRING,
+}
+"""All fields that an audit can write, in the order of the sidebar."""
+
+_INDEXES = {"inside": "", "focus": "", "verdict": "", "unjudged": "", "regions": "classifications.label"}
+"""What the sidebar filters on most; MongoDB has 64 indexes for a dataset, and there may be many runs."""
+
+_ALWAYS = ("spread", "border", "half_cells", "peak")
+_WITH_OBJECTS = ("inside", "area", "focus", "evidence_in", "evidence_out", "peak_inside", "regions")
+
+
+class _Auditor:
+    """The settings of an audit, and one row in, one sample's fields out."""
+
+    def __init__(
+        self,
+        samples: Collection,
+        run: CamRun,
+        ground_truth: str | None,
+        objects: str | Sequence[str] | None,
+        object_labels: Mapping[str, Sequence[str | int]] | Sequence[str | int] | None,
+        class_map: Mapping[str, str] | None,
+        threshold: float,
+    ) -> None:
+        settings = run.record["settings"]
+        ground_truth = settings.get("ground_truth") if ground_truth is None else ground_truth
+        class_map = settings.get("class_map") if class_map is None else class_map
+        names = [objects] if isinstance(objects, str) else list(objects or ())
+        self.truth = GroundTruth(samples, ground_truth, class_map, run.classes)
+        self.threshold = threshold
+        self._labels = _object_labels(object_labels)
+        self._of_all = self._labels.get(None, set())
+        mentioned = {label for labels in self._labels.values() for label in labels}
+        self.annotations = Annotations(samples, names, mentioned)
+        self.judges = bool(names) and ground_truth is not None
+        self.settings: dict[str, Any] = {
+            "ground_truth": ground_truth,
+            "class_map": None if class_map is None else sorted(map(list, class_map.items())),
+            "objects": names,
+            "object_labels": sorted([label, sorted(labels)] for label, labels in self._labels.items() if label),
+            "object_labels_of_all": sorted(self._of_all),
+            "threshold": threshold,
+        }
+        if names:
+            self._check_labels(samples)
+
+        margin = int(settings.get("top_k") or 1) > 1
+        self.fields = [
+            *_ALWAYS,
+            *(["margin"] if margin else []),
+            *(["correct"] if ground_truth is not None else []),
+            *(_WITH_OBJECTS if names else []),
+            *(["verdict", "unjudged"] if self.judges else []),
+        ]
+        self._path = {name: run.field(name) for name in self.fields}
+        heat = run.field(fields.HEATMAP)
+        self._heat = {name: f"{heat}.{name}" for name in ("label", "grid", "bias", "logit", "box", "seen")}
+        self._second = f"{heat}_2.logit" if margin else None
+        self._true = None if ground_truth is None else f"{ground_truth}.label"
+        self.paths = [
+            *self._heat.values(),
+            *([self._second] if self._second else []),
+            *([self._true] if self._true else []),
+            *self.annotations.paths,
+        ]
+
+    @classmethod
+    def of_record(cls, run: CamRun, record: Mapping[str, Any]) -> _Auditor:
+        labels = dict(record["object_labels"])
+        return cls(
+            run.dataset,
+            run,
+            record["ground_truth"],
+            record["objects"],
+            labels or record["object_labels_of_all"] or None,
+            None if record["class_map"] is None else dict(record["class_map"]),
+            record["threshold"],
+        )
+
+    def _check_labels(self, samples: Collection) -> None:
+        """Whether anything annotated can be an object at all; else every verdict would be missing."""
+        labels = self.annotations.labels()
+        if not labels or None in labels or self.truth.field is None:
+            return
+        true = {str(label) for label in samples.distinct(f"{self.truth.field}.label")}
+        wanted = self._of_all | true | {label for of in self._labels.values() for label in of}
+        if not labels & wanted:
+            raise FieldError(
+                f"no label in {', '.join(map(repr, self.annotations.fields))} is an object: found "
+                f"{sorted(map(str, labels))[:5]}, the true classes are {sorted(true)[:5]}; pass object_labels= to say "
+                "which labels are the object: for all classes ['animal'], or by class {'cat': ['head']}"
+            )
+
+    # one sample
+
+    def audit(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """All fields of one sample; None where there is nothing to say, so that nothing of an earlier audit stays."""
+        found: dict[str, Any] = dict.fromkeys(self.fields)
+        reason = self._audit(row, found)
+        if self.judges:
+            if reason is None:
+                on = found["focus"] >= self.threshold
+                found["verdict"] = VERDICTS[(0 if on else 1) if found["correct"] else (2 if on else 3)]
+            found["unjudged"] = reason
+        return {self._path[name]: value for name, value in found.items() if name in self._path}
+
+    def _audit(self, row: Mapping[str, Any], found: dict[str, Any]) -> str | None:
+        """Fill ``found``; the reason why there can be no verdict."""
+        grid = bulk.array(row[self._heat["grid"]])
+        if grid is None:
+            return NO_MAP
+        predicted = row[self._heat["label"]]
+        box, seen = as_box(row[self._heat["box"]]), as_box(row[self._heat["seen"]])
+        found.update(spread=evidence.spread(grid), border=evidence.border(grid), half_cells=evidence.half_cells(grid))
+        place = None
+        if (peak := evidence.peak(grid)) is not None:
+            height, width = grid.shape
+            place = (
+                float(np.clip(box[0] + box[2] * (peak[1] + 0.5) / width, seen[0], seen[0] + seen[2])),
+                float(np.clip(box[1] + box[3] * (peak[0] + 0.5) / height, seen[1], seen[1] + seen[3])),
+            )
+            found["peak"] = _KEYPOINT(label=predicted, points=[list(place)], value=float(grid[peak]))
+        if self._second and row[self._second] is not None:
+            found["margin"] = row[self._heat["logit"]] - row[self._second]
+
+        reason = None
+        true = row[self._true] if self._true else None
+        if self._true:
+            if true is None:
+                reason = NO_LABEL
+            elif not self.truth.indices(true):
+                reason = NO_CLASS
+            else:
+                found["correct"] = self.truth.translate(predicted) == true
+        if not self.annotations.fields:
+            return reason
+        return self._look(row, found, grid, Cells.of(grid.shape, box, seen), place) or reason
+
+    def _look(
+        self,
+        row: Mapping[str, Any],
+        found: dict[str, Any],
+        grid: np.ndarray,
+        cells: Cells,
+        place: tuple[float, float] | None,
+    ) -> str | None:
+        """Where the evidence lies, by the annotations."""
+        try:
+            regions = self.regions(row)
+        except OSError:
+            return UNREADABLE
+        if not regions:
+            return NO_OBJECT
+        names = sorted(regions)  # what was annotated first says nothing
+        parts = partition([regions[name] for name in names], cells, [not is_object for is_object, _ in names])
+        shares = evidence.shares(grid, parts)
+        if shares is not None:
+            found["regions"] = _classifications(names, shares, parts)
+        if not any(is_object for is_object, _ in names):
+            return NO_OBJECT
+
+        mine = np.array([is_object for is_object, _ in names])
+        coverage = parts[mine].sum(0).clip(0, 1)
+        found["area"] = area = float(coverage.mean())
+        found["evidence_in"], found["evidence_out"] = evidence.split(grid, coverage)
+        if shares is None or place is None:
+            return NO_EVIDENCE
+        found["inside"] = inside = min(1.0, float(shares[mine].sum()))
+        found["focus"] = evidence.focus(inside, area)
+        in_cell = coverage[evidence.peak(grid)]  # where the cell is wholly in or out, so is its middle
+        if 1e-9 < in_cell < 1 - 1e-9:
+            found["peak_inside"] = contains([s for name in names if name[0] for s in regions[name]], *place)
+        else:
+            found["peak_inside"] = bool(in_cell > 0.5)
+        if area == 0:
+            return NOT_SEEN
+        return FILLED if area > FILLS or found["focus"] is None else None
+
+    def regions(self, row: Mapping[str, Any]) -> dict[tuple[bool, str], list[Shape]]:
+        """All that is annotated on a sample, by (whether it is the object, name)."""
+        true = row[self._true] if self._true else None
+        regions: dict[tuple[bool, str], list[Shape]] = {}
+        for label, shape in self.annotations.read(row):
+            name = (self._is_object(label, true), label or "object")
+            regions.setdefault(name, []).append(shape)
+        return regions
+
+    def _is_object(self, label: str | None, true: str | None) -> bool:
+        if label is None or label in self._of_all:
+            return True
+        if self._true is None:
+            return not self._labels
+        return label == true or label in self._labels.get(true, ())
+
+    def notes(self) -> list[str]:
+        """What a person should know about this audit."""
+        notes = [f"{count:,} annotations ignored: {reason}" for reason, count in self.annotations.ignored.most_common()]
+        if self.truth.unmatched:
+            names = ", ".join(sorted(self.truth.unmatched)[:5])
+            notes.append(f"{sum(self.truth.unmatched.values()):,} samples have a label that is no class: {names}")
+        return notes
+
+
+def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
+    """Clear away an audit that this one replaces; what it was. An audit of the same kind is continued."""
+    before = run.record.get("audit")
+    same = before and stale(run) is None and all(before[name] == value for name, value in auditor.settings.items())
+    if same:
+        run.update(audit=None)  # until all is written there is none
+        return []
+    there = [name for name in _TYPES if run.field(name) in run.fields]
+    run.update(audit=None)
+    for name in there:
+        if name not in auditor.fields:
+            run.clear_field(name)
+    if kept := [run.field(name) for name in there if name in auditor.fields]:
+        run.dataset.clear_sample_fields(kept)
+    if not before:
+        return []
+    changed = [name for name, value in auditor.settings.items() if before[name] != value]
+    what = f"of other {', '.join(changed)}" if changed else "of earlier results"
+    return [f"replaces the audit {what} of {before['audited_at'][:16].replace('T', ' ')} UTC"]
+
+
+def _object_labels(
+    given: Mapping[str, Sequence[str | int]] | Sequence[str | int] | None,
+) -> dict[str | None, set[str]]:
+    """By true class; under None those of all classes."""
+    if given is None:
+        return {}
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, Mapping):
+        return {None: set(map(str, given))}
+    return {
+        true: set(map(str, [labels] if isinstance(labels, (str, int)) else labels)) for true, labels in given.items()
+    }
+
+
+def _classifications(names: Sequence[tuple[bool, str]], shares: np.ndarray, parts: np.ndarray) -> dict[str, Any]:
+    areas = parts.mean((1, 2))
+    held: dict[str, list[float]] = {}
+    for (_, name), share, area in zip(names, shares.tolist(), areas.tolist(), strict=True):
+        if area > 0:
+            entry = held.setdefault(name, [0.0, 0.0])
+            entry[0], entry[1] = entry[0] + share, entry[1] + area
+    rest = held.setdefault(BACKGROUND, [0.0, 0.0])
+    rest[0] += max(0.0, 1 - float(shares.sum()))
+    rest[1] += max(0.0, 1 - float(areas.sum()))
+    entries = [_CLASSIFICATION(label=name, confidence=share, area=area) for name, (share, area) in held.items()]
+    return {"_cls": "Classifications", "classifications": entries}

@@ -1,0 +1,580 @@
+"""What an audit found, read back from the database: tables, means and views, of the dataset or of any view of it.
+
+Every function takes the samples and the run's key, so that the App can ask the same questions of what it shows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import fiftyone as fo
+from fiftyone import ViewField as F
+
+from fiftyone_cam import bulk, runs
+from fiftyone_cam.core.errors import RunError
+from fiftyone_cam.runs import CamRun, Collection
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+VERDICTS = ("trusted", "shortcut", "confused", "distracted")
+"""Right and on the object, right and off it, wrong and on it, wrong and off it."""
+
+BACKGROUND = "background"
+"""The region of all that no annotation names."""
+
+
+class ClassRow(NamedTuple):
+    """One class of the ground truth; without ground truth, one predicted class. Shares are means, None where unknown.
+
+    ``label`` is None for all classes together. ``inside`` and ``area`` are over the samples that have an object.
+    """
+
+    label: str | None
+    samples: int
+    accuracy: float | None
+    inside: float | None
+    area: float | None
+    focus: float | None
+    trusted: int
+    shortcut: int
+    confused: int
+    distracted: int
+    unjudged: int
+
+
+class RegionRow(NamedTuple):
+    """A region by class: over the class's samples, the mean share of the positive evidence that it holds.
+
+    A sample without the region counts with a share and an area of 0. ``label`` is None for all classes together;
+    ``present`` is the number of samples, of ``samples``, in which the region was seen.
+    """
+
+    label: str | None
+    region: str
+    samples: int
+    present: int
+    share: float
+    area: float
+
+
+class Point(NamedTuple):
+    """One sample of a scatter plot."""
+
+    id: str
+    inside: float | None
+    focus: float | None
+    confidence: float | None
+    verdict: str | None
+
+
+class MeanMap(NamedTuple):
+    """The mean signed map of a class over the whole image, ``(size, size)``, logit units; None where no sample is.
+
+    ``errors`` is the same over the class's wrong predictions. ``used`` samples of ``samples`` were averaged, drawn at
+    random, and ``used_errors`` of ``wrong``.
+    """
+
+    label: str | None
+    mean: NDArray[np.float32] | None
+    samples: int
+    used: int
+    errors: NDArray[np.float32] | None
+    wrong: int
+    used_errors: int
+
+
+@dataclass
+class AuditReport:
+    """What :func:`audit` found. ``print(report)`` or ``report.summary()`` gives the summary.
+
+    Attributes:
+        run: the audited run; ``run.record["audit"]`` is the audit's record.
+        samples: what is reported on: the dataset, or a view of it.
+    """
+
+    run: CamRun
+    samples: Collection
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return dict(self.run.record["audit"])
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """How many samples have each verdict."""
+        return verdict_counts(self.samples, self.run.key)
+
+    @property
+    def unjudged(self) -> dict[str, int]:
+        """How many samples have no verdict, by reason."""
+        return unjudged_counts(self.samples, self.run.key)
+
+    @property
+    def classes(self) -> list[ClassRow]:
+        return class_table(self.samples, self.run.key)
+
+    @property
+    def regions(self) -> list[RegionRow]:
+        """The regions that errors look at; without ground truth, those that all samples look at."""
+        return region_table(self.samples, self.run.key, correct=False if self.record["ground_truth"] else None)
+
+    @property
+    def stale(self) -> str | None:
+        """Why the audit no longer tells of what is there, and what to do; None where it does."""
+        return stale(self.run)
+
+    def summary(self) -> None:
+        """Print what was found."""
+        print(self)
+
+    def __str__(self) -> str:
+        return _text(self)
+
+    __repr__ = __str__
+
+
+def load_audit(samples: Collection, key: str = "cam") -> AuditReport:
+    """The report of the audit that was made of a run.
+
+    Raises:
+        RunError: there is no such run, or it has not been audited.
+
+    >>> print(focam.load_audit(dataset, "cam"))
+    """
+    run = runs.load_run(samples, key)
+    if not run.record.get("audit"):
+        raise RunError(f"run {key!r} has not been audited: focam.audit(dataset, key={key!r}, …)")
+    return AuditReport(run, samples)
+
+
+def stale(run: CamRun) -> str | None:
+    """Why a run's audit no longer tells of what is there, and what to do; None where it does, or there is none.
+
+    >>> stale(focam.load_run(dataset, "cam"))
+    'run 'cam' has computed again since its audit: audit it again'
+    """
+    record = run.record.get("audit")
+    if not record:
+        return None
+    if record["revision"] != run.record["revision"]:
+        return f"run {run.key!r} has computed again since its audit: audit it again"
+    gone = [
+        field for field in [record["ground_truth"], *record["objects"]] if field and not run.dataset.has_field(field)
+    ]
+    if gone:
+        return f"the audit of run {run.key!r} used {', '.join(map(repr, gone))}, no longer there: audit it again"
+    return None
+
+
+# tables: grouped in the database
+
+
+def verdict_counts(samples: Collection, key: str) -> dict[str, int]:
+    """How many samples have each of the four verdicts.
+
+    >>> verdict_counts(dataset, "cam")
+    {'trusted': 220, 'shortcut': 12, 'confused': 15, 'distracted': 9}
+    """
+    found = _counts(samples, f"{key}_verdict")
+    return {verdict: found.get(verdict, 0) for verdict in VERDICTS}
+
+
+def unjudged_counts(samples: Collection, key: str) -> dict[str, int]:
+    """How many samples have no verdict, by reason, most frequent first.
+
+    >>> unjudged_counts(dataset, "cam")
+    {'object fills the image': 3}
+    """
+    found = _counts(samples, f"{key}_unjudged")
+    return dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))
+
+
+def class_table(samples: Collection, key: str) -> list[ClassRow]:
+    """One row for each class, the most frequent first; the last row is all of them together.
+
+    >>> class_table(dataset, "cam")[0]
+    ClassRow(label='dog', samples=175, accuracy=0.96, inside=0.66, area=0.42, focus=0.75, trusted=163, …)
+    """
+    group: dict[str, Any] = {"samples": {"$sum": 1}}
+    group["accuracy"] = {"$avg": {"$toDouble": f"${key}_correct"}}
+    group.update({name: {"$avg": f"${key}_{name}"} for name in ("inside", "area", "focus")})
+    group.update({word: {"$sum": {"$cond": [{"$eq": [f"${key}_verdict", word]}, 1, 0]}} for word in VERDICTS})
+    rows = []
+    for by in (f"${_class_path(samples, key)}", None):
+        for found in _grouped(samples, [{"$group": {"_id": by, **group}}]):
+            if by and found["_id"] is None:
+                continue  # no label: in the last row only
+            found["label"] = found.pop("_id")
+            rows.append(ClassRow(**found, unjudged=found["samples"] - sum(found[word] for word in VERDICTS)))
+    *classes, total = rows or [None]
+    return [*sorted(classes, key=lambda row: (-row.samples, row.label)), *([total] if total else [])]
+
+
+def region_table(samples: Collection, key: str, correct: bool | None = False) -> list[RegionRow]:
+    """Which regions hold the evidence, by class; the largest share first.
+
+    Rows with ``label`` None are of all classes together.
+
+    Args:
+        samples: the dataset, or a view.
+        key: an audited run.
+        correct: of wrong predictions (False), right ones (True), or all (None).
+
+    >>> region_table(dataset, "cam")[0]
+    RegionRow(label=None, region='grass', samples=24, present=24, share=0.71, area=0.64)
+    """
+    path = _class_path(samples, key)
+    match: dict[str, Any] = {f"{key}_regions.classifications.0": {"$exists": True}}
+    if correct is not None:
+        match[f"{key}_correct"] = correct
+    regions = f"{key}_regions.classifications"
+    stages = [
+        {"$match": match},
+        {"$project": {"class": f"${path}", "regions": f"${regions}"}},
+    ]
+    totals = {d["_id"]: d["n"] for d in _grouped(samples, [*stages, {"$group": {"_id": "$class", "n": {"$sum": 1}}}])}
+    by_both = {"_id": {"class": {"$ifNull": ["$class", None]}, "region": "$regions.label"}}
+    sums = {"present": {"$sum": 1}, "share": {"$sum": "$regions.confidence"}, "area": {"$sum": "$regions.area"}}
+    found = _grouped(samples, [*stages, {"$unwind": "$regions"}, {"$group": {**by_both, **sums}}])
+
+    together: dict[str, dict[str, float]] = {}
+    rows = []
+    for entry in found:
+        label, region = entry["_id"]["class"], entry["_id"]["region"]
+        if label is not None:
+            n = totals[label]
+            rows.append(RegionRow(label, region, n, entry["present"], entry["share"] / n, entry["area"] / n))
+        total = together.setdefault(region, {"present": 0, "share": 0.0, "area": 0.0})
+        for name in total:
+            total[name] += entry[name]
+    n = sum(totals.values())
+    rows += [
+        RegionRow(None, region, n, int(total["present"]), total["share"] / n, total["area"] / n)
+        for region, total in together.items()
+    ]
+    return sorted(rows, key=lambda row: (row.label is not None, row.label or "", -row.share, row.region))
+
+
+# plots: samples drawn at random where there are many, and said so
+
+
+def scatter(samples: Collection, key: str, limit: int = 5000, seed: int = 0) -> tuple[list[Point], int]:
+    """At most ``limit`` audited samples, drawn at random, and how many there are.
+
+    >>> points, total = scatter(dataset, "cam")
+    """
+    audited = samples.exists(f"{key}_inside")
+    ids = audited.values("id")
+    chosen = _drawn(ids, limit, seed)
+    paths = [f"{key}_inside", f"{key}_focus", f"{key}_prediction.confidence", f"{key}_verdict"]
+    verdict = samples.has_field(f"{key}_verdict")
+    points = []
+    for rows in bulk.chunks(samples._dataset.select(chosen), paths if verdict else paths[:-1], progress=False):
+        points += [Point(row["id"], *(row.get(path) for path in paths)) for row in rows]
+    return points, len(ids)
+
+
+def mean_heatmaps(
+    samples: Collection, key: str, labels: Sequence[str] | None = None, size: int = 32, limit: int = 300, seed: int = 0
+) -> list[MeanMap]:
+    """For each class the mean map of the predictions, and beside it that of the wrong ones: shows watermarks.
+
+    The maps lie over the whole image, squashed to a square, as where on *any* image the evidence is. Each mean is of
+    at most ``limit`` samples, drawn at random.
+
+    Args:
+        samples: the dataset, or a view.
+        key: an audited run.
+        labels: the classes; by default the twelve most frequent ones.
+        size: of the mean maps.
+        limit: samples averaged.
+        seed: of the draw.
+
+    >>> mean_heatmaps(dataset, "cam")[0].mean.shape
+    (32, 32)
+    """
+    from fiftyone_cam.core.geometry import as_box, lay_out
+
+    heat = f"{key}_heatmap"
+    paths = [f"{heat}.{name}" for name in ("grid", "box", "seen")]
+
+    def mean(ids: list[str]) -> NDArray[np.float32] | None:
+        total = None
+        for rows in bulk.chunks(samples._dataset.select(ids), paths, progress=False):
+            for row in rows:
+                grid = bulk.array(row[paths[0]])
+                if grid is not None:
+                    laid = lay_out(grid, as_box(row[paths[1]]), as_box(row[paths[2]]), size, size)
+                    total = laid if total is None else total + laid
+        return None if total is None else total / len(ids)
+
+    path = _class_path(samples, key)
+    if labels is None:
+        labels = [row.label for row in class_table(samples, key) if row.label is not None][:12]
+    maps = []
+    for label in labels:
+        of_class = samples.match((F(path) == label) & F(heat).exists())
+        ids = of_class.values("id")
+        wrong = of_class.match(~F(f"{key}_correct")).values("id") if samples.has_field(f"{key}_correct") else []
+        used, used_errors = _drawn(ids, limit, seed), _drawn(wrong, limit, seed)
+        maps.append(MeanMap(label, mean(used), len(ids), len(used), mean(used_errors), len(wrong), len(used_errors)))
+    return maps
+
+
+# views
+
+
+def verdict_view(samples: Collection, key: str, verdict: str) -> fo.DatasetView:
+    """The samples with a verdict.
+
+    >>> verdict_view(dataset, "cam", "distracted")
+    """
+    return samples.match(F(f"{key}_verdict") == verdict)
+
+
+def class_view(samples: Collection, key: str, label: str) -> fo.DatasetView:
+    """The samples of a class: of the ground truth or, without one, of the predictions.
+
+    >>> class_view(dataset, "cam", "dog")
+    """
+    return samples.match(F(_class_path(samples, key)) == label)
+
+
+def region_view(
+    samples: Collection, key: str, region: str, label: str | None = None, correct: bool | None = False
+) -> fo.DatasetView:
+    """The samples behind a row of :func:`region_table`, those with most of their evidence in the region first.
+
+    >>> region_view(dataset, "cam", "grass", label="dog")
+    """
+    regions = f"{key}_regions"
+    here = F("classifications").filter((F("label") == region) & (F("confidence") > 0))
+    view = samples.match(F(regions).exists()).match(F(regions).apply(here.length() > 0))
+    if correct is not None:
+        view = view.match(F(f"{key}_correct") == correct)
+    if label is not None:
+        view = class_view(view, key, label)
+    return view.sort_by(
+        F(f"{regions}.classifications").filter(F("label") == region).map(F("confidence")).sum(), reverse=True
+    )
+
+
+# helpers
+
+
+def _class_path(samples: Collection, key: str) -> str:
+    record = runs.load_run(samples, key).record
+    truth = (record.get("audit") or {}).get("ground_truth")
+    return f"{truth or f'{key}_prediction'}.label"
+
+
+def _counts(samples: Collection, field: str) -> dict[str, int]:
+    if not samples.has_field(field):
+        return {}
+    return {str(value): int(n) for value, n in samples.count_values(field).items() if value is not None}
+
+
+def _grouped(samples: Collection, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """FiftyOne's own aggregations do not group by a second field; MongoDB's do."""
+    return list(samples._aggregate(post_pipeline=stages))
+
+
+def _drawn(ids: list[str], limit: int, seed: int) -> list[str]:
+    return ids if len(ids) <= limit else sorted(random.Random(seed).sample(ids, limit))
+
+
+def _text(report: AuditReport) -> str:
+    record, run = report.record, report.run
+    table = report.classes
+    against = ", ".join(record["objects"]) or "no annotation of objects"
+    lines = [f"Audit of run {run.key!r} on {run.dataset.name!r}: {against}"]
+    if report.stale:
+        lines.append(f"  stale        {report.stale}")
+    lines += [f"  note         {note}" for note in record["notes"]]
+    if record["objects"] and table:
+        total = table[-1]
+        if total.inside is not None:
+            lines.append(
+                f"  evidence     {total.inside:.1%} on the object, which covers {total.area:.1%} of what was seen; "
+                f"its peak on the object for {_mean(report, 'peak_inside'):.1%}"
+            )
+    lines.append(
+        f"  spread       {_mean(report, 'spread'):.2f} of 1; {_mean(report, 'border'):.1%} in the border cells; "
+        f"half of it in {_mean(report, 'half_cells'):.1f} cells"
+    )
+    if record["verdict"]:
+        counts, unjudged = report.verdicts, report.unjudged
+        judged = sum(counts.values())
+        shares = ", ".join(f"{n:,} {word} ({n / max(judged, 1):.1%})" for word, n in counts.items())
+        lines.append(f"  verdicts     {shares}; on the object from a focus of {record['threshold']}")
+        lines += [f"  no verdict   {count:,} x {reason}" for reason, count in unjudged.items()]
+    lines += ["", *_class_lines(table, bool(record["verdict"]))]
+    if record["objects"]:
+        rows = [row for row in report.regions if row.label is None]
+        if rows:
+            what = "wrong predictions look at" if record["ground_truth"] else "predictions look at"
+            lines += [
+                "",
+                f"  What {rows[0].samples:,} {what} (mean share of the evidence, of the area; in how many seen)",
+            ]
+            width = max(len(row.region) for row in rows[:10])
+            lines += [
+                f"    {row.region:<{width}}  {row.share:6.1%}  {row.area:6.1%}  {row.present:,}" for row in rows[:10]
+            ]
+    return "\n".join(lines)
+
+
+def _class_lines(table: Sequence[ClassRow], judged: bool, most: int = 20) -> list[str]:
+    if not table:
+        return []
+    *classes, total = table
+    width = max(5, *(len(row.label or "") for row in table[:most]))
+    head = f"  {'class':<{width}} {'n':>7} {'right':>7} {'inside':>7} {'area':>7} {'focus':>6}"
+    lines = [head + "".join(f" {name:>10}" for name in (*VERDICTS, "unjudged")) if judged else head]
+    for row in [*classes[:most], total]:
+        line = f"  {row.label or 'all':<{width}} {row.samples:>7,}"
+        line += "".join(f" {_percent(value):>7}" for value in (row.accuracy, row.inside, row.area))
+        line += f" {'–' if row.focus is None else f'{row.focus:.2f}':>6}"
+        if judged:
+            counts = (row.trusted, row.shortcut, row.confused, row.distracted, row.unjudged)
+            line += "".join(f" {count:>10,}" for count in counts)
+        lines.append(line)
+    if len(classes) > most:
+        lines.insert(-1, f"  … and {len(classes) - most:,} more classes")
+    return lines
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _mean(report: AuditReport, name: str) -> float:
+    value = _grouped(
+        report.samples,
+        [{"$group": {"_id": None, "mean": {"$avg": {"$toDouble": f"${report.run.field(name)}"}}}}],
+    )
+    return float("nan") if not value or value[0]["mean"] is None else float(value[0]["mean"])
+
+
+# two runs
+
+CHANGES = ("same", "fixed", "broken", "changed")
+"""What became of a prediction: the same, wrong before and right now, right before and wrong now, otherwise another."""
+
+
+class ChangeRow(NamedTuple):
+    """One class of the ground truth, or one class predicted before: how many changed, and how alike the maps are.
+
+    ``label`` is None for all classes together.
+    """
+
+    label: str | None
+    samples: int
+    same: int
+    fixed: int
+    broken: int
+    changed: int
+    correlation: float | None
+    overlap: float | None
+
+
+@dataclass
+class Comparison:
+    """What :func:`compare` found. ``print(comparison)`` gives the summary by class.
+
+    Attributes:
+        run: the later run, which owns the fields; its record has ``record["comparisons"][before]``.
+        before: the key of the earlier run.
+        samples: what is reported on: the dataset, or a view of it.
+    """
+
+    run: CamRun
+    before: str
+    samples: Collection
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return dict(self.run.record["comparisons"][self.before])
+
+    @property
+    def classes(self) -> list[ChangeRow]:
+        return change_table(self.samples, self.before, self.run.key)
+
+    @property
+    def stale(self) -> str | None:
+        """Why the comparison no longer tells of what is there, and what to do; None where it does."""
+        if self.before not in runs.list_runs(self.run.dataset):
+            return f"run {self.before!r} has been deleted since: compare with another one"
+        now = [runs.load_run(self.run.dataset, key).record["revision"] for key in (self.before, self.run.key)]
+        return None if now == self.record["revisions"] else "one of the runs has computed again since: compare again"
+
+    def __str__(self) -> str:
+        table = self.classes
+        lines = [f"Comparison of run {self.run.key!r} with {self.before!r} before it, on {self.run.dataset.name!r}"]
+        if self.stale:
+            lines.append(f"  stale: {self.stale}")
+        width = max(5, *(len(row.label or "") for row in table[:20])) if table else 5
+        head = f"  {'class':<{width}} {'n':>7}"
+        lines.append(head + "".join(f" {name:>8}" for name in CHANGES) + f" {'correlation':>12} {'overlap':>8}")
+        for row in [*table[:-1][:20], *table[-1:]]:
+            line = f"  {row.label or 'all':<{width}} {row.samples:>7,}"
+            line += "".join(f" {count:>8,}" for count in (row.same, row.fixed, row.broken, row.changed))
+            correlation = "–" if row.correlation is None else f"{row.correlation:.2f}"
+            lines.append(f"{line} {correlation:>12} {_percent(row.overlap):>8}")
+        if len(table) > 21:
+            lines.insert(-1, f"  … and {len(table) - 21:,} more classes")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def comparison_name(before: str, name: str) -> str:
+    """The name, without the key, of a comparison's field: run ``cam_b`` has ``cam_b_vs_cam_a_change``.
+
+    >>> comparison_name("cam_a", "change")
+    'vs_cam_a_change'
+    """
+    return f"vs_{before}_{name}"
+
+
+def load_comparison(samples: Collection, before: str, after: str) -> Comparison:
+    """The comparison that was made of two runs.
+
+    Raises:
+        RunError: there is no such run, or they have not been compared.
+
+    >>> print(focam.load_comparison(dataset, "cam_a", "cam_b"))
+    """
+    run = runs.load_run(samples, after)
+    if not (run.record.get("comparisons") or {}).get(before):
+        raise RunError(
+            f"run {after!r} has not been compared with {before!r}: focam.compare(dataset, {before!r}, {after!r})"
+        )
+    return Comparison(run, before, samples)
+
+
+def change_table(samples: Collection, before: str, after: str) -> list[ChangeRow]:
+    """One row for each class, the most frequent first; the last row is all of them together.
+
+    >>> change_table(dataset, "cam_a", "cam_b")[-1].fixed
+    17
+    """
+    record = load_comparison(samples, before, after).record
+    by_class = f"${record['ground_truth'] or f'{before}_prediction'}.label"
+    path = {name: f"${after}_{comparison_name(before, name)}" for name in ("change", "correlation", "overlap")}
+    group: dict[str, Any] = {"samples": {"$sum": 1}}
+    group.update({word: {"$sum": {"$cond": [{"$eq": [path["change"], word]}, 1, 0]}} for word in CHANGES})
+    group.update({name: {"$avg": path[name]} for name in ("correlation", "overlap")})
+    compared = [{"$match": {path["change"][1:]: {"$ne": None}}}]
+    rows = []
+    for by in (by_class, None):
+        for found in _grouped(samples, [*compared, {"$group": {"_id": by, **group}}]):
+            if by and found["_id"] is None:
+                continue
+            rows.append(ChangeRow(label=found.pop("_id"), **found))
+    return [*sorted(rows[:-1], key=lambda row: (-row.samples, row.label)), *rows[-1:]]
