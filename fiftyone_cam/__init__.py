@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "AuditReport": "report",
     "Bound": "core.geometry",
     "CamError": "core.errors",
     "CamRun": "runs",
     "CenterCrop": "core.geometry",
     "Classifier": "classifier",
+    "Comparison": "report",
     "FieldError": "core.errors",
     "HeadError": "core.errors",
     "ImageError": "core.errors",
@@ -29,23 +31,31 @@ _PUBLIC = {
     "Resize": "core.geometry",
     "RunError": "core.errors",
     "SourceError": "core.errors",
+    "audit": "auditing",
+    "compare": "comparison",
     "compute_cam": "compute",
     "delete_run": "runs",
     "explain_sample": "compute",
     "export_overlays": "overlays",
     "list_runs": "runs",
+    "load_audit": "report",
     "load_classifier": "classifier",
+    "load_comparison": "report",
     "load_run": "runs",
+    "localize": "localization",
     "signed_map": "fields",
+    "split_logits": "auditing",
     "train_classifier": "train",
 }
 
 __all__ = [
+    "AuditReport",
     "Bound",
     "CamError",
     "CamRun",
     "CenterCrop",
     "Classifier",
+    "Comparison",
     "FieldError",
     "HeadError",
     "ImageError",
@@ -55,24 +65,34 @@ __all__ = [
     "RunError",
     "SourceError",
     "__version__",
+    "audit",
+    "compare",
     "compute_cam",
     "delete_run",
     "explain_sample",
     "export_overlays",
     "list_runs",
+    "load_audit",
     "load_classifier",
+    "load_comparison",
     "load_run",
+    "localize",
     "signed_map",
+    "split_logits",
     "train_classifier",
 ]
 
 if TYPE_CHECKING:
+    from fiftyone_cam.auditing import audit, split_logits
     from fiftyone_cam.classifier import Classifier, load_classifier
+    from fiftyone_cam.comparison import compare
     from fiftyone_cam.compute import compute_cam, explain_sample
     from fiftyone_cam.core.errors import CamError, FieldError, HeadError, ImageError, RunError, SourceError
     from fiftyone_cam.core.geometry import Bound, CenterCrop, Pad, Preprocessing, Resize
     from fiftyone_cam.fields import signed_map
+    from fiftyone_cam.localization import localize
     from fiftyone_cam.overlays import export_overlays
+    from fiftyone_cam.report import AuditReport, Comparison, load_audit, load_comparison
     from fiftyone_cam.runs import CamRun, delete_run, list_runs, load_run
     from fiftyone_cam.train import train_classifier
 

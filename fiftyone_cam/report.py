@@ -8,21 +8,25 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import fiftyone as fo
+import numpy as np
 from fiftyone import ViewField as F
+from numpy.typing import NDArray
 
 from fiftyone_cam import bulk, runs
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.runs import CamRun, Collection
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 VERDICTS = ("trusted", "shortcut", "confused", "distracted")
 """Right and on the object, right and off it, wrong and on it, wrong and off it."""
+
+THRESHOLD = 0.6
+"""The evidence is 1.5 times as dense on the object as off it.
+
+On 800 ImageNet validation photos, EfficientNet-Lite0 reaches it for 96 to 98% of its right predictions, whatever the
+object's size between 2 and 90% of the photo; 9% of the same maps do with their cells shuffled."""
 
 BACKGROUND = "background"
 """The region of all that no annotation names."""
@@ -91,6 +95,9 @@ class MeanMap(NamedTuple):
 @dataclass
 class AuditReport:
     """What :func:`audit` found. ``print(report)`` or ``report.summary()`` gives the summary.
+
+    >>> report.verdicts, report.unjudged
+    ({'trusted': 224, 'shortcut': 10, 'confused': 17, 'distracted': 4}, {'object fills the image': 4})
 
     Attributes:
         run: the audited run; ``run.record["audit"]`` is the audit's record.
@@ -211,8 +218,7 @@ def class_table(samples: Collection, key: str) -> list[ClassRow]:
                 continue  # no label: in the last row only
             found["label"] = found.pop("_id")
             rows.append(ClassRow(**found, unjudged=found["samples"] - sum(found[word] for word in VERDICTS)))
-    *classes, total = rows or [None]
-    return [*sorted(classes, key=lambda row: (-row.samples, row.label)), *([total] if total else [])]
+    return [*sorted(rows[:-1], key=_most_frequent_first), *rows[-1:]]
 
 
 def region_table(samples: Collection, key: str, correct: bool | None = False) -> list[RegionRow]:
@@ -298,7 +304,7 @@ def mean_heatmaps(
     >>> mean_heatmaps(dataset, "cam")[0].mean.shape
     (32, 32)
     """
-    from fiftyone_cam.core.geometry import as_box, lay_out
+    from fiftyone_cam.core.geometry import as_box, lay_out  # imports torch, and the App reads tables before
 
     heat = f"{key}_heatmap"
     paths = [f"{heat}.{name}" for name in ("grid", "box", "seen")]
@@ -311,7 +317,7 @@ def mean_heatmaps(
                 if grid is not None:
                     laid = lay_out(grid, as_box(row[paths[1]]), as_box(row[paths[2]]), size, size)
                     total = laid if total is None else total + laid
-        return None if total is None else total / len(ids)
+        return None if total is None else (total / len(ids)).astype(np.float32)
 
     path = _class_path(samples, key)
     if labels is None:
@@ -382,6 +388,10 @@ def _counts(samples: Collection, field: str) -> dict[str, int]:
 def _grouped(samples: Collection, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """FiftyOne's own aggregations do not group by a second field; MongoDB's do."""
     return list(samples._aggregate(post_pipeline=stages))
+
+
+def _most_frequent_first(row: ClassRow | ChangeRow) -> tuple[int, str]:
+    return -row.samples, row.label or ""
 
 
 def _drawn(ids: list[str], limit: int, seed: int) -> list[str]:
@@ -487,6 +497,9 @@ class ChangeRow(NamedTuple):
 class Comparison:
     """What :func:`compare` found. ``print(comparison)`` gives the summary by class.
 
+    >>> comparison.classes[-1].fixed
+    17
+
     Attributes:
         run: the later run, which owns the fields; its record has ``record["comparisons"][before]``.
         before: the key of the earlier run.
@@ -577,4 +590,4 @@ def change_table(samples: Collection, before: str, after: str) -> list[ChangeRow
             if by and found["_id"] is None:
                 continue
             rows.append(ChangeRow(label=found.pop("_id"), **found))
-    return [*sorted(rows[:-1], key=lambda row: (-row.samples, row.label)), *rows[-1:]]
+    return [*sorted(rows[:-1], key=_most_frequent_first), *rows[-1:]]

@@ -41,7 +41,7 @@ class AuditAttention(foo.Operator):
 
         >>> foo.get_operator("fiftyone_cam/audit_attention")(dataset, "cam", objects="animals")
         """
-        from fiftyone_cam.audit import audit
+        from fiftyone_cam import audit
 
         return audit(samples, key, **kwargs)
 
@@ -122,7 +122,7 @@ class AuditAttention(foo.Operator):
         samples = ctx.target_view(require_flat=True)
 
         def audit(report: work.Report) -> AuditReport:
-            from fiftyone_cam.audit import audit
+            from fiftyone_cam import audit
 
             return audit(
                 samples,

@@ -20,14 +20,8 @@ from fiftyone_cam.core.explain import Failure
 from fiftyone_cam.core.geometry import as_box
 from fiftyone_cam.core.regions import Cells, Shape, contains, partition
 from fiftyone_cam.ground_truth import GroundTruth
-from fiftyone_cam.report import BACKGROUND, VERDICTS, AuditReport, stale
+from fiftyone_cam.report import BACKGROUND, THRESHOLD, VERDICTS, AuditReport, stale
 from fiftyone_cam.runs import CamRun, Collection
-
-THRESHOLD = 0.6
-"""The evidence is 1.5 times as dense on the object as off it.
-
-On 800 ImageNet validation photos, EfficientNet-Lite0 reaches it for 96 to 98% of its right predictions, whatever the
-object's size between 2 and 90% of the photo; 9% of the same maps do with their cells shuffled."""
 
 FILLS = 0.9
 """An object that covers more of the grid than this proves nothing by place: there is no verdict."""
@@ -107,9 +101,7 @@ def audit(
     """
     if not 0 < threshold < 1:
         raise CamError(f"threshold is {threshold}, expected a focus between 0 and 1, such as {THRESHOLD}")
-    collection = _images(samples)
-    run = runs.load_run(collection, key)
-    check_computed(run)
+    collection, run = computed(samples, key)
     auditor = _Auditor(collection, run, ground_truth, objects, object_labels, class_map, threshold)
 
     notes = _begin(run, auditor)
@@ -193,16 +185,19 @@ def split_logits(
     return parts
 
 
-def check_computed(run: CamRun) -> None:
-    """Whether a run has results that can be worked with.
+def computed(samples: Collection, key: str) -> tuple[Collection, CamRun]:
+    """The images of a collection, and a run on them whose results can be worked with.
 
     Raises:
-        RunError: it is being computed, or was stopped while it was.
+        RunError: there is no such run, or it is being computed, or was killed while it was.
+
+    >>> collection, run = computed(dataset, "cam")
     """
+    collection = _images(samples)
+    run = runs.load_run(collection, key)
     if run.record["status"] == "running":
-        raise RunError(
-            f"run {run.key!r} is being computed, or was killed: wait for it, or call compute_cam to finish it"
-        )
+        raise RunError(f"run {key!r} is being computed, or was killed: wait for it, or call compute_cam to finish it")
+    return collection, run
 
 
 _FLOAT, _BOOL, _STRING = {"ftype": fo.FloatField}, {"ftype": fo.BooleanField}, {"ftype": fo.StringField}

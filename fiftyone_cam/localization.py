@@ -7,9 +7,8 @@ from typing import Any
 
 import fiftyone as fo
 
-from fiftyone_cam import bulk, fields, runs
-from fiftyone_cam.audit import check_computed
-from fiftyone_cam.compute import _images
+from fiftyone_cam import bulk, fields
+from fiftyone_cam.auditing import computed
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.evidence import evidence_box
 from fiftyone_cam.core.geometry import as_box
@@ -45,9 +44,7 @@ def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, p
     """
     if not 0 < threshold <= 1:
         raise CamError(f"threshold is {threshold}, expected a share of the maximum: above 0, at most 1")
-    collection = _images(samples)
-    run = runs.load_run(collection, key)
-    check_computed(run)
+    collection, run = computed(samples, key)
     words = run.record["settings"].get("class_map") or {}
     path = run.claim_field(BOXES, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
 

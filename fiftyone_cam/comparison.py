@@ -12,8 +12,7 @@ from fiftyone import ViewField as F
 from numpy.typing import NDArray
 
 from fiftyone_cam import bulk, fields, runs
-from fiftyone_cam.audit import check_computed
-from fiftyone_cam.compute import _images
+from fiftyone_cam.auditing import computed
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.evidence import agreement
 from fiftyone_cam.core.geometry import as_box
@@ -59,10 +58,8 @@ def compare(
         raise RunError(
             f"expected two runs, found {before!r} twice: only {', '.join(runs.list_runs(samples))} are there"
         )
-    collection = _images(samples)
-    first, second = runs.load_run(collection, before), runs.load_run(collection, after)
-    for run in (first, second):
-        check_computed(run)
+    _, first = computed(samples, before)
+    collection, second = computed(samples, after)
     settings = [run.record["settings"] for run in (first, second)]
     ground_truth = ground_truth or settings[1].get("ground_truth") or settings[0].get("ground_truth")
     truths = [
