@@ -669,9 +669,12 @@ def _record(
         if run.record["training"] == training and not overwrite:
             return run
         run.delete()
-    evaluation = f"{key}_{trainings.EVALUATION}"
-    if dataset.has_evaluation(evaluation) or dataset.has_sample_field(evaluation):
-        raise FieldError(f"the field or evaluation {evaluation!r} exists: delete or rename it, or pass another key=")
+    names = (trainings.SPLIT, trainings.PREDICTION, trainings.ERROR, trainings.EVALUATION)
+    taken = [f"{key}_{name}" for name in names if dataset.has_sample_field(f"{key}_{name}")]
+    if dataset.has_evaluation(f"{key}_{trainings.EVALUATION}"):
+        taken.append(f"{key}_{trainings.EVALUATION}")
+    if taken:
+        raise FieldError(f"the field or evaluation {taken[0]!r} exists: delete or rename it, or pass another key=")
     run = trainings.register(
         dataset,
         key,
