@@ -1,0 +1,168 @@
+"""Overlays: arithmetic that does not wrap, colours where the network looked, letters that can be read."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.geometry import WHOLE, lay_out
+from fiftyone_cam.core.overlay import COLORMAPS, PAPER, blend, caption, printable, sheet, stack, thumbnail
+
+NASTY = [
+    "",
+    "=cmd|' /C calc'!A0",
+    "../../etc/passwd",
+    "a\nb\x00c\x1b[31m",
+    "Ägypten кошка 猫 🐈",
+    "x" * 500,
+    "\u202egnp.exe",
+]
+
+
+def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@given(st.integers(0, 255), st.floats(0, 1), st.floats(-5, 20), st.sampled_from(sorted(COLORMAPS)))
+def test_each_pixel_is_the_rounded_sum_in_exact_arithmetic(grey, alpha, evidence, name):
+    """uint8 sums would wrap at 256, and OpenCV's colours are BGR."""
+    picture = np.full((1, 1, 3), grey, np.uint8)
+    level = round(min(max(evidence / 10, 0), 1) * 255)
+    colour = cv2.applyColorMap(np.full((1, 1), level, np.uint8), COLORMAPS[name])[0, 0, ::-1].astype(float)
+    exact = (1 - alpha) * grey + alpha * colour
+    found = blend(picture, np.full((1, 1), evidence, np.float32), WHOLE, 10.0, name, alpha)[0, 0]
+    # half a level for the sum's rounding, and what one level of the colour map more or less makes
+    neighbours = cv2.applyColorMap(np.arange(256, dtype=np.uint8), COLORMAPS[name])[:, 0, ::-1].astype(float)
+    slack = np.abs(neighbours[[max(level - 1, 0), min(level + 1, 255)]] - colour).max(0) * alpha
+    assert (np.abs(found - exact) <= 0.5001 + slack).all()
+
+
+@pytest.mark.parametrize(("alpha", "equal"), [(0.0, True), (1.0, False)])
+def test_alpha_is_the_heatmaps_share(alpha, equal):
+    picture, other = photo(20, 30), photo(20, 30, seed=1)
+    evidence = np.random.default_rng(2).normal(size=(20, 30)).astype(np.float32)
+    first, second = (blend(one, evidence, WHOLE, 2.0, alpha=alpha) for one in (picture, other))
+    assert (first == picture).all() == equal
+    assert (first == second).all() != equal  # nothing but the colours is left
+
+
+def test_white_stays_light_and_black_stays_dark():
+    for value in (0, 255):
+        picture = np.full((4, 4, 3), value, np.uint8)
+        mixed = blend(picture, np.ones((4, 4), np.float32), WHOLE, 1.0, alpha=0.5)
+        assert (mixed <= 128).all() if value == 0 else (mixed >= 127).all()
+
+
+def test_what_the_network_did_not_see_stays_as_it_is_and_all_else_changes():
+    """Exactly where the signed map is laid out: no pixel more, no pixel less."""
+    picture = np.full((37, 53, 3), 255, np.uint8)
+    seen = (0.21, 0.1, 0.5, 0.77)
+    evidence = lay_out(np.ones((7, 7), np.float32), seen, seen, 37, 53)
+    changed = (blend(picture, evidence, seen, 1.0, alpha=0.5) != picture).any(2)
+    assert (changed == (evidence != 0)).all()
+    assert 0 < changed.sum() < changed.size
+
+
+def test_a_photo_of_which_nothing_was_seen_stays_as_it_is():
+    picture = photo(3, 3)
+    assert (blend(picture, np.zeros((3, 3), np.float32), (0.9, 0.9, 0.01, 0.01), 1.0) == picture).all()
+
+
+def test_more_evidence_never_gets_an_earlier_colour():
+    evidence = np.linspace(-2, 12, 600, dtype=np.float32)[None]
+    colours = blend(np.zeros((1, 600, 3), np.uint8), evidence, WHOLE, 10.0, "jet", alpha=1.0)[0]
+    scale = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_JET)[:, 0, ::-1]
+    levels = [int(np.abs(scale.astype(int) - colour).sum(1).argmin()) for colour in colours.astype(int)]
+    assert levels == sorted(levels)
+    assert (levels[0], levels[-1]) == (0, 255)
+
+
+@pytest.mark.parametrize(("change", "word"), [({"colormap": "rainbows"}, "viridis"), ({"alpha": 1.5}, "0 to 1")])
+def test_a_style_that_there_is_not_is_refused(change, word):
+    with pytest.raises(CamError, match=word):
+        blend(photo(2, 2), np.zeros((2, 2), np.float32), WHOLE, 1.0, **change)
+
+
+def test_evidence_of_another_size_is_refused():
+    with pytest.raises(CamError, match=r"expected the photo's \(4, 6\)"):
+        blend(photo(4, 6), np.zeros((6, 4), np.float32), WHOLE, 1.0)
+
+
+# text
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_any_label_becomes_one_line_that_can_be_drawn(text):
+    line = printable(text)
+    assert len(line) <= 80
+    assert line.isprintable()
+
+
+SIZES = [(1, 1), (20, 2000), (2000, 20), (75, 100), (480, 640), (3000, 4000)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_the_caption_hides_nothing_and_can_be_read_on_a_picture_of_any_size(height, width):
+    """Readable: bright ink on dark, inside the picture, letters of at least 8 rows, and larger on larger pictures."""
+    picture = photo(height, width)
+    result = caption(picture, ["schipperke 97.3%", "truth: cat"])
+    assert (result[-height:, :width] == picture).all()
+    assert (result[-height:, width:] == PAPER).all()
+    band = result[:-height]
+    ink = band.max(2) > 128
+    assert ink.any()
+    assert not ink[:, [0, -1]].any()  # nothing is cut at the sides
+    assert not ink[[0, -1]].any()  # nor above or below
+    rows = np.flatnonzero(ink.any(1))
+    lines = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    assert max(len(line) for line in lines) >= max(8, 0.02 * min(width, 2 * height))
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_caption_is_drawn_whatever_the_label(text):
+    result = caption(photo(40, 30), [text])
+    assert (result[-40:, :30] == photo(40, 30)).all()
+    assert result.shape[1] < 1500
+
+
+def test_different_labels_look_different():
+    """Letters beyond ASCII too, which OpenCV's own would all draw as question marks."""
+    pictures = [caption(photo(40, 300), [text]).tobytes() for text in ("cat", "dog", "кошка", "собака", "Ägypten")]
+    assert len(set(pictures)) == 5
+
+
+# grids
+
+
+def test_a_stack_holds_its_pictures_unchanged_on_dark_ground():
+    first, second = photo(10, 20), photo(5, 30, 1)
+    below, beside = stack([first, second], axis=0, gap=2), stack([first, second], axis=1, gap=2)
+    assert below.shape == (17, 30, 3)
+    assert beside.shape == (10, 52, 3)
+    assert (below[:10, :20] == first).all()
+    assert (below[12:, :30] == second).all()
+    assert (below[10:12] == PAPER).all()
+    assert (beside[:5, 22:] == second).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [*SIZES, (256, 256), (1, 256)])
+def test_a_thumbnail_is_a_square_with_the_picture_in_its_middle(height, width):
+    picture = np.full((height, width, 3), 200, np.uint8)
+    square = thumbnail(picture, 256)
+    assert square.shape == (256, 256, 3)
+    rows, columns = np.where((square == 200).all(2))
+    expected = (max(1, round(256 * height / max(height, width))), max(1, round(256 * width / max(height, width))))
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == expected
+    assert abs((rows.min() + rows.max()) / 2 - 127.5) <= 1
+
+
+def test_a_sheet_reads_row_by_row():
+    pictures = [np.full((4, 4, 3), 100 + i, np.uint8) for i in range(5)]
+    grid = sheet(pictures, columns=3)
+    found = [int(value) for value in dict.fromkeys(grid[..., 0].ravel().tolist()) if value >= 100]
+    assert found == [100, 101, 102, 103, 104]
+    assert grid.shape == (16, 28, 3)
