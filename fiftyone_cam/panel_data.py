@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fiftyone as fo
 from fiftyone import ViewField as F
 
-from fiftyone_cam import report, runs
+from fiftyone_cam import bulk, report, runs
+from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.runs import Collection
-
-THRESHOLD = 0.6
-"""The focus from which evidence is on the object: the default of :func:`fiftyone_cam.audit`, which imports torch."""
 
 _PLACES = (fo.Detections, fo.Detection, fo.Polylines, fo.Polyline, fo.Segmentation)
 """Label types that say where something is, as an audit reads them."""
@@ -107,3 +106,104 @@ def wrong_view(samples: Collection, key: str) -> fo.DatasetView:
     >>> wrong_view(dataset, "cam")
     """
     return samples.match(F(f"{key}_correct") == False)  # noqa: E712, an expression
+
+
+def stored_logits(samples: Collection, sample_id: str, key: str) -> list[dict[str, Any]]:
+    """The logits of which a run has stored the maps, strongest first, each split; nothing is inferred.
+
+    Returns:
+        what :func:`fiftyone_cam.split_logits` does, and for each class also ``field``, where its map is; empty
+        where the sample has no map.
+
+    >>> stored_logits(dataset, sample.id, "cam")[0]["field"]
+    'cam_heatmap'
+    """
+    from fiftyone_cam.auditing import _Auditor
+    from fiftyone_cam.core import evidence
+    from fiftyone_cam.core.geometry import as_box
+    from fiftyone_cam.core.regions import Cells, partition
+
+    run = runs.load_run(samples, key)
+    heat = [run.field("heatmap")]
+    heat += [f"{heat[0]}_{rank}" for rank in range(2, int(run.record["settings"].get("top_k") or 1) + 1)]
+    heat = [field for field in heat if run.dataset.has_field(field)]
+    paths = [f"{field}.{name}" for field in heat for name in ("label", "grid", "bias", "logit", "box", "seen")]
+    confidences = [run.field("prediction")] + ([f"{run.field('top')}.classifications"] if len(heat) > 1 else [])
+    paths += [f"{path}.{name}" for path in confidences for name in ("label", "confidence")]
+    record = run.record.get("audit")
+    auditor = _Auditor.of_record(run, record) if record and record["objects"] and report.stale(run) is None else None
+    [[row]] = bulk.chunks(run.dataset.select(sample_id), [*paths, *(auditor.paths if auditor else ())], progress=False)
+
+    sure = {row[f"{confidences[0]}.label"]: row[f"{confidences[0]}.confidence"]}
+    for path in confidences[1:]:
+        sure.update(zip(row[f"{path}.label"] or (), row[f"{path}.confidence"] or (), strict=True))
+    shapes: list[Any] = []
+    if auditor is not None:
+        with contextlib.suppress(OSError):  # a mask that cannot be read: no object is known
+            shapes = [s for (is_object, _), found in auditor.regions(row).items() if is_object for s in found]
+    parts = []
+    for field in heat:
+        grid = bulk.array(row[f"{field}.grid"])
+        if grid is None:
+            continue
+        inside, outside = None, float(grid.mean())
+        if shapes:
+            cells = Cells.of(grid.shape, as_box(row[f"{field}.box"]), as_box(row[f"{field}.seen"]))
+            inside, outside = evidence.split(grid, partition([shapes], cells)[0])
+        label = row[f"{field}.label"]
+        parts.append(
+            {
+                "label": label,
+                "confidence": sure.get(label),
+                "logit": row[f"{field}.logit"],
+                "bias": row[f"{field}.bias"],
+                "evidence_in": inside,
+                "evidence_out": outside,
+                "field": field,
+            }
+        )
+    return parts
+
+
+def said(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
+    """Of one sample: ``true``, its true class; ``verdict``; ``contrast``, whether it has a contrastive map.
+
+    >>> said(dataset, sample.id, "cam")
+    {'true': 'tabby', 'verdict': 'distracted', 'contrast': True}
+    """
+    run = runs.load_run(samples, key)
+    truth = (run.record.get("audit") or {}).get("ground_truth") or run.record["settings"].get("ground_truth")
+    paths = {
+        "true": f"{truth}.label" if truth else None,
+        "verdict": run.field("verdict"),
+        "contrast": f"{run.field('contrast')}.label",
+    }
+    sample = run.dataset.select(sample_id)
+    there = {name: path for name, path in paths.items() if path and run.dataset.has_field(path.partition(".")[0])}
+    found: dict[str, Any] = dict.fromkeys(paths)
+    if there:
+        for name, [value] in zip(there, sample.values(list(there.values())), strict=True):
+            found[name] = value
+    found["contrast"] = found["contrast"] is not None
+    return found
+
+
+def no_result(samples: Collection, sample_id: str, key: str) -> Missing:
+    """Why a sample has no map.
+
+    >>> no_result(dataset, sample.id, "cam").text
+    'This sample has no map: truncated file'
+    """
+    field = f"{key}_error"
+    reason = samples._dataset.select(sample_id).values(field)[0] if samples._dataset.has_field(field) else None
+    return Missing("sample", f"This sample has no map: {reason or f'run {key} did not cover it; compute it too'}.")
+
+
+def check_same(run: runs.CamRun, classifier: Any) -> None:
+    """Whether a classifier is the one of a run.
+
+    Raises:
+        RunError: it has other weights.
+    """
+    if classifier.fingerprint != run.record["classifier"]["sha256"]:
+        raise RunError(f"the classifier has other weights than that of run {run.key!r}: expected the same")

@@ -8,12 +8,26 @@ keystroke.
 from __future__ import annotations
 
 from fiftyone_cam.plugin.audit_attention import AuditAttention
+from fiftyone_cam.plugin.compare_cam_runs import CompareCamRuns
 from fiftyone_cam.plugin.compute_cam import ComputeCam
 from fiftyone_cam.plugin.delete_cam_run import DeleteCamRun
 from fiftyone_cam.plugin.explain_sample import ExplainSample
+from fiftyone_cam.plugin.localize_from_cam import LocalizeFromCam
 from fiftyone_cam.plugin.panel_audit import AuditPanel
+from fiftyone_cam.plugin.panel_why import WhyPanel
 from fiftyone_cam.plugin.restore_colors import RestoreColors
 from fiftyone_cam.plugin.stop_work import StopWork
 
-OPERATORS = [ComputeCam, ExplainSample, AuditAttention, DeleteCamRun, RestoreColors, StopWork, AuditPanel]
+OPERATORS = [
+    ComputeCam,
+    ExplainSample,
+    AuditAttention,
+    LocalizeFromCam,
+    CompareCamRuns,
+    DeleteCamRun,
+    RestoreColors,
+    StopWork,
+    AuditPanel,
+    WhyPanel,
+]
 """Operators and panels, as FiftyOne registers them."""

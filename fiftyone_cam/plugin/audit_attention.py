@@ -13,8 +13,9 @@ from fiftyone.operators import types
 
 from fiftyone_cam import appearance, runs
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.panel_data import THRESHOLD, class_words, place_fields
+from fiftyone_cam.panel_data import class_words, place_fields
 from fiftyone_cam.plugin import forms, work
+from fiftyone_cam.report import THRESHOLD
 
 if TYPE_CHECKING:
     from fiftyone_cam.report import AuditReport

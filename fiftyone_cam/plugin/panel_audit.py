@@ -28,6 +28,9 @@ WORDS = {
     "distracted": "wrong, looked elsewhere",
 }
 
+INFERNO = [[0, "#000004"], [0.25, "#57106e"], [0.5, "#bc3754"], [0.75, "#f98e09"], [1, "#fcffa4"]]
+"""The App's Plotly knows it under no name."""
+
 POINTS, CLASSES, REGIONS, MAPS = 2000, 50, 10, 6
 """How much is drawn; the panel says so where there is more."""
 
@@ -76,7 +79,12 @@ class AuditPanel(foo.Panel):
         self._update(ctx)
 
     def on_change_view(self, ctx: Any) -> None:
-        if ctx.panel.state.shown is not None and ctx.panel.state.shown == _text(ctx.view):
+        state, view = ctx.panel.state, _text(ctx.view)
+        if view == state.shown:
+            return
+        if view == _dump(state.base or []):  # the App also calls this where nothing has changed
+            if state.shown is not None:
+                state.set({"shown": None, "filter": None})
             return
         self._take_view(ctx)
         self._update(ctx)
@@ -178,6 +186,7 @@ class AuditPanel(foo.Panel):
 
     def _count(self, ctx: Any, base: fo.DatasetView, key: str) -> None:
         state, data = ctx.panel.state, ctx.panel.data
+        data.clear()  # what is set is merged into what was there, trace by trace
         record = runs.load_run(base, key).record["audit"]
         table = report.class_table(base, key)
         *rows, total = table
@@ -243,9 +252,7 @@ class AuditPanel(foo.Panel):
             if body.get("points"):
                 self._plots(panel, body)
             self._mean_maps(panel, state, body)
-        return types.Property(
-            panel, view=types.GridView(orientation="vertical", align_x="left", gap=2, padding=2, width=100)
-        )
+        return types.Property(panel, view=types.GridView(orientation="vertical", gap=1, pad=2, componentsProps=_NARROW))
 
     def _head(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
         row = panel.h_stack("head", align_y="center", gap=2)
@@ -261,7 +268,7 @@ class AuditPanel(foo.Panel):
             line.btn("back", label=f"Back to all {body['samples']:,}", on_click=self.show_base, variant="outlined")
 
     def _tiles(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
-        tiles = panel.h_stack("tiles", gap=1, width=100)
+        tiles = panel.grid("tiles", orientation="horizontal", columns=4, gap=1)
         judged = max(1, sum(body["verdicts"].values()))
         for verdict, color in COLORS.items():
             count = body["verdicts"][verdict]
@@ -286,9 +293,8 @@ class AuditPanel(foo.Panel):
 
     def _table(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
         more = f"The {CLASSES} most frequent of {body['classes']:,}. " if body["classes"] > CLASSES else ""
-        view = types.TableView(
-            label="By class", description=f"{more}Click a row to see its samples", on_click_row=self.show_class
-        )
+        _heading(panel, "table", "By class", f"{more}Click a row to see its samples")
+        view = types.TableView(on_click_row=self.show_class, componentsProps=_TABLE)
         view.add_column("label", label="class")
         view.add_column("samples", label="n")
         view.add_column("accuracy", label="right")
@@ -303,30 +309,30 @@ class AuditPanel(foo.Panel):
             who = "errors look at" if body["errors"] else "predictions look at"
             of = f"{body['looked']:,} wrong predictions" if body["errors"] else f"{body['looked']:,} predictions"
             more = f" The {REGIONS} largest of {body['regions']:,}." if body["regions"] > REGIONS else ""
+            about = f"Mean share of the positive evidence, over {of}, by class.{more} Click a bar to see them"
+            _heading(panel, "looked", f"What {who}", about)
             panel.plot(
                 "regions",
-                label=f"What {who}",
-                description=f"Mean share of the positive evidence, over {of}, by class.{more} Click a bar to see them",
                 on_click=self.show_region,
-                height=f"{90 + 30 * min(body['regions'], REGIONS)}px",
+                height=f"{100 + 28 * min(body['regions'], REGIONS)}px",
                 layout={
                     "barmode": "stack",
                     "bargap": 0.35,
                     "showlegend": True,
-                    "legend": {"orientation": "h", "x": 0, "y": -0.25, "yanchor": "top", "traceorder": "normal"},
+                    "legend": {**_LEGEND, "traceorder": "normal"},
                     "xaxis": {"tickformat": ".0%", "rangemode": "tozero", "fixedrange": True},
                     "yaxis": {"autorange": "reversed", "fixedrange": True},
-                    "margin": {"t": 4, "l": 8, "r": 16, "b": 8},
+                    "margin": {"t": 30, "l": 8, "r": 24, "b": 8},
                 },
                 config=_CONFIG,
             )
         shown = f"{body['points']:,} of {body['audited']:,} samples, drawn at random. " if (
             body["points"] < body["audited"]
         ) else f"{body['points']:,} samples. "  # fmt: skip
+        about = f"{shown}Click a point to open its sample, draw a lasso to see a group"
+        _heading(panel, "points", "Evidence on the object, and confidence", about)
         panel.plot(
             "scatter",
-            label="Evidence on the object, and confidence",
-            description=f"{shown}Click a point to open its sample, draw a lasso to see a group",
             on_click=self.open_sample,
             on_selected=self.lasso,
             height="360px",
@@ -334,14 +340,14 @@ class AuditPanel(foo.Panel):
                 "dragmode": "lasso",
                 "hovermode": "closest",
                 "showlegend": True,
-                "legend": {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top"},
+                "legend": _LEGEND,
                 "xaxis": {
                     "title": {"text": "share of the evidence inside the object"},
                     "range": [-0.02, 1.02],
                     "tickformat": ".0%",
                 },
                 "yaxis": {"title": {"text": "confidence"}, "range": [-0.02, 1.02], "tickformat": ".0%"},
-                "margin": {"t": 4, "l": 8, "r": 16, "b": 8},
+                "margin": {"t": 30, "l": 8, "r": 24, "b": 8},
             },
             config={**_CONFIG, "scrollZoom": False},
         )
@@ -352,11 +358,10 @@ class AuditPanel(foo.Panel):
                       variant="outlined", componentsProps=_quiet())  # fmt: skip
             return
         more = f"The {MAPS} most frequent of {body['classes']:,} classes. " if body["classes"] > MAPS else ""
+        about = f"{more}Photos squashed to squares: a bright corner is a watermark, a bright centre a habit. "
+        _heading(panel, "means", "Where the evidence is, on the mean", f"{about}Click a map to see its samples")
         panel.plot(
             "maps",
-            label="Where the evidence is, on the mean",
-            description=f"{more}Photos squashed to squares: a bright corner is a watermark, a bright centre a habit. "
-            "Click a map to see its samples",
             on_click=self.show_map,
             height="330px",
             layout=state.layout,
@@ -371,17 +376,43 @@ _CONFIG = {
 }
 
 
+_LINE = "rgba(128, 128, 128, 0.45)"
+
+_LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)", "font": {"size": 12}}
+
+_NARROW = {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}}
+"""No wider than the panel, whatever is in it."""
+
+_TABLE = {
+    "tableContainer": {
+        "sx": {
+            "overflowX": "auto",
+            "& td, & th": {"px": "6px"},
+            "& td, & th, & p": {"fontSize": "0.85rem"},
+            "& tr": {"cursor": "pointer"},
+        }
+    }
+}
+
+
+def _heading(panel: types.Object, name: str, title: str, about: str) -> None:
+    panel.view(f"heading_{name}", types.HeaderView(label=title, description=about))
+
+
 def _stages(view: fo.DatasetView) -> list[dict[str, Any]]:
     return [] if view is None else list(view._serialize(include_uuids=False))
 
 
 def _text(view: fo.DatasetView) -> str:
-    return json.dumps(_stages(view), sort_keys=True, default=str)
+    return _dump(_stages(view))
+
+
+def _dump(stages: list[dict[str, Any]]) -> str:
+    return json.dumps(stages, sort_keys=True, default=str)
 
 
 def _tile(color: str, chosen: bool) -> dict[str, Any]:
     return {
-        "container": {"sx": {"flex": "1 1 0", "minWidth": "96px"}},
         "button": {
             "sx": {
                 "width": "100%",
@@ -389,21 +420,22 @@ def _tile(color: str, chosen: bool) -> dict[str, Any]:
                 "textTransform": "none",
                 "textAlign": "left",
                 "justifyContent": "flex-start",
-                "lineHeight": 1.35,
+                "lineHeight": 1.4,
+                "fontSize": "1.15rem",
+                "&::first-line": {"fontSize": "0.9rem", "fontWeight": 500},
                 "padding": "8px 12px",
-                "border": "1px solid",
-                "borderColor": color if chosen else "divider",
+                "border": f"1px solid {color if chosen else _LINE}",
                 "borderLeft": f"5px solid {color}",
                 "color": "text.primary",
-                "&:hover": {"borderColor": color},
+                "&:hover": {"border": f"1px solid {color}", "borderLeft": f"5px solid {color}"},
             }
         },
     }
 
 
 def _quiet() -> dict[str, Any]:
-    return {"button": {"sx": {"textTransform": "none", "fontWeight": "normal", "color": "text.secondary",
-                              "borderColor": "divider"}}}  # fmt: skip
+    style = {"textTransform": "none", "fontWeight": "normal", "color": "text.secondary", "borderColor": _LINE}
+    return {"button": {"sx": style}}
 
 
 def _row(row: report.ClassRow) -> dict[str, Any]:
@@ -505,7 +537,7 @@ def _small_multiples(maps: Sequence[report.MeanMap]) -> tuple[list[Any], list[An
                 continue
             traces.append(
                 {"type": "heatmap", "z": [[round(float(v), 4) for v in line] for line in mean], "xaxis": x, "yaxis": y,
-                 "colorscale": "Inferno", "zmin": 0, "zmax": max(top, 1e-6), "showscale": False,
+                 "colorscale": INFERNO, "zmin": 0, "zmax": max(top, 1e-6), "showscale": False,
                  "hovertemplate": "%{z:.2f}<extra></extra>"}
             )  # fmt: skip
             drawn.append([entry.label, row == 1])

@@ -1,0 +1,228 @@
+"""The panel Why?: the strongest classes of the sample that is open, and where in the picture each got its logit."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import fiftyone.operators as foo
+from fiftyone.operators import types
+
+from fiftyone_cam import panel_data, runs
+from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.plugin import forms, models
+
+INSIDE, OUTSIDE, BIAS = "#3fa66b", "#e0a126", "#8c8c8c"
+
+TOP = 5
+
+HELP = """
+**Why this class?** A logit is the evidence inside the object, the evidence outside of it, and the class's bias, added
+up: exactly, for this kind of network. Evidence below zero speaks against the class.
+
+Click a bar to see the map of its class in the picture. *Predicted against true* shows what spoke for the one and not
+for the other.
+"""
+
+
+class WhyPanel(foo.Panel):
+    """Draws the parts of the logits of one sample."""
+
+    @property
+    def config(self) -> foo.PanelConfig:
+        return foo.PanelConfig(
+            name="cam_why", label="Why?", surfaces="modal", help_markdown=HELP, **forms.icon("explain")
+        )
+
+    # events
+
+    def on_load(self, ctx: Any) -> None:
+        self._update(ctx)
+
+    def on_change_current_sample(self, ctx: Any) -> None:
+        self._update(ctx)
+
+    def pick(self, ctx: Any) -> None:
+        ctx.panel.state.key = ctx.params["value"]
+        self._update(ctx)
+
+    def refresh(self, ctx: Any) -> None:
+        ctx.dataset.reload()
+        self._update(ctx)
+
+    def compute(self, ctx: Any) -> None:
+        ctx.prompt("fiftyone_cam/compute_cam", on_success=self.refresh)
+
+    def audit(self, ctx: Any) -> None:
+        ctx.prompt("fiftyone_cam/audit_attention", params={"key": ctx.panel.state.key}, on_success=self.refresh)
+
+    def explain_top(self, ctx: Any) -> None:
+        """The five strongest, from the network itself: where a run keeps the map of the strongest only."""
+        from fiftyone_cam.auditing import split_logits
+
+        state = ctx.panel.state
+        run = runs.load_run(ctx.dataset, state.key)
+        source, kwargs = models.of_record(run.record) or ("", {})
+        try:
+            classifier = models.load(source, kwargs)
+            panel_data.check_same(run, classifier)
+            parts = split_logits(ctx.dataset, state.sample, classifier, state.key, top_k=TOP)
+        except CamError as error:
+            state.text = str(error)
+            return
+        known = {part["label"]: part["field"] for part in state.parts}
+        self._draw(ctx, [{**part, "field": known.get(part["label"])} for part in parts])
+
+    def show_class(self, ctx: Any) -> None:
+        """The map of the class whose bar was clicked."""
+        label = ctx.params.get("id")
+        field = next((part["field"] for part in ctx.panel.state.parts if part["label"] == label), None)
+        if field:
+            self._show(ctx, field)
+        elif label:
+            self._explain(ctx, label)
+
+    def choose(self, ctx: Any) -> None:
+        label = ctx.params.get("value")
+        if label and label in runs.load_run(ctx.dataset, ctx.panel.state.key).classes:
+            self._explain(ctx, label)
+
+    def show_contrast(self, ctx: Any) -> None:
+        self._show(ctx, f"{ctx.panel.state.key}_contrast")
+
+    # what is shown
+
+    def _explain(self, ctx: Any, label: str) -> None:
+        key = ctx.panel.state.key
+        known = models.of_record(runs.load_run(ctx.dataset, key).record) is not None
+        ctx.prompt("fiftyone_cam/explain_sample", params={"key": key, "label": label}, skip_prompt=known)
+
+    def _show(self, ctx: Any, field: str) -> None:
+        """One map in the picture, in place of the others."""
+        run = runs.load_run(ctx.dataset, ctx.panel.state.key)
+        maps = {path for path, name in run.fields.items() if name.startswith(("heatmap", "contrast", "explained"))}
+        ctx.ops.set_active_fields([*(path for path in ctx.active_fields or [] if path not in maps), field])
+
+    def _update(self, ctx: Any) -> None:
+        state = ctx.panel.state
+        keys = runs.list_runs(ctx.dataset) if ctx.dataset is not None else []
+        key = state.key if state.key in keys else (keys[-1] if keys else None)
+        sample = str(ctx.current_sample) if ctx.current_sample else None
+        state.set({"keys": keys, "key": key, "sample": sample, "parts": [], "text": None, "missing": None})
+        if sample is None:
+            state.text = "Open a sample."
+        elif key is None:
+            state.set({"missing": "run", "text": "There are no class activation maps yet: compute them first."})
+        else:
+            try:
+                parts = panel_data.stored_logits(ctx.dataset, sample, key)
+                if parts:
+                    self._draw(ctx, parts)
+                else:
+                    missing = panel_data.no_result(ctx.dataset, sample, key)
+                    state.set({"missing": missing.what, "text": missing.text})
+            except CamError as error:
+                state.text = str(error)
+
+    def _draw(self, ctx: Any, parts: Sequence[dict[str, Any]]) -> None:
+        state = ctx.panel.state
+        state.set({"parts": list(parts), **panel_data.said(ctx.dataset, state.sample, state.key)})
+        ctx.panel.data.clear()  # what is set is merged into what was there
+        ctx.panel.data.logits = _bars(parts)
+
+    # drawing
+
+    def render(self, ctx: Any) -> types.Property:
+        panel, state = types.Object(), ctx.panel.state
+        if state.keys and len(state.keys) > 1:
+            view = types.DropdownView(label="Run", on_change=self.pick)
+            panel.enum("key", state.keys, label="Run", default=state.key, view=view)
+        if state.text:
+            panel.view("missing", types.AlertView(label=state.text, severity="info" if state.missing else "error"))
+            if state.missing in ("run", "sample"):
+                panel.btn("compute", label="Compute class activation maps", on_click=self.compute, variant="contained")
+        parts = state.parts or []
+        if parts:
+            self._logits(panel, ctx, state, parts)
+        style = {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}}
+        return types.Property(panel, view=types.GridView(orientation="vertical", gap=1, pad=2, componentsProps=style))
+
+    def _logits(self, panel: types.Object, ctx: Any, state: Any, parts: Sequence[dict[str, Any]]) -> None:
+        plain = forms.plain
+        words = f"Predicted **{plain(parts[0]['label'])}**"
+        if parts[0]["confidence"] is not None:
+            words += f" with confidence {parts[0]['confidence']:.0%}"
+        if state.true is not None:
+            words += f" · true **{plain(state.true)}**"
+        if state.verdict:
+            words += f" · {state.verdict}"
+        panel.md(words, name="words")
+        split = parts[0]["evidence_in"] is not None
+        about = "Each logit is evidence plus bias, exactly. Click a bar to see the map of its class"
+        panel.view("heading", types.HeaderView(label="Where the logits come from", description=about))
+        panel.plot(
+            "logits",
+            on_click=self.show_class,
+            height=f"{110 + 40 * len(parts)}px",
+            layout={
+                "barmode": "relative",
+                "bargap": 0.35,
+                "showlegend": True,
+                "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"},
+                "xaxis": {"title": {"text": "logit"}, "fixedrange": True},
+                "yaxis": {"autorange": "reversed", "fixedrange": True},
+                "margin": {"t": 30, "l": 8, "r": 24, "b": 8},
+            },
+            config={"displayModeBar": False, "scrollZoom": False},
+        )
+        row = panel.h_stack("actions", gap=1, align_y="center")
+        if state.contrast:
+            row.btn("contrast", label="Predicted against true", on_click=self.show_contrast, variant="outlined")
+        if len(parts) < TOP and models.of_record(runs.load_run(ctx.dataset, state.key).record) is not None:
+            row.btn("explain", label=f"Explain the {TOP} strongest", on_click=self.explain_top, variant="outlined",
+                    title="Loads the classifier and runs it on this picture")  # fmt: skip
+        if not split:
+            row.btn("audit", label="Split by the object", on_click=self.audit, variant="outlined",
+                    title="Audit attention with a field that says where the object is")  # fmt: skip
+        view = types.AutocompleteView(label="See what speaks for any class", allow_user_input=False)
+        classes = runs.load_run(ctx.dataset, state.key).classes
+        panel.enum("any", classes, label="See what speaks for any class", view=view, on_change=self.choose)
+
+
+def _bars(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = [_name(part) for part in parts]
+    ids = [part["label"] for part in parts]
+    split = parts[0]["evidence_in"] is not None
+    series = [("inside the object", "evidence_in", INSIDE)] if split else []
+    series += [("outside" if split else "evidence", "evidence_out", OUTSIDE), ("bias", "bias", BIAS)]
+    bars: list[dict[str, Any]] = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": name,
+            "y": names,
+            "x": [part[entry] for part in parts],
+            "ids": ids,
+            "marker": {"color": color},
+            "hovertemplate": "%{x:+.2f}<extra>%{fullData.name}</extra>",
+        }
+        for name, entry, color in series
+    ]
+    total = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "logit",
+        "y": names,
+        "x": [part["logit"] for part in parts],
+        "ids": ids,
+        "marker": {"color": "#e5484d", "symbol": "line-ns", "size": 20, "line": {"width": 3, "color": "#e5484d"}},
+        "hovertemplate": "%{x:.2f}<extra>logit</extra>",
+    }
+    return [*bars, total]
+
+
+def _name(part: dict[str, Any]) -> str:
+    label = part["label"] if len(part["label"]) <= 24 else part["label"][:23] + "…"
+    sure = "" if part["confidence"] is None else f" {part['confidence']:.0%}"
+    return html.escape(label) + sure
