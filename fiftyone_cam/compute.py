@@ -25,11 +25,12 @@ import torch
 from fiftyone import ViewField as F
 from pymongo.errors import PyMongoError
 
-from fiftyone_cam import appearance, fields, runs
+from fiftyone_cam import appearance, bulk, fields, runs
 from fiftyone_cam.classifier import Classifier, load_classifier
-from fiftyone_cam.core.errors import CamError, FieldError, RunError
+from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Explainer, Failure, Item, Prepared, Result, prepare
 from fiftyone_cam.core.network import PRECISIONS
+from fiftyone_cam.ground_truth import GroundTruth, check_field
 from fiftyone_cam.runs import Collection
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def compute_cam(
     _check_settings(collection, key, ground_truth, batch_size, num_workers, precision)
     classifier = load_classifier(classifier)
     explainer = Explainer(classifier.network, precision=precision, top_k=top_k)
-    truth = _Truth(collection, ground_truth, class_map, classifier.classes)
+    truth = GroundTruth(collection, ground_truth, class_map, classifier.classes)
     classifier.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     settings = {
@@ -207,63 +208,8 @@ def _check_settings(
     for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
         if value is not None and value < 1:
             raise CamError(f"{name} is {value}, expected at least 1")
-    if ground_truth is None:
-        return
-    field = samples.get_field(ground_truth)
-    if field is None:
-        candidates = list(samples.get_field_schema(embedded_doc_type=fo.Classification))
-        raise FieldError(
-            f"there is no field {ground_truth!r} for the ground truth: "
-            + (
-                f"the Classification fields are {', '.join(candidates)}"
-                if candidates
-                else "nor any Classification field"
-            )
-        )
-    if not (isinstance(field, fo.EmbeddedDocumentField) and issubclass(field.document_type, fo.Classification)):
-        found = getattr(field, "document_type", type(field)).__name__
-        raise FieldError(f"the ground truth {ground_truth!r} is of type {found}, expected Classification")
-
-
-class _Truth:
-    """Which logits count as right for a label of the ground truth."""
-
-    def __init__(
-        self, samples: Collection, field: str | None, class_map: Mapping[str, str] | None, classes: Sequence[str]
-    ) -> None:
-        self.field = field
-        self.class_map = class_map
-        self._indices: dict[str, tuple[int, ...]] = {}
-        if class_map is not None:
-            unknown = [label for label in class_map if label not in classes]
-            if unknown:
-                raise FieldError(
-                    f"class_map translates {unknown[:5]}, which the classifier does not predict: expected its classes, "
-                    f"such as {list(classes[:3])}"
-                )
-        for index, name in enumerate(classes):
-            word = self.translate(name)
-            if word is not None:
-                self._indices[word] = (*self._indices.get(word, ()), index)
-        if field is None:
-            return
-        labels = samples.count_values(f"{field}.label")
-        labels.pop(None, None)
-        self.unknown = sum(count for label, count in labels.items() if label not in self._indices)
-        if labels and self.unknown == sum(labels.values()):
-            raise FieldError(
-                f"no label of {field!r} is a class: found {sorted(labels)[:5]}, the classes are "
-                f"{sorted(self._indices)[:5]}, …; pass class_map= to translate classes into labels"
-            )
-
-    def translate(self, predicted: str | None) -> str | None:
-        """A predicted label in the ground truth's words; None where it has none."""
-        if self.class_map is None or predicted is None:
-            return predicted
-        return self.class_map.get(predicted)
-
-    def indices(self, label: str | None) -> tuple[int, ...]:
-        return () if label is None else self._indices.get(label, ())
+    if ground_truth is not None:
+        check_field(samples, ground_truth)
 
 
 # the record
@@ -343,7 +289,7 @@ def _note_interruption(run: runs.CamRun, error: BaseException) -> None:
         logger.debug("could not record the interruption of run %s", run.key, exc_info=True)
 
 
-def _finish(run: runs.CamRun, samples: Collection, truth: _Truth, clock: dict[str, Any], new: int) -> None:
+def _finish(run: runs.CamRun, samples: Collection, truth: GroundTruth, clock: dict[str, Any], new: int) -> None:
     """Bring the record up to date, from what is in the database."""
     error = run.field(fields.ERROR)
     failures = {str(reason): int(n) for reason, n in run.dataset.count_values(error).items() if reason is not None}
@@ -362,13 +308,13 @@ def _finish(run: runs.CamRun, samples: Collection, truth: _Truth, clock: dict[st
         entries["timing"] = clock
     if truth.field is not None:
         entries["accuracy"] = _accuracy(samples, run, truth)
-        entries["unknown_labels"] = truth.unknown
+        entries["unknown_labels"] = sum(truth.unmatched.values())
     run.update(**entries)
     for path in (f"{run.field(fields.PREDICTION)}.label", f"{run.field(fields.PREDICTION)}.confidence", error):
         run.dataset.create_index(path)
 
 
-def _accuracy(samples: Collection, run: runs.CamRun, truth: _Truth) -> float | None:
+def _accuracy(samples: Collection, run: runs.CamRun, truth: GroundTruth) -> float | None:
     predicted, true = samples.values([f"{run.field(fields.PREDICTION)}.label", f"{truth.field}.label"])
     pairs = [(truth.translate(p), t) for p, t in zip(predicted, true, strict=True) if p is not None and t is not None]
     return sum(p == t for p, t in pairs) / len(pairs) if pairs else None
@@ -377,7 +323,9 @@ def _accuracy(samples: Collection, run: runs.CamRun, truth: _Truth) -> float | N
 # the work
 
 
-def _pending(samples: Collection, run: runs.CamRun, truth: _Truth, overwrite: bool, retry_failed: bool) -> list[Item]:
+def _pending(
+    samples: Collection, run: runs.CamRun, truth: GroundTruth, overwrite: bool, retry_failed: bool
+) -> list[Item]:
     """What is still to be computed, in the collection's order."""
     view = samples.view()
     if not overwrite:
@@ -438,8 +386,7 @@ class _Writer:
 
     def __init__(self, run: runs.CamRun, names: Sequence[str]) -> None:
         self._run = run
-        # the heatmap last: it says that the sample is done
-        self._names = sorted(names, key=lambda name: name == fields.HEATMAP)
+        self._names = names
         self._results: list[Result] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cam-write")
         self._pending: deque[Future[None]] = deque()
@@ -481,23 +428,16 @@ class _Writer:
         if self._run.record.get("scale") is None and explained:
             self._run.update(scale=_display_scale([result.maps[0].grid for result in explained]))
         scale = self._run.record.get("scale")
-        columns: dict[str, dict[str, Any]] = {name: {} for name in self._names}
+        documents: dict[str, dict[str, Any]] = {}
         for result in results:
+            values: dict[str, Any] = dict.fromkeys(self._names)  # of an earlier computation nothing may stay
             if isinstance(result, Failure):
-                values: dict[str, Any] = {fields.ERROR: result.reason}
+                values[fields.ERROR] = result.reason
             else:
-                values = fields.labels(result, scale)
+                values |= {name: label.to_dict() for name, label in fields.labels(result, scale).items()}
                 self._certificate = max(self._certificate, result.error)
-            for name, column in columns.items():
-                column[result.id] = values.get(name)
-        try:
-            for name, column in columns.items():
-                self._run.dataset.set_values(self._run.field(name), column, key_field="id", progress=False)
-        except PyMongoError as error:
-            raise RunError(
-                f"the database cannot be written ({type(error).__name__}: {error}). What was written before is safe: "
-                "see to the database (is it running, is its disk full?) and call compute_cam again to finish the rest"
-            ) from error
+            documents[result.id] = {self._run.field(name): value for name, value in values.items()}
+        bulk.write(self._run.dataset, documents)
 
 
 def _display_scale(grids: Sequence[np.ndarray]) -> float:

@@ -100,7 +100,7 @@ def declared(top_k: int, contrast: bool) -> dict[str, dict[str, Any]]:
 
 
 def labels(result: Explanation, scale: float | None) -> dict[str, fo.Label]:
-    """All labels of one explanation, by field name without the key; the heatmap last, since it says "done"."""
+    """All labels of one explanation, by field name without the key."""
     found: dict[str, fo.Label] = {PREDICTION: prediction(result.maps[0])}
     for rank, class_map in enumerate(result.maps[1:], 2):
         found[f"{HEATMAP}_{rank}"] = heatmap(class_map, result, scale)
