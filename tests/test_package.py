@@ -56,3 +56,16 @@ def test_the_app_does_not_wait_for_torch():
     """In a process of its own: what the App imports to draw forms must not import torch."""
     code = "import sys, fiftyone_cam.plugin; raise SystemExit('torch' in sys.modules and 'torch was imported')"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent, timeout=300)
+
+
+def test_all_operators_and_panels_are_listed_where_fiftyone_looks():
+    import yaml
+
+    from fiftyone.operators import Panel
+    from fiftyone_cam.plugin import OPERATORS
+
+    listed = yaml.safe_load((PACKAGE.parent / "fiftyone.yml").read_text(encoding="utf-8"))
+    built = [operator() for operator in OPERATORS]
+    panels = {operator.config.name for operator in built if isinstance(operator, Panel)}
+    assert panels == set(listed["panels"])
+    assert {operator.config.name for operator in built} - panels == set(listed["operators"])
