@@ -207,3 +207,33 @@ def check_same(run: runs.CamRun, classifier: Any) -> None:
     """
     if classifier.fingerprint != run.record["classifier"]["sha256"]:
         raise RunError(f"the classifier has other weights than that of run {run.key!r}: expected the same")
+
+
+class Picture(NamedTuple):
+    """A map over its image: ``label`` and, of a contrast, ``versus``; the signed map, logit units, as rows of numbers;
+    and ``aspect``, the image's width over its height."""
+
+    label: str
+    versus: str | None
+    filepath: str
+    aspect: float
+    rows: list[list[float]]
+
+
+def picture(samples: Collection, sample_id: str, field: str, side: int = 64) -> Picture | None:
+    """The signed map of a field of :func:`fiftyone_cam.compute_cam`, ready to be drawn; None where there is none.
+
+    >>> picture(dataset, sample.id, "cam_heatmap").label
+    'tabby'
+    """
+    from fiftyone_cam.fields import signed_map
+
+    sample = samples._dataset[sample_id]
+    heat = sample.get_field(field)
+    if heat is None or heat.map is None:
+        return None
+    height, width = heat.map.shape  # small, but as the image is
+    scale = side / max(height, width)
+    laid = signed_map(heat, (max(1, round(height * scale)), max(1, round(width * scale))))
+    versus = heat["versus"] if heat.has_attribute("versus") else None
+    return Picture(heat.label, versus, sample.filepath, width / height, [[round(float(v), 3) for v in r] for r in laid])

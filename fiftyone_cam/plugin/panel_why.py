@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import fiftyone.operators as foo
 from fiftyone.operators import types
@@ -15,13 +16,23 @@ from fiftyone_cam.plugin import forms, models
 
 INSIDE, OUTSIDE, BIAS = "#3fa66b", "#e0a126", "#8c8c8c"
 
+SIGNED = [
+    [0, "rgba(40, 120, 255, 0.85)"],
+    [0.44, "rgba(30, 60, 160, 0.1)"],
+    [0.5, "rgba(0, 0, 0, 0)"],
+    [0.56, "rgba(120, 30, 90, 0.15)"],
+    [0.8, "rgba(240, 110, 20, 0.65)"],
+    [1, "rgba(255, 230, 120, 0.85)"],
+]
+"""Against the class, nothing, for it: clear over dark and bright."""
+
 TOP = 5
 
 HELP = """
 **Why this class?** A logit is the evidence inside the object, the evidence outside of it, and the class's bias, added
 up: exactly, for this kind of network. Evidence below zero speaks against the class.
 
-Click a bar to see the map of its class in the picture. *Predicted against true* shows what spoke for the one and not
+Click a bar to see the map of its class. *Predicted against true* shows what spoke for the one and not
 for the other.
 """
 
@@ -94,22 +105,49 @@ class WhyPanel(foo.Panel):
     # what is shown
 
     def _explain(self, ctx: Any, label: str) -> None:
-        key = ctx.panel.state.key
-        known = models.of_record(runs.load_run(ctx.dataset, key).record) is not None
-        ctx.prompt("fiftyone_cam/explain_sample", params={"key": key, "label": label}, skip_prompt=known)
+        """The map of a class that no run has stored: by the classifier, where the run says which it was."""
+        state = ctx.panel.state
+        run = runs.load_run(ctx.dataset, state.key)
+        origin = models.of_record(run.record)
+        if origin is None:
+            params = {"key": state.key, "label": label}
+            ctx.prompt("fiftyone_cam/explain_sample", params=params, on_success=self.show_explained)
+            return
+        from fiftyone_cam.compute import explain_sample
+
+        try:
+            classifier = models.load(*origin)
+            panel_data.check_same(run, classifier)
+            explain_sample(ctx.dataset, state.sample, classifier, label, state.key)
+        except CamError as error:
+            state.text = str(error)
+            return
+        self.show_explained(ctx)
+
+    def show_explained(self, ctx: Any) -> None:
+        ctx.dataset.reload()
+        self._show(ctx, f"{ctx.panel.state.key}_explained")
 
     def _show(self, ctx: Any, field: str) -> None:
-        """One map in the picture, in place of the others."""
-        run = runs.load_run(ctx.dataset, ctx.panel.state.key)
-        maps = {path for path, name in run.fields.items() if name.startswith(("heatmap", "contrast", "explained"))}
-        ctx.ops.set_active_fields([*(path for path in ctx.active_fields or [] if path not in maps), field])
+        """One map, in the panel itself: an open sample keeps the fields that it was opened with."""
+        state = ctx.panel.state
+        found = panel_data.picture(ctx.dataset, state.sample, field)
+        if found is None:
+            state.set({"picture": None, "text": f"There is no map in {field}."})
+            return
+        trace, layout = _picture(found)
+        words = f"for {found.label}" if found.versus is None else f"for {found.label} against {found.versus}"
+        state.set({"picture": words, "layout": layout, "text": None})
+        ctx.panel.data.map = [trace]
 
     def _update(self, ctx: Any) -> None:
         state = ctx.panel.state
         keys = runs.list_runs(ctx.dataset) if ctx.dataset is not None else []
         key = state.key if state.key in keys else (keys[-1] if keys else None)
         sample = str(ctx.current_sample) if ctx.current_sample else None
-        state.set({"keys": keys, "key": key, "sample": sample, "parts": [], "text": None, "missing": None})
+        state.set(
+            {"keys": keys, "key": key, "sample": sample, "parts": [], "text": None, "missing": None, "picture": None}
+        )
         if sample is None:
             state.text = "Open a sample."
         elif key is None:
@@ -119,6 +157,7 @@ class WhyPanel(foo.Panel):
                 parts = panel_data.stored_logits(ctx.dataset, sample, key)
                 if parts:
                     self._draw(ctx, parts)
+                    self._show(ctx, parts[0]["field"])
                 else:
                     missing = panel_data.no_result(ctx.dataset, sample, key)
                     state.set({"missing": missing.what, "text": missing.text})
@@ -128,7 +167,7 @@ class WhyPanel(foo.Panel):
     def _draw(self, ctx: Any, parts: Sequence[dict[str, Any]]) -> None:
         state = ctx.panel.state
         state.set({"parts": list(parts), **panel_data.said(ctx.dataset, state.sample, state.key)})
-        ctx.panel.data.clear()  # what is set is merged into what was there
+        ctx.panel.data.logits = []  # what is set is merged into what was there
         ctx.panel.data.logits = _bars(parts)
 
     # drawing
@@ -188,6 +227,10 @@ class WhyPanel(foo.Panel):
         view = types.AutocompleteView(label="See what speaks for any class", allow_user_input=False)
         classes = runs.load_run(ctx.dataset, state.key).classes
         panel.enum("any", classes, label="See what speaks for any class", view=view, on_change=self.choose)
+        if state.picture:
+            about = "Blue speaks against it; what no colour lies on says nothing"
+            panel.view("seen", types.HeaderView(label=f"What speaks {state.picture}", description=about))
+            panel.plot("map", height="340px", layout=state.layout, config={"displayModeBar": False})
 
 
 def _bars(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -220,6 +263,47 @@ def _bars(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         "hovertemplate": "%{x:.2f}<extra>logit</extra>",
     }
     return [*bars, total]
+
+
+def _picture(found: panel_data.Picture) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A map over its image: a trace and a layout."""
+    height, width = len(found.rows), len(found.rows[0])
+    top = max(max(abs(value) for value in row) for row in found.rows) or 1.0
+    trace = {
+        "type": "heatmap",
+        "z": found.rows,
+        "x0": 0.5,
+        "dx": 1,
+        "y0": 0.5,
+        "dy": 1,
+        "zmin": -top,
+        "zmax": top,
+        "zsmooth": "best",
+        "colorscale": SIGNED,
+        "colorbar": {"title": {"text": "logit"}, "thickness": 10, "outlinewidth": 0},
+        "hovertemplate": "%{z:+.2f}<extra></extra>",
+    }
+    hidden = {"visible": False, "showgrid": False, "zeroline": False, "fixedrange": True, "constrain": "domain"}
+    image = {
+        "source": f"/media?filepath={quote(found.filepath, safe='')}",
+        "xref": "x",
+        "yref": "y",
+        "x": 0,
+        "y": 0,
+        "sizex": width,
+        "sizey": height,
+        "yanchor": "top",
+        "sizing": "stretch",
+        "layer": "below",
+    }
+    layout = {
+        "xaxis": {**hidden, "range": [0, width]},
+        "yaxis": {**hidden, "range": [height, 0], "scaleanchor": "x"},
+        "images": [image],
+        "margin": {"t": 4, "l": 8, "r": 8, "b": 4},
+        "plot_bgcolor": "rgba(0, 0, 0, 0)",
+    }
+    return trace, layout
 
 
 def _name(part: dict[str, Any]) -> str:
