@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import fiftyone as fo
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
-from fiftyone_cam import appearance, runs
+from fiftyone_cam import runs
 from fiftyone_cam.core.errors import SourceError
 from fiftyone_cam.plugin import forms, models, work
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 MOST = 1000
 """Class names that a form lists; further ones can be typed."""
+
+SIDE = 560
+"""Pixels of the picture's longer side."""
 
 
 class ExplainSample(foo.Operator):
@@ -105,20 +109,50 @@ class ExplainSample(foo.Operator):
                 )
             return explain_sample(ctx.dataset, sample_id, classifier, label, run.key)
 
-        heat = yield from work.run(ctx, explain, "Loading the classifier")
-        path = run.field("explained")
-        ctx.dataset.reload()
-        yield ctx.ops.reload_dataset()
+        known = ctx.dataset.has_field(run.field("explained"))
+        heat = yield from work.run(ctx, explain, "Explaining; the first time, the classifier is loaded")
+        if not known:
+            yield ctx.ops.reload_dataset()
         yield ctx.ops.reload_samples()
-        others = [
-            field for field in ctx.active_fields or appearance.visible(ctx.dataset) if not _heat(ctx.dataset, field)
-        ]
-        yield ctx.ops.set_active_fields([*others, path])
-        words = (
-            f"**{forms.plain(heat.label)}** has the logit {heat.logit:,.2f}: {heat.logit - heat.bias:+,.2f} from the "
-            f"image, {heat.bias:+,.2f} from the bias.\n\nThe map is in the field `{path}`."
-        )
-        yield work.summary(ctx, "What speaks for this class", words)
+        yield _answer(ctx, run, heat, ctx.dataset[sample_id].filepath)
+
+
+def _answer(ctx: Any, run: CamRun, heat: fo.Heatmap, filepath: str) -> Any:
+    """The picture with the map on it, and its numbers.
+
+    The App asks for an open sample once and keeps what it got, so the map itself has to come in the prompt.
+    """
+    words = (
+        f"**{forms.plain(heat.label)}** has the logit {heat.logit:,.2f}: {heat.logit - heat.bias:+,.2f} from the "
+        f"image, {heat.bias:+,.2f} from the bias. The map is in the field {forms.plain(run.field('explained'))}; "
+        "reload the page to see it on the sample."
+    )
+    outputs = types.Object()
+    outputs.str("picture", view=types.ImageView(alt=f"What speaks for {heat.label}"))
+    outputs.str("words", view=types.MarkdownView())
+    schema = types.Property(outputs, view=types.View(label="What speaks for this class"))
+    results = {"picture": _picture(run, heat, filepath), "words": words}
+    return ctx.ops.show_output(schema.to_json(), results)
+
+
+def _picture(run: CamRun, heat: fo.Heatmap, filepath: str) -> str:
+    """The photo with a heatmap on it, as a data URL."""
+    import cv2
+
+    from fiftyone_cam.core.image import read_image
+    from fiftyone_cam.core.overlay import blend
+    from fiftyone_cam.fields import signed_map
+
+    photo = read_image(filepath)
+    height, width = photo.shape[:2]
+    shrink = min(1.0, SIDE / max(height, width))
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+    evidence = signed_map(heat, photo.shape[:2])
+    scale = run.record.get("scale") or float(evidence.max())
+    picture = blend(photo, evidence, heat["seen"], scale, "inferno", 0.6)
+    jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def _sample_id(ctx: Any) -> str | None:
@@ -143,8 +177,3 @@ def _near(label: str, classes: list[str]) -> str:
 
     near = difflib.get_close_matches(label, classes, n=3)
     return f": did you mean {' or '.join(near)}?" if near else ""
-
-
-def _heat(dataset: fo.Dataset, path: str) -> bool:
-    field = dataset.get_field(path)
-    return isinstance(field, fo.EmbeddedDocumentField) and issubclass(field.document_type, fo.Heatmap)
