@@ -1,0 +1,83 @@
+"""The second post, redone: cats and dogs, and what a network looks at when it takes one for the other.
+
+    python examples/cats_and_dogs.py --data photos/train --audit photos/test
+    python examples/cats_and_dogs.py --quick --headless     a few photos, one epoch, no App: to see that it runs
+
+Each folder holds a folder of photos for each class: Kaggle's "Dogs vs. Cats", or any photos of yours. Two networks
+learn from --data: ResNet-18 from random weights, as in the post, and EfficientNet-Lite0, of which only the last layer
+is trained. Both are asked about --audit. Stop it at any moment; the next call goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+from fiftyone import ViewField as F
+
+import fiftyone_cam as focam
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+NETWORKS: dict[str, dict[str, Any]] = {
+    "resnet18": {"arch": "resnet18", "weights": None, "size": 112, "epochs": 15, "split": 0.1},
+    "lite0": {"arch": "efficientnet_lite0", "freeze": "backbone", "epochs": 10, "split": 0.1},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cats and dogs, and what the errors look at.")
+    parser.add_argument("--data", type=Path, default=SHARED / "dogs_vs_cats_train_2000", help="to train on")
+    parser.add_argument(
+        "--audit", type=Path, default=SHARED / "dogs_vs_cats_400", help="to ask about, never seen before"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/cats_and_dogs"), help="checkpoints and overlays")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--quick", action="store_true", help="a few photos, one epoch")
+    parser.add_argument("--headless", action="store_true", help="no App")
+    options = parser.parse_args()
+
+    train = photos(options.data, 80 if options.quick else None)
+    test = photos(options.audit, 40 if options.quick else None)
+
+    for key in options.networks:
+        settings = NETWORKS[key] | ({"epochs": 1, "size": 64} if options.quick else {})
+        classifier = focam.train_classifier(train, "ground_truth", out=options.out / key, progress=True, **settings)
+
+        # Where does it look? The maps are certified: each one's mean plus the bias is the logit.
+        print(focam.compute_cam(test, classifier, key=key, ground_truth="ground_truth"))
+
+        # Is it the animal, or the cage around it? Without annotations: how much of it lies at the border?
+        focam.audit(test, key)
+        rows, columns = test.first()[f"{key}_heatmap"].grid.shape
+        outer = 1 - (rows - 2) * (columns - 2) / (rows * columns)
+        right, wrong = test.match(F(f"{key}_correct") == True), test.match(F(f"{key}_correct") == False)  # noqa: E712
+        for name, view in (("right", right), ("wrong", wrong)):
+            if len(view):
+                border, spread = view.mean(f"{key}_border"), view.mean(f"{key}_spread")
+                print(
+                    f"  {len(view):,} {name}: {border:.0%} of the evidence in the border cells, which are {outer:.0%} of "
+                    f"all; spread {spread:.2f} of 1"
+                )
+
+        # The post's pictures. The contact sheet begins with the surest errors.
+        print(focam.export_overlays(wrong, key, options.out / "overlays" / key / "wrong", side_by_side=True))
+        print(focam.export_overlays(right.limit(24), key, options.out / "overlays" / key / "right", side_by_side=True))
+
+    if len(options.networks) > 1:
+        print(focam.compare(test, *options.networks[:2]))
+    if not options.headless:
+        fo.launch_app(wrong).wait()
+
+
+def photos(folder: Path, count: int | None) -> fo.Dataset:
+    """A folder for each class; the folder's name is the label."""
+    if not folder.is_dir():
+        raise SystemExit(f"found no folder {folder}: --data and --audit name folders with a folder of photos per class")
+    kind = fo.types.ImageClassificationDirectoryTree
+    return fo.Dataset.from_dir(str(folder.resolve()), kind, max_samples=count, shuffle=count is not None, seed=0)
+
+
+if __name__ == "__main__":
+    main()

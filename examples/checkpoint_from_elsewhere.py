@@ -1,0 +1,57 @@
+"""Bring a network that was trained elsewhere: a file of weights, its architecture, its classes, how it was fed.
+
+    python examples/checkpoint_from_elsewhere.py --weights resnet20-12fca82f.th --data cifar10
+    python examples/checkpoint_from_elsewhere.py --quick --headless         200 images, no App: to see that it runs
+
+The weights are those of a ResNet-20 for CIFAR-10 (github.com/akamaster/pytorch_resnet_cifar10). Nothing in the file is
+run: it is opened as tensors alone. The head is found by one forward, and certified.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import fiftyone as fo
+from _cifar10 import SHARED, cifar10
+from fiftyone import ViewField as F
+
+import fiftyone_cam as focam
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Class activation maps of a network trained elsewhere.")
+    parser.add_argument("--weights", type=Path, default=SHARED.parent / "weights" / "resnet20-12fca82f.th")
+    parser.add_argument(
+        "--data", type=Path, default=SHARED, help="a folder of CIFAR-10; FiftyOne's zoo if there is none"
+    )
+    parser.add_argument("--quick", action="store_true", help="200 images")
+    parser.add_argument("--headless", action="store_true", help="no App")
+    options = parser.parse_args()
+
+    classifier = focam.load_classifier(
+        options.weights,
+        classes=CLASSES,  # in the order of the logits: the file does not say
+        arch="cifar_resnet20",
+        preprocessing=focam.Preprocessing(),  # as it is: 32x32 pixels, ImageNet's mean and deviation
+    )
+    # With a module of your own there is no need for a name: load_classifier(module, classes, preprocessing=…).
+    print(classifier)
+    head = classifier.network.head
+    print(f"  {head.weight.shape[1]} feature maps; the map's mean plus the bias misses the logit by {head.error:.0e}")
+
+    test = cifar10(options.data, "test", 200 if options.quick else 10_000)
+    print(focam.compute_cam(test, classifier, key="cam", ground_truth="ground_truth", batch_size=256))
+    print(focam.audit(test, "cam"))
+
+    # Wrong and sure: what did it see? The contrastive map, cam_contrast, answers "why this and not the truth".
+    wrong = test.match(F("cam_correct") == False).sort_by("cam_prediction.confidence", reverse=True)  # noqa: E712
+    print(f"{len(wrong):,} are wrong; the surest: {', '.join(wrong.limit(5).values('cam_prediction.label'))}")
+    if not options.headless:
+        fo.launch_app(wrong).wait()
+
+
+if __name__ == "__main__":
+    main()
