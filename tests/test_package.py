@@ -60,8 +60,8 @@ def test_the_app_does_not_wait_for_torch():
 
 def test_all_operators_and_panels_are_listed_where_fiftyone_looks():
     import yaml
-
     from fiftyone.operators import Panel
+
     from fiftyone_cam.plugin import OPERATORS
 
     listed = yaml.safe_load((PACKAGE.parent / "fiftyone.yml").read_text(encoding="utf-8"))

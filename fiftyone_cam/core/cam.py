@@ -73,6 +73,6 @@ def quantize(
     dtype, steps = (np.int8, 127) if both_signs else (np.uint8, 255)
     if top <= 0:
         return np.zeros(evidence.shape, dtype), 0.0
-    levels = np.rint(np.clip(evidence, -top if both_signs else 0, top) * np.float32(steps / top))
+    levels = np.rint(np.clip(evidence, -top if both_signs else 0, top) * np.float64(steps / top))
     levels[strength < ceiling / 10] = 0
     return levels.astype(dtype), top / steps
