@@ -103,6 +103,7 @@ def audit(
         raise CamError(f"threshold is {threshold}, expected a focus between 0 and 1, such as {THRESHOLD}")
     collection, run = computed(samples, key)
     auditor = _Auditor(collection, run, ground_truth, objects, object_labels, class_map, threshold)
+    bulk.require(collection, auditor.paths)
 
     notes = _begin(run, auditor)
     for name in auditor.fields:
@@ -157,7 +158,9 @@ def split_logits(
     """
     run = runs.load_run(samples, key)
     sample = run.dataset.select(sample_id)
-    result = load_classifier(classifier).explain(sample.values("filepath")[0], labels, top_k=top_k)
+    classifier = load_classifier(classifier)
+    top_k = min(top_k, len(classifier.classes))
+    result = classifier.explain(sample.values("filepath")[0], labels, top_k=top_k)
     if isinstance(result, Failure):
         raise CamError(f"the sample cannot be explained: {result.reason}")
     coverage = None

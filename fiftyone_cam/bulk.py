@@ -40,14 +40,8 @@ def chunks(samples: Collection, paths: Sequence[str], progress: Any = None) -> I
         paths: fields, or fields of fields; in lists of labels the value is a list.
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
 
-    Raises:
-        FieldError: the view leaves out one of the fields.
-
     >>> for rows in chunks(dataset, ["cam_heatmap.bias"]): ...
     """
-    for path in paths:
-        if not samples.has_field(path.partition(".")[0]):
-            raise FieldError(f"the view leaves out the field {path.partition('.')[0]!r}: take one that has it")
     ids = samples.values("id")
     columns = ["id", *dict.fromkeys(paths)]
     with fou.ProgressBar(total=len(ids), progress=progress) as bar:
@@ -56,6 +50,20 @@ def chunks(samples: Collection, paths: Sequence[str], progress: Any = None) -> I
             values = chunk.values(columns, _raw=True)  # points and pixels as they lie in the database: ten times faster
             yield [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
             bar.update(len(ids[start : start + CHUNK]))
+
+
+def require(samples: Collection, paths: Sequence[str]) -> None:
+    """Check that a view shows what is to be read, before anything is written.
+
+    Raises:
+        FieldError: it leaves out one of the fields.
+
+    >>> require(dataset, ["cam_heatmap.bias"])
+    """
+    for path in paths:
+        name = path.partition(".")[0]
+        if not samples.has_field(name):
+            raise FieldError(f"the view leaves out the field {name!r}: take one that has it")
 
 
 def write(dataset: fo.Dataset, values: Mapping[str, Mapping[str, Any]]) -> None:

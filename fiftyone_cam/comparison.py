@@ -67,12 +67,14 @@ def compare(
         for run, setting in zip((first, second), settings, strict=True)
     ]
 
-    names = {name: comparison_name(before, name) for name in _TYPES}
-    second.update(comparisons={**second.record.get("comparisons", {}), before: None})  # until all is written
-    path = {name: second.claim_field(full, **_TYPES[name]) for name, full in names.items()}
     earlier, later = _Side(first, truths[0]), _Side(second, truths[1])
     true = f"{ground_truth}.label" if ground_truth else None
     paths = [*earlier.paths, *later.paths, *([true] if true else [])]
+    bulk.require(collection, paths)
+
+    names = {name: comparison_name(before, name) for name in _TYPES}
+    second.update(comparisons={**second.record.get("comparisons", {}), before: None})  # until all is written
+    path = {name: second.claim_field(full, **_TYPES[name]) for name, full in names.items()}
     for rows in bulk.chunks(collection, paths, progress):
         values = {}
         for row in rows:

@@ -46,12 +46,14 @@ def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, p
         raise CamError(f"threshold is {threshold}, expected a share of the maximum: above 0, at most 1")
     collection, run = computed(samples, key)
     words = run.record["settings"].get("class_map") or {}
-    path = run.claim_field(BOXES, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-
     heat = run.field(fields.HEATMAP)
     grid, box, seen, label = (f"{heat}.{name}" for name in ("grid", "box", "seen", "label"))
     confidence = f"{run.field(fields.PREDICTION)}.confidence"
-    for rows in bulk.chunks(collection, [grid, box, seen, label, confidence], progress):
+    paths = [grid, box, seen, label, confidence]
+    bulk.require(collection, paths)
+
+    path = run.claim_field(BOXES, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    for rows in bulk.chunks(collection, paths, progress):
         values: dict[str, dict[str, Any]] = {}
         for row in rows:
             found = bulk.array(row[grid])
