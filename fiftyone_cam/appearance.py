@@ -140,9 +140,10 @@ def _scale(colors: str | Sequence[Any]) -> dict[str, Any]:
             raise CamError(
                 f"there is no colour scale {colors!r}: expected a name of plotly's, such as 'jet', 'viridis' or 'turbo'"
             ) from error
-    if isinstance(colors[0], str):
-        colors = [{"value": index / (len(colors) - 1), "color": _rgb(color)} for index, color in enumerate(colors)]
-    return {"name": None, "list": colors, "rgb": fopp.get_colormap([[stop["value"], stop["color"]] for stop in colors])}
+    stops = list(colors)
+    if isinstance(stops[0], str):
+        stops = [{"value": index / (len(stops) - 1), "color": _rgb(color)} for index, color in enumerate(stops)]
+    return {"name": None, "list": stops, "rgb": fopp.get_colormap([[stop["value"], stop["color"]] for stop in stops])}
 
 
 def _rgb(color: str) -> str:

@@ -64,7 +64,7 @@ class ExplainSample(foo.Operator):
         view = types.PromptView(label="Explain this sample", submit_button_label="Explain")
         sample_id = _sample_id(ctx)
         problem = forms.dataset_problem(ctx.dataset) or (None if sample_id else "Open a sample, or select one")
-        if problem:
+        if problem or sample_id is None:
             forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
             return types.Property(inputs, view=view)
 
@@ -95,6 +95,8 @@ class ExplainSample(foo.Operator):
     def execute(self, ctx: Any) -> Iterator[Any]:
         run = runs.load_run(ctx.dataset, ctx.params["key"])
         sample_id, label = _sample_id(ctx), ctx.params.get("label")
+        if sample_id is None:
+            raise SourceError("no sample is open, and none is selected: open one, or select one")
 
         def explain(report: work.Report) -> fo.Heatmap:
             from fiftyone_cam.compute import explain_sample
@@ -143,16 +145,16 @@ def _picture(run: CamRun, heat: fo.Heatmap, filepath: str) -> str:
     from fiftyone_cam.core.overlay import blend
     from fiftyone_cam.fields import signed_map
 
-    photo = read_image(filepath)
-    height, width = photo.shape[:2]
+    whole = read_image(filepath)
+    height, width = whole.shape[:2]
     shrink = min(1.0, SIDE / max(height, width))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+    photo = cv2.resize(whole, size, interpolation=cv2.INTER_AREA).astype(whole.dtype)
     evidence = signed_map(heat, photo.shape[:2])
     scale = run.record.get("scale") or float(evidence.max())
     picture = blend(photo, evidence, heat["seen"], scale, "inferno", 0.6)
     jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
 
 
 def _sample_id(ctx: Any) -> str | None:
