@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("--headless", action="store_true", help="no App")
     options = parser.parse_args()
 
-    train = photos(options.data, 80 if options.quick else None)
-    test = photos(options.audit, 40 if options.quick else None)
+    train = photos(options.data, 60 if options.quick else None)
+    test = photos(options.audit, 30 if options.quick else None)
 
     for key in options.networks:
         settings = NETWORKS[key] | ({"epochs": 1, "size": 64} if options.quick else {})
@@ -56,10 +56,8 @@ def main() -> None:
         for name, view in (("right", right), ("wrong", wrong)):
             if len(view):
                 border, spread = view.mean(f"{key}_border"), view.mean(f"{key}_spread")
-                print(
-                    f"  {len(view):,} {name}: {border:.0%} of the evidence in the border cells, which are {outer:.0%} of "
-                    f"all; spread {spread:.2f} of 1"
-                )
+                print(f"  {len(view):,} {name}: {border:.0%} of the evidence at the border, spread {spread:.2f} of 1")
+        print(f"  (The border is {outer:.0%} of what was seen.)")
 
         # The post's pictures. The contact sheet begins with the surest errors.
         print(focam.export_overlays(wrong, key, options.out / "overlays" / key / "wrong", side_by_side=True))

@@ -1,6 +1,6 @@
 """The first post, redone: a small network on CIFAR-10 after 5 and after 50 epochs. Does it come to look at details?
 
-    python examples/cifar10_epochs.py --data cifar10        hours on a CPU with --images 50000
+    python examples/cifar10_epochs.py --data cifar10        about half an hour on two cores; --images 50000 for all
     python examples/cifar10_epochs.py --quick --headless    epochs 1 and 3 on 400 images: to see that it runs
 
 The post says that attention "concentrates on details as the epochs increase". Here that is a number: the spread of the
@@ -27,7 +27,7 @@ def main() -> None:
         "--data", type=Path, default=SHARED, help="a folder of CIFAR-10; FiftyOne's zoo if there is none"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10_epochs"), help="checkpoints")
-    parser.add_argument("--images", type=int, default=10_000, help="to train on")
+    parser.add_argument("--images", type=int, default=5_000, help="to train on")
     parser.add_argument("--epochs", type=int, nargs=2, default=[5, 50], help="to compare")
     parser.add_argument("--quick", action="store_true", help="400 images, epochs 1 and 3")
     parser.add_argument("--headless", action="store_true", help="no App")
@@ -64,8 +64,8 @@ def main() -> None:
         if known.any():
             low, high = interval(after[known] - before[known])
             print(
-                f"\nSpread of the evidence, {known.sum():,} {name}: {before[known].mean():.3f} after {few} epochs, "
-                f"{after[known].mean():.3f} after {many}; difference {(after - before)[known].mean():+.3f} "
+                f"\nSpread of the evidence over {name} ({known.sum():,}): {before[known].mean():.3f} at epoch {few}, "
+                f"{after[known].mean():.3f} at epoch {many}; difference {(after - before)[known].mean():+.3f} "
                 f"(95% interval {low:+.3f} to {high:+.3f})"
             )
             print(f"  {'It concentrates' if high < 0 else 'It spreads out' if low > 0 else 'No difference is shown'}.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import os
 import re
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -146,7 +146,7 @@ def train_classifier(
         FieldError: the labels cannot be learned (one class, no labels, …), or a field is not this project's.
         HeadError: the architecture's head is not exact.
         SourceError: the architecture, its weights or the folder cannot be used.
-        TrainingError: the loss is not finite, the disk is full, … The last good checkpoint is in ``out``.
+        TrainingError: the loss is not finite, the disk is full, … The last good checkpoint stays in ``out``.
         RunError: the key is taken.
 
     >>> classifier = focam.train_classifier(dataset, "ground_truth", arch="resnet18", epochs=5, out="runs/cats_dogs")
@@ -173,6 +173,8 @@ def train_classifier(
         seed=seed,
     )
     network = _network(arch, weights, data.classes, size, seed).to(target)
+    if settings.precision == "float16" and target.type == "cpu":
+        raise TrainingError("float16 needs a GPU: use bfloat16 or float32 on the CPU")
     reading, varying = _augmentation(network.preprocessing, augment, freeze)
     training = {
         "arch": arch,
@@ -206,6 +208,9 @@ def train_classifier(
         checkpoint.finish(classifier, run)
     except BaseException as error:
         _note(run, train, validation, status="stopped", stopped_by=f"{type(error).__name__}: {error}"[:500])
+        if isinstance(error, TrainingError) and checkpoint.saved:
+            where = f"The last good checkpoint, of epoch {checkpoint.saved}, is in {folder}"
+            raise TrainingError(f"{error}. {where}") from error
         raise
     _note(run, train, validation, status="complete", stopped_by=None)
     console.line(str(run))
@@ -542,6 +547,7 @@ class _Checkpoint:
         self.training: dict[str, Any] = json.loads(json.dumps(training))  # as it will be read back
         self.dataset = dataset
         self.history: list[Epoch] = []
+        self.saved: int | None = None
         self.complete = False
 
     def open(self, overwrite: bool) -> None:
@@ -557,26 +563,39 @@ class _Checkpoint:
         before = found.get("training")
         if before is None:
             raise SourceError(f"{self.folder} holds a checkpoint that was not trained here: give another folder")
-        changed = [name for name in {**self.training, **before} if self.training.get(name) != before.get(name)]
-        if not overwrite and changed:
-            texts = [
-                f"{name} was {before.get(name)!r}, now {self.training.get(name)!r}"
-                if name not in ("data", "preprocessing", "augment")
-                else {"data": "other samples, labels or split"}.get(name, f"other {name}")
-                for name in changed
-            ]
-            raise SourceError(
-                f"{self.folder} holds another training ({'; '.join(texts)}): give another folder, or overwrite=True"
-            )
         if overwrite:
-            (self.folder / STATE).unlink(missing_ok=True)
-            for epoch in before.get("snapshots", ()):
-                if (self.snapshot(epoch) / sources.CHECKPOINT_JSON).is_file():
-                    shutil.rmtree(self.snapshot(epoch))
-        elif found.get("complete"):
-            self.history = [Epoch(**epoch) for epoch in found["history"]]
-            self.complete = True
+            self._clear(before)
+        elif changed := self._changes(before):
+            raise SourceError(
+                f"{self.folder} holds another training ({'; '.join(changed)}): give another folder, or overwrite=True"
+            )
+        else:
+            self.saved = found["epoch"]
+            self.complete = bool(found["complete"])
+            self.history = [Epoch(**epoch) for epoch in found["history"]] if self.complete else []
         self._probe()
+
+    def _changes(self, before: Mapping[str, Any]) -> list[str]:
+        """In words, what differs from the training that is there."""
+        words = {
+            "data": "other samples, labels or split",
+            "preprocessing": "another size",
+            "augment": "other augmentation",
+        }
+        return [
+            words.get(name, f"{name} was {before.get(name)!r}, now {self.training.get(name)!r}")
+            for name in {**self.training, **before}
+            if self.training.get(name) != before.get(name)
+        ]
+
+    def _clear(self, before: Mapping[str, Any]) -> None:
+        """Delete what would be taken for a part of the new training: state and snapshots."""
+        (self.folder / STATE).unlink(missing_ok=True)
+        for epoch in before.get("snapshots", ()):
+            for name in (sources.CHECKPOINT_WEIGHTS, sources.CHECKPOINT_JSON):
+                (self.snapshot(epoch) / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # gone, or not empty
+                self.snapshot(epoch).rmdir()
 
     def _read(self) -> dict[str, Any] | None:
         if not self.folder.exists():
@@ -613,6 +632,7 @@ class _Checkpoint:
         classifier = Classifier(network, {"source": "training", "arch": self.training["arch"]})
         if best_epoch(history) is history[-1]:
             self._write(classifier, self.folder, number, complete=False)
+            self.saved = number
         if number in self.training["snapshots"]:
             self._write(classifier, self.snapshot(number), number)
         try:
@@ -650,7 +670,7 @@ class _Checkpoint:
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"the checkpoint of epoch {epoch} cannot be saved to {folder}: {error}. "
-                "What was saved before is whole: make room, and the same call goes on"
+                "Make room, and the same call goes on"
             ) from error
 
 

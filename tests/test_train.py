@@ -403,6 +403,7 @@ def test_an_architecture_that_will_not_do_is_refused_before_anything_is_written(
         ({"size": 4}, "at least 8"),
         ({"epochs": 0}, "epochs is 0"),
         ({"augment": v2.RandomCrop(12)}, "augment gives"),
+        ({"precision": "float16", "device": "cpu"}, "needs a GPU"),
     ],
 )
 def test_settings_that_contradict_are_refused_before_anything_is_written(stripes, tmp_path, change, word):
@@ -470,7 +471,7 @@ def test_full_disk_keeps_what_was_saved_and_goes_on(stripes, tmp_path, monkeypat
 
     out = tmp_path / "out"
     try:
-        with pytest.raises(TrainingError, match=r"epoch 2 cannot be saved"):
+        with pytest.raises(TrainingError, match=r"epoch 2 cannot be saved.* of epoch 1, is in .*out"):
             train_classifier(stripes, "ground_truth", out=out, progress=fill, **QUICK)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
