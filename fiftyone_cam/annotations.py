@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -69,6 +70,108 @@ class Annotations:
     def labels(self) -> set[str | None]:
         """All labels that the fields use, None among them if there are things without one."""
         return {label for reader in self._readers for label in reader.labels(self._samples)}
+
+
+ObjectLabels = Mapping[str, Sequence["str | int"]] | Sequence["str | int"] | None
+"""Labels, or values of masks, that are the object: by true class, or of all classes."""
+
+
+class Scene:
+    """All that is annotated on a sample, and which of it is the object.
+
+    A thing without a label is the object; so is one whose label is the true class, or is said to be it by
+    ``object_labels``; all others are regions by their label. Without a true class all things are the object, unless
+    ``object_labels`` says which.
+
+    Args:
+        samples: a dataset or view.
+        fields: the fields that say where things are, as of :class:`Annotations`.
+        object_labels: further labels that are the object.
+        ground_truth: the ``Classification`` field with the true class.
+
+    Raises:
+        FieldError: a field is missing or of a type that says nothing about places.
+
+    >>> scene = Scene(dataset, ["animals"], ["head"], "ground_truth")
+    >>> [row, *_] = next(bulk.chunks(dataset, scene.paths))
+    >>> scene.regions(row).keys()
+    {(True, 'head'), (False, 'grass')}
+    """
+
+    def __init__(
+        self, samples: runs.Collection, fields: Sequence[str], object_labels: ObjectLabels, ground_truth: str | None
+    ) -> None:
+        self._by_class, self._of_all = _normalized(object_labels)
+        self._ground_truth = ground_truth
+        self._true = f"{ground_truth}.label" if ground_truth else None
+        self.annotations = Annotations(samples, fields, {*self._of_all, *itertools.chain(*self._by_class.values())})
+        self.paths = [*([self._true] if self._true else []), *self.annotations.paths]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes this scene, as plain data; :meth:`of_record` is the inverse."""
+        return {
+            "ground_truth": self._ground_truth,
+            "objects": list(self.annotations.fields),
+            "object_labels": sorted([label, sorted(labels)] for label, labels in self._by_class.items()),
+            "object_labels_of_all": sorted(self._of_all),
+        }
+
+    @classmethod
+    def of_record(cls, samples: runs.Collection, record: Mapping[str, Any]) -> Scene:
+        """The scene of an audit, by its record."""
+        labels: ObjectLabels = dict(record["object_labels"]) or record["object_labels_of_all"] or None
+        return cls(samples, record["objects"], labels, record["ground_truth"])
+
+    def regions(self, row: Mapping[str, Any]) -> dict[tuple[bool, str], list[Shape]]:
+        """All that is annotated on a sample, by whether it is the object and by name.
+
+        Raises:
+            OSError: a mask's file cannot be read.
+        """
+        true = row[self._true] if self._true else None
+        regions: dict[tuple[bool, str], list[Shape]] = {}
+        for label, shape in self.annotations.read(row):
+            regions.setdefault((self._is_object(label, true), label or "object"), []).append(shape)
+        return regions
+
+    def object(self, row: Mapping[str, Any]) -> list[Shape]:
+        """The shapes of the object; none where nothing annotated is the object."""
+        return [shape for (is_object, _), shapes in self.regions(row).items() if is_object for shape in shapes]
+
+    def _is_object(self, label: str | None, true: str | None) -> bool:
+        if label is None or label in self._of_all:
+            return True
+        if self._true is None and not self._by_class and not self._of_all:
+            return True
+        return true is not None and (label == true or label in self._by_class.get(true, ()))
+
+    def check(self, samples: runs.Collection) -> None:
+        """Whether anything annotated can be an object at all; else every verdict would be missing.
+
+        Raises:
+            FieldError: no label is an object.
+        """
+        labels = self.annotations.labels()
+        if not labels or None in labels or self._true is None:
+            return
+        true = {str(label) for label in samples.distinct(self._true)}
+        if not labels & {*self._of_all, *true, *itertools.chain(*self._by_class.values())}:
+            raise FieldError(
+                f"no label in {', '.join(map(repr, self.annotations.fields))} is an object: found "
+                f"{sorted(map(str, labels))[:5]}, the true classes are {sorted(true)[:5]}; pass object_labels= to say "
+                "which labels are the object: for all classes ['animal'], or by class {'cat': ['head']}"
+            )
+
+
+def _normalized(given: ObjectLabels) -> tuple[dict[str, set[str]], set[str]]:
+    """Labels by true class, and those of all classes."""
+    if given is None:
+        return {}, set()
+    if isinstance(given, Mapping):
+        lists = {true: [labels] if isinstance(labels, (str, int)) else labels for true, labels in given.items()}
+        return {true: set(map(str, labels)) for true, labels in lists.items()}, set()
+    return {}, {given} if isinstance(given, str) else set(map(str, given))
 
 
 def _candidates(samples: runs.Collection) -> str:

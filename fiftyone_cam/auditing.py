@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -10,15 +11,15 @@ import fiftyone as fo
 import numpy as np
 from fiftyone import ViewField as F
 
-from fiftyone_cam import bulk, fields, runs
-from fiftyone_cam.annotations import Annotations
+from fiftyone_cam import appearance, bulk, fields, runs
+from fiftyone_cam.annotations import ObjectLabels, Scene
 from fiftyone_cam.classifier import load_classifier
 from fiftyone_cam.compute import _images
 from fiftyone_cam.core import evidence
-from fiftyone_cam.core.errors import CamError, FieldError, RunError
+from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Failure
 from fiftyone_cam.core.geometry import as_box
-from fiftyone_cam.core.regions import Cells, Shape, contains, partition
+from fiftyone_cam.core.regions import Cells, contains, partition
 from fiftyone_cam.ground_truth import GroundTruth
 from fiftyone_cam.report import BACKGROUND, THRESHOLD, VERDICTS, AuditReport, stale
 from fiftyone_cam.runs import CamRun, Collection
@@ -46,7 +47,7 @@ def audit(
     ground_truth: str | None = None,
     objects: str | Sequence[str] | None = None,
     *,
-    object_labels: Mapping[str, Sequence[str | int]] | Sequence[str | int] | None = None,
+    object_labels: ObjectLabels = None,
     class_map: Mapping[str, str] | None = None,
     threshold: float = THRESHOLD,
     progress: Any = None,
@@ -125,6 +126,7 @@ def audit(
             "notes": [*notes, *auditor.notes()],
         }
     )
+    appearance.show(run.dataset, key)
     return AuditReport(run, samples)
 
 
@@ -164,14 +166,11 @@ def split_logits(
     if isinstance(result, Failure):
         raise CamError(f"the sample cannot be explained: {result.reason}")
     coverage = None
-    record = run.record.get("audit")
-    if record and record["objects"]:
-        auditor = _Auditor.of_record(run, record)
-        [rows] = bulk.chunks(sample, auditor.paths, progress=False)
-        cells = Cells.of(result.maps[0].grid.shape, result.box, result.seen)
-        regions = auditor.regions(rows[0])
-        shapes = [shape for (is_object, _), found in regions.items() if is_object for shape in found]
-        coverage = partition([shapes], cells)[0] if shapes else None
+    if (scene := audited_scene(run)) is not None:
+        [[row]] = bulk.chunks(sample, scene.paths, progress=False)
+        with contextlib.suppress(OSError):  # a mask that cannot be read: no object is known
+            if shapes := scene.object(row):
+                coverage = partition([shapes], Cells.of(result.maps[0].grid.shape, result.box, result.seen))[0]
     parts = []
     for found in result.maps:
         inside, outside = evidence.split(found.grid, np.zeros(found.grid.shape) if coverage is None else coverage)
@@ -186,6 +185,18 @@ def split_logits(
             }
         )
     return parts
+
+
+def audited_scene(run: CamRun) -> Scene | None:
+    """What a run's audit held its maps against; None where it knew no objects, or is stale.
+
+    >>> audited_scene(focam.load_run(dataset, "cam")).object(row)
+    [Polygon(rings=…)]
+    """
+    record = run.record.get("audit")
+    if not record or not record["objects"] or stale(run) is not None:
+        return None
+    return Scene.of_record(run.dataset, record)
 
 
 def computed(samples: Collection, key: str) -> tuple[Collection, CamRun]:
@@ -239,7 +250,7 @@ class _Auditor:
         run: CamRun,
         ground_truth: str | None,
         objects: str | Sequence[str] | None,
-        object_labels: Mapping[str, Sequence[str | int]] | Sequence[str | int] | None,
+        object_labels: ObjectLabels,
         class_map: Mapping[str, str] | None,
         threshold: float,
     ) -> None:
@@ -248,29 +259,23 @@ class _Auditor:
         class_map = settings.get("class_map") if class_map is None else class_map
         names = [objects] if isinstance(objects, str) else list(objects or ())
         self.truth = GroundTruth(samples, ground_truth, class_map, run.classes)
+        self.scene = Scene(samples, names, object_labels, ground_truth)
+        self.scene.check(samples)
         self.threshold = threshold
-        self._labels = _object_labels(object_labels)
-        self._of_all = self._labels.get(None, set())
-        mentioned = {label for labels in self._labels.values() for label in labels}
-        self.annotations = Annotations(samples, names, mentioned)
-        self.judges = bool(names) and ground_truth is not None
+        self.looks = bool(names)
+        self.judges = self.looks and ground_truth is not None
         self.settings: dict[str, Any] = {
-            "ground_truth": ground_truth,
+            **self.scene.settings,
             "class_map": None if class_map is None else sorted(map(list, class_map.items())),
-            "objects": names,
-            "object_labels": sorted([label, sorted(labels)] for label, labels in self._labels.items() if label),
-            "object_labels_of_all": sorted(self._of_all),
             "threshold": threshold,
         }
-        if names:
-            self._check_labels(samples)
 
         margin = int(settings.get("top_k") or 1) > 1
         self.fields = [
             *_ALWAYS,
             *(["margin"] if margin else []),
             *(["correct"] if ground_truth is not None else []),
-            *(_WITH_OBJECTS if names else []),
+            *(_WITH_OBJECTS if self.looks else []),
             *(["verdict", "unjudged"] if self.judges else []),
         ]
         self._path = {name: run.field(name) for name in self.fields}
@@ -278,39 +283,11 @@ class _Auditor:
         self._heat = {name: f"{heat}.{name}" for name in ("label", "grid", "bias", "logit", "box", "seen")}
         self._second = f"{heat}_2.logit" if margin else None
         self._true = None if ground_truth is None else f"{ground_truth}.label"
-        self.paths = [
-            *self._heat.values(),
-            *([self._second] if self._second else []),
-            *([self._true] if self._true else []),
-            *self.annotations.paths,
-        ]
+        self.paths = [*self._heat.values(), *([self._second] if self._second else []), *self.scene.paths]
 
-    @classmethod
-    def of_record(cls, run: CamRun, record: Mapping[str, Any]) -> _Auditor:
-        labels = dict(record["object_labels"])
-        return cls(
-            run.dataset,
-            run,
-            record["ground_truth"],
-            record["objects"],
-            labels or record["object_labels_of_all"] or None,
-            None if record["class_map"] is None else dict(record["class_map"]),
-            record["threshold"],
-        )
-
-    def _check_labels(self, samples: Collection) -> None:
-        """Whether anything annotated can be an object at all; else every verdict would be missing."""
-        labels = self.annotations.labels()
-        if not labels or None in labels or self.truth.field is None:
-            return
-        true = {str(label) for label in samples.distinct(f"{self.truth.field}.label")}
-        wanted = self._of_all | true | {label for of in self._labels.values() for label in of}
-        if not labels & wanted:
-            raise FieldError(
-                f"no label in {', '.join(map(repr, self.annotations.fields))} is an object: found "
-                f"{sorted(map(str, labels))[:5]}, the true classes are {sorted(true)[:5]}; pass object_labels= to say "
-                "which labels are the object: for all classes ['animal'], or by class {'cat': ['head']}"
-            )
+    @staticmethod
+    def of_record(run: CamRun, record: Mapping[str, Any]) -> Scene:
+        return Scene.of_record(run.dataset, record)
 
     # one sample
 
@@ -353,7 +330,7 @@ class _Auditor:
                 reason = NO_CLASS
             else:
                 found["correct"] = self.truth.translate(predicted) == true
-        if not self.annotations.fields:
+        if not self.looks:
             return reason
         return self._look(row, found, grid, Cells.of(grid.shape, box, seen), place) or reason
 
@@ -367,7 +344,7 @@ class _Auditor:
     ) -> str | None:
         """Where the evidence lies, by the annotations."""
         try:
-            regions = self.regions(row)
+            regions = self.scene.regions(row)
         except OSError:
             return UNREADABLE
         if not regions:
@@ -397,25 +374,11 @@ class _Auditor:
             return NOT_SEEN
         return FILLED if area > FILLS or found["focus"] is None else None
 
-    def regions(self, row: Mapping[str, Any]) -> dict[tuple[bool, str], list[Shape]]:
-        """All that is annotated on a sample, by (whether it is the object, name)."""
-        true = row[self._true] if self._true else None
-        regions: dict[tuple[bool, str], list[Shape]] = {}
-        for label, shape in self.annotations.read(row):
-            name = (self._is_object(label, true), label or "object")
-            regions.setdefault(name, []).append(shape)
-        return regions
-
-    def _is_object(self, label: str | None, true: str | None) -> bool:
-        if label is None or label in self._of_all:
-            return True
-        if self._true is None:
-            return not self._labels
-        return label == true or label in self._labels.get(true, ())
-
     def notes(self) -> list[str]:
         """What a person should know about this audit."""
-        notes = [f"{count:,} annotations ignored: {reason}" for reason, count in self.annotations.ignored.most_common()]
+        notes = [
+            f"{count:,} annotations ignored: {reason}" for reason, count in self.scene.annotations.ignored.most_common()
+        ]
         if self.truth.unmatched:
             names = ", ".join(sorted(self.truth.unmatched)[:5])
             notes.append(f"{sum(self.truth.unmatched.values()):,} samples have a label that is no class: {names}")
@@ -441,21 +404,6 @@ def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
     changed = [name for name, value in auditor.settings.items() if before[name] != value]
     what = f"of other {', '.join(changed)}" if changed else "of earlier results"
     return [f"replaces the audit {what} of {before['audited_at'][:16].replace('T', ' ')} UTC"]
-
-
-def _object_labels(
-    given: Mapping[str, Sequence[str | int]] | Sequence[str | int] | None,
-) -> dict[str | None, set[str]]:
-    """By true class; under None those of all classes."""
-    if given is None:
-        return {}
-    if isinstance(given, str):
-        given = [given]
-    if not isinstance(given, Mapping):
-        return {None: set(map(str, given))}
-    return {
-        true: set(map(str, [labels] if isinstance(labels, (str, int)) else labels)) for true, labels in given.items()
-    }
 
 
 def _classifications(names: Sequence[tuple[bool, str]], shares: np.ndarray, parts: np.ndarray) -> dict[str, Any]:

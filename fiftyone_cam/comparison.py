@@ -11,7 +11,7 @@ import numpy as np
 from fiftyone import ViewField as F
 from numpy.typing import NDArray
 
-from fiftyone_cam import bulk, fields, runs
+from fiftyone_cam import appearance, bulk, fields, runs
 from fiftyone_cam.auditing import computed
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.evidence import agreement
@@ -91,6 +91,7 @@ def compare(
         "compared_at": datetime.now(timezone.utc).isoformat(),
     }
     second.update(comparisons={**second.record["comparisons"], before: record})
+    appearance.show(second.dataset, after)
     return Comparison(second, before, samples)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import fiftyone as fo
 
-from fiftyone_cam import bulk, fields
+from fiftyone_cam import appearance, bulk, fields
 from fiftyone_cam.auditing import computed
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.evidence import evidence_box
@@ -74,4 +74,5 @@ def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, p
             "localized_at": datetime.now(timezone.utc).isoformat(),
         }
     )
+    appearance.show(run.dataset, key)
     return path
