@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,8 @@ os.environ.update(
     FIFTYONE_CONFIG_PATH=str(_HOME / "config.json"),
     FIFTYONE_APP_CONFIG_PATH=str(_HOME / "app_config.json"),
     FIFTYONE_DATABASE_DIR=str(_HOME / "db"),
-    FIFTYONE_DATABASE_NAME="fiftyone_cam_tests",
+    # FiftyOne joins a MongoDB of its own that already runs: of two sessions at once, each needs a name of its own
+    FIFTYONE_DATABASE_NAME=f"fiftyone_cam_tests_{os.getpid()}",
     FIFTYONE_DEFAULT_DATASET_DIR=str(_HOME / "datasets"),
     FIFTYONE_DATASET_ZOO_DIR=str(_HOME / "dataset_zoo"),
     FIFTYONE_MODEL_ZOO_DIR=str(_HOME / "model_zoo"),
@@ -38,6 +40,14 @@ os.environ.update(
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_sessionfinish() -> None:
+    """Leave nothing on a server that is not this session's own."""
+    if "fiftyone" in sys.modules:
+        import fiftyone.core.odm as foo
+
+        foo.drop_database()
 
 
 @pytest.fixture(scope="session")
