@@ -122,9 +122,9 @@ def classifier(inputs: types.Object, params: Mapping[str, Any]) -> None:
             label="Architecture",
             description="Of the network that these weights belong to",
             required=True,
-            view=completion((*models.LITE, *models.torchvision_names())),
+            view=completion((*models.LITE, *models.SMALL, *models.torchvision_names())),
         )
-        if arch and arch not in models.LITE and not arch.startswith("timm:"):
+        if arch and arch not in (*models.LITE, *models.SMALL) and not arch.startswith("timm:"):
             refuse(prop, models.problem("torchvision", arch))
     if source == "weights" or params.get("advanced"):
         required = source == "weights"

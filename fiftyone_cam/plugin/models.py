@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fiftyone_cam.classifier import Classifier
 
 LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+SMALL = ("small_gap_net", "cifar_resnet20", "cifar_resnet56")
 
 
 @dataclass(frozen=True)

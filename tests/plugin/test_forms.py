@@ -1,0 +1,268 @@
+"""The forms: drawn without torch, right before anything is computed, and of the same words as the SDK."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+import pytest
+import yaml
+from fiftyone.operators.executor import ExecutionContext, ValidationContext
+
+from fiftyone_cam import fields, models, runs
+from fiftyone_cam.core.network import PRECISIONS
+from fiftyone_cam.plugin import OPERATORS, forms
+from fiftyone_cam.plugin import models as sources
+from fiftyone_cam.plugin.compute_cam import ComputeCam
+from fiftyone_cam.plugin.delete_cam_run import DeleteCamRun
+from fiftyone_cam.plugin.explain_sample import ExplainSample
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture()
+def labelled(dataset: fo.Dataset) -> fo.Dataset:
+    dataset.add_samples(
+        fo.Sample(
+            filepath=f"/nowhere/{label}.jpg",
+            ground_truth=fo.Classification(label=label),
+            boxes=fo.Detections(),
+            taken_heatmap="mine",
+        )
+        for label in ("cat", "dog")
+    )
+    return dataset
+
+
+def form(operator: type[Any], dataset: fo.Dataset, **params: Any) -> dict[str, Any]:
+    """The fields of an operator's form by name, each with its error or None; as the App would draw and check it."""
+    return _resolved(operator, dataset, params)[0]
+
+
+def valid(operator: type[Any], dataset: fo.Dataset, **params: Any) -> bool:
+    """Whether the server would execute it."""
+    return not _resolved(operator, dataset, params)[1].invalid
+
+
+def _resolved(
+    operator: type[Any], dataset: fo.Dataset, params: dict[str, Any]
+) -> tuple[dict[str, Any], ValidationContext]:
+    instance = operator()
+    instance.plugin_name = "fiftyone_cam"
+    context = ExecutionContext({"dataset_name": dataset.name, "params": params}, operator_uri=instance.uri)
+    resolved = instance.resolve_type(context, "inputs")
+    json.dumps(resolved.to_json())  # what the server sends
+    found = {name: prop.error_message if prop.invalid else None for name, prop in resolved.type.properties.items()}
+    return found, ValidationContext(context, resolved, instance)
+
+
+def a_run(dataset: fo.Dataset, key: str = "cam", **settings: Any) -> runs.CamRun:
+    """A run as the SDK registers it, without computing anything."""
+    record = {
+        "classifier": {"source": "lite", "model": "efficientnet_lite0", "classes": ["cat", "dog"], "sha256": "0"},
+        "settings": {"ground_truth": None, "class_map": None, "precision": "float32", "top_k": 1, **settings},
+        "counts": {"samples": 2, "computed": 2, "failed": 0, "new": 2},
+        "status": "complete",
+    }
+    run = runs.register(dataset, key, record)
+    for name, kwargs in fields.declared(1, contrast=False).items():
+        run.claim_field(name, **kwargs)
+    return run
+
+
+# what the forms know without asking torch must stay what torch would say
+
+
+def test_names_read_from_sources_are_the_packages_own() -> None:
+    import torchvision
+
+    assert list(sources.torchvision_names()) == sorted(torchvision.models.list_models(module=torchvision.models))
+    timm = pytest.importorskip("timm")
+    assert list(sources.timm_names()) == sorted(timm.list_models())
+    assert (sources.LITE, sources.SMALL) == (models.LITE, models.SMALL)
+
+
+def test_constants_are_the_sdks_own() -> None:
+    assert set(forms.PRECISIONS) == set(PRECISIONS)
+    assert set(fields.declared(1, contrast=True)) == {*forms.WRITES, forms.CONTRAST}
+
+
+def test_zoo_names_are_in_the_zoo() -> None:
+    import fiftyone.zoo as foz
+
+    assert {"resnet50-imagenet-torch", "densenet121-imagenet-torch"} <= set(sources.zoo_names())
+    assert set(sources.zoo_names()) <= set(foz.list_zoo_models())
+
+
+def test_the_manifest_lists_every_operator_and_the_app_no_torch() -> None:
+    """Registering the plugin and drawing every form, in a process of its own: it must never import torch."""
+    code = """
+import json, sys
+import fiftyone as fo, fiftyone.operators as foo
+from fiftyone.operators.executor import ExecutionContext
+from fiftyone_cam.plugin import OPERATORS
+dataset = fo.Dataset()
+dataset.add_sample(fo.Sample(filepath="/nowhere/a.jpg", ground_truth=fo.Classification(label="cat")))
+names = []
+for cls in OPERATORS:
+    operator = cls()
+    operator.plugin_name = "fiftyone_cam"
+    names.append(operator.name)
+    for params in ({}, {"advanced": True, "ground_truth": "ground_truth", "source": "timm", "device": "cpu"}):
+        context = ExecutionContext({"dataset_name": dataset.name, "params": params}, operator_uri=operator.uri)
+        if isinstance(operator, foo.Panel):
+            continue
+        operator.resolve_placement(context)
+        resolved = operator.resolve_type(context, "inputs")
+        json.dumps(resolved.to_json() if resolved else None)
+dataset.delete()
+print(json.dumps({"names": names, "torch": [m for m in ("torch", "torchvision", "timm") if m in sys.modules]}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    declared = yaml.safe_load((REPOSITORY / "fiftyone.yml").read_text())
+    assert sorted(answer["names"]) == sorted(declared["operators"] + declared.get("panels", []))
+    assert answer["torch"] == []
+
+
+def test_icons_are_there_for_both_modes() -> None:
+    for cls in OPERATORS:
+        for icon in (cls().config.dark_icon, cls().config.light_icon):
+            assert icon is None or (REPOSITORY / icon.lstrip("/")).is_file(), icon
+
+
+# computing
+
+
+def test_an_untouched_form_is_valid(labelled: fo.Dataset) -> None:
+    assert set(form(ComputeCam, labelled).values()) == {None}
+    assert valid(ComputeCam, labelled, source="torchvision", torchvision="resnet18", key="cam", advanced=False)
+
+
+@pytest.mark.parametrize(
+    ("params", "field", "reason"),
+    [
+        ({"key": "1st"}, "key", "cannot begin the names of fields"),
+        ({"key": "a b"}, "key", "cannot begin the names of fields"),
+        ({"key": "taken"}, "key", "taken_heatmap already"),
+        ({"ground_truth": "boxes"}, "ground_truth", "boxes holds Detections, expected a Classification field"),
+        ({"ground_truth": "nothing"}, "ground_truth", "there is no field nothing"),
+        ({"ground_truth": "ground_truth", "class_map": "{"}, "class_map", "this is no JSON"),
+        ({"ground_truth": "ground_truth", "class_map": "[1]"}, "class_map", "expected an object of words"),
+        ({"source": "torchvision", "torchvision": "resnet81"}, "torchvision", "did you mean resnet18"),
+        ({"source": "timm", "timm": "resnet5O"}, "timm", "did you mean resnet50"),
+        ({"source": "zoo", "zoo": "resnet50"}, "zoo", "their names end in -torch"),
+        ({"source": "checkpoint", "checkpoint": "/nowhere"}, "checkpoint", "no classifier.json"),
+        ({"source": "weights", "weights": "/nowhere.pth"}, "weights", "there is no file"),
+        ({"source": "weights", "arch": "resnet81"}, "arch", "did you mean resnet18"),
+        ({"advanced": True, "device": "cuda:99"}, "device", "this machine has no cuda:99: it has"),
+    ],
+)
+def test_what_is_wrong_is_said_at_its_field(
+    labelled: fo.Dataset, params: dict[str, Any], field: str, reason: str
+) -> None:
+    complete = {"source": "torchvision", "torchvision": "resnet18", "key": "cam", **params}
+    found = form(ComputeCam, labelled, **complete)
+    assert reason in str(found[field])
+    assert [name for name, error in found.items() if error] == [field]
+    assert not valid(ComputeCam, labelled, **complete)
+
+
+def test_only_the_field_of_the_chosen_source_is_asked(labelled: fo.Dataset) -> None:
+    for source in sources.SOURCES:
+        assert set(sources.SOURCES) & set(form(ComputeCam, labelled, source=source)) == {source}
+
+
+def test_a_video_dataset_is_refused(dataset: fo.Dataset) -> None:
+    dataset.add_sample(fo.Sample(filepath="/nowhere/a.mp4"))
+    assert "class activation maps need images" in str(form(ComputeCam, dataset)["problem"])
+    assert not valid(ComputeCam, dataset)
+
+
+def test_predictions_of_runs_are_no_ground_truth(labelled: fo.Dataset) -> None:
+    a_run(labelled)
+    assert "ground_truth" in form(ComputeCam, labelled)
+    found = form(ComputeCam, labelled, ground_truth="cam_prediction", key="other")
+    assert "expected a Classification field: ground_truth" in str(found["ground_truth"])
+
+
+def test_a_run_goes_on_only_with_the_same_configuration(labelled: fo.Dataset) -> None:
+    a_run(labelled)
+    same = {"source": "lite", "lite": "efficientnet_lite0", "key": "cam"}
+    assert form(ComputeCam, labelled, **same)["key"] is None
+    assert "continues" in form(ComputeCam, labelled, **same)
+    for change, said in (
+        ({"source": "torchvision", "torchvision": "resnet18"}, "efficientnet_lite0 from lite"),
+        ({"ground_truth": "ground_truth"}, "ground_truth None"),
+        ({"precision": "bfloat16"}, "precision float32"),
+        ({"top_k": 3}, "top_k 1"),
+    ):
+        found = form(ComputeCam, labelled, **same | change)
+        assert said in str(found["key"])
+        assert form(ComputeCam, labelled, **same | change, overwrite=True)["key"] is None
+
+
+def test_another_projects_run_is_not_taken(labelled: fo.Dataset) -> None:
+    labelled.register_run("cam", labelled.init_run(method="somebody's"))
+    assert "did not make" in str(form(ComputeCam, labelled, key="cam")["key"])
+
+
+# explaining and deleting
+
+
+def test_without_a_run_there_is_nothing_to_explain_or_delete(labelled: fo.Dataset) -> None:
+    for operator in (ExplainSample, DeleteCamRun):
+        assert not valid(operator, labelled)
+
+
+def test_the_true_class_is_suggested(labelled: fo.Dataset) -> None:
+    a_run(labelled, ground_truth="ground_truth")
+    instance = ExplainSample()
+    context = ExecutionContext({"dataset_name": labelled.name, "params": {}, "current_sample": labelled.first().id})
+    label = instance.resolve_input(context).type.properties["label"]
+    assert label.default == "cat"
+    assert [choice.value for choice in label.view.choices] == ["cat", "dog"]
+
+
+@pytest.fixture()
+def checkpoint(tmp_path: Path) -> Path:
+    from fiftyone_cam import Classifier, load_classifier
+
+    classifier: Classifier = load_classifier("squeezenet1_1", weights=None)
+    return classifier.save(tmp_path / "checkpoint")
+
+
+def test_the_classifier_stays_warm_until_its_files_change(checkpoint: Path) -> None:
+    first = sources.load(str(checkpoint), {})
+    assert sources.load(str(checkpoint), {}) is first
+    assert sources.load("squeezenet1_1", {"weights": None}) is not first
+    again = sources.load(str(checkpoint), {})
+    assert again is not first
+    assert again.fingerprint == first.fingerprint
+    from fiftyone_cam import load_classifier
+
+    load_classifier("squeezenet1_1", weights=None).save(checkpoint)
+    assert sources.load(str(checkpoint), {}).fingerprint != first.fingerprint
+
+
+def test_what_a_form_asks_for_is_what_python_would_pass() -> None:
+    assert sources.asked({"source": "torchvision", "torchvision": "resnet18"}) == ("resnet18", {})
+    assert sources.asked({"source": "timm", "timm": "resnet50.a1_in1k"}) == ("timm:resnet50.a1_in1k", {})
+    assert sources.asked({"source": "huggingface", "huggingface": "a/b"}) == ("hf:a/b", {})
+    assert sources.asked({"model": "resnet18", "source": "timm"}) == ("resnet18", {})
+    weights = {"source": "weights", "weights": "w.pth", "arch": "resnet18", "classes": "cat, dog"}
+    assert sources.asked(weights) == ("w.pth", {"classes": ["cat", "dog"], "arch": "resnet18"})
+
+
+def test_class_names_from_lines_commas_and_a_file(tmp_path: Path) -> None:
+    names = ["tench, Tinca tinca", "goldfish"]
+    (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
+    assert sources.class_names("\n".join(names)) == names
+    assert sources.class_names(str(tmp_path / "classes.txt")) == names
+    assert sources.class_names("cat, dog") == ["cat", "dog"]
+    assert sources.class_names(" ") is None
