@@ -66,8 +66,14 @@ class AppPage:
         return self.page.locator(f'[data-cy="sidebar-field-container-{path}"]').first
 
     def toggle(self, path: str) -> None:
-        """Show or hide a field."""
-        self.page.locator(f'[data-cy="checkbox-{path}"]').first.click()
+        """Show or hide a field, and wait until its box says so: a busy App takes a second click for a double one."""
+        box = self.page.locator(f'[data-cy="checkbox-{path}"]').first
+        state = (
+            "e => { const i = e.matches('input') ? e : e.querySelector('input'); return i ? i.checked : e.innerHTML }"
+        )
+        before = box.evaluate(state)
+        box.click()
+        self.until(lambda: box.evaluate(state) != before or None, f"the box of {path} to change")
 
     def count(self) -> str:
         """What the App says of how many samples are in sight: ``"3 of 72 samples"``."""

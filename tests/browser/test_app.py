@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import fiftyone as fo
+import numpy as np
 import pytest
+from fiftyone import ViewField as F
 from playwright.sync_api import expect
 
 import fiftyone_cam as focam
+from fiftyone_cam import appearance, runs
 from tests.browser.page import AppPage, difference
 
 TITLE = "Compute class activation maps"
@@ -17,7 +21,7 @@ TITLE = "Compute class activation maps"
 
 @pytest.fixture(scope="module")
 def dataset(photos: list[tuple[Path, str]]) -> Iterator[fo.Dataset]:
-    dataset = fo.Dataset("photos", persistent=True)
+    dataset = fo.Dataset("photos", persistent=True, overwrite=True)
     dataset.add_samples(
         fo.Sample(filepath=str(path), ground_truth=fo.Classification(label=label)) for path, label in photos
     )
@@ -27,9 +31,10 @@ def dataset(photos: list[tuple[Path, str]]) -> Iterator[fo.Dataset]:
 
 @pytest.fixture(scope="module")
 def computed(app: AppPage, dataset: fo.Dataset) -> fo.Dataset:
-    """After the first test: the dataset with a run, made in the App."""
+    """The dataset with a run that was made in the App: by the first test, or, where that was not asked for, now."""
     if not focam.list_runs(dataset):
         compute(app, dataset)
+        app.done()
     return dataset
 
 
@@ -39,7 +44,10 @@ def compute(app: AppPage, dataset: fo.Dataset) -> list[str]:
     app.button("cam").click()
     expect(app.prompt.get_by_text(TITLE)).to_be_visible()
     app.choose("Ground truth", "ground_truth")
+    expect(app.prompt.get_by_text("Translation of classes")).to_be_visible()
     app.shot("form")
+    app.switch("More settings")
+    app.type("Batch size", "4")
     app.submit("Compute")
 
     said: list[str] = []
@@ -53,7 +61,6 @@ def compute(app: AppPage, dataset: fo.Dataset) -> list[str]:
         return True if "Certificate" in words else None
 
     app.until(finished, f"the summary of the run after {said}")
-    app.shot("summary")
     return said
 
 
@@ -62,8 +69,9 @@ def test_the_form_computes_and_the_grid_shows_it(app: AppPage, dataset: fo.Datas
     before = app.picture()
 
     said = compute(app, dataset)
-    assert any("Loading the classifier" in words for words in said), said
-    assert any(f"of {len(dataset)} samples" in words for words in said), said
+    app.shot("summary")
+    assert any("the classifier" in words for words in said), said
+    assert any(f"of {len(dataset)} samples" in words and "left" in words for words in said), said
     app.done()
 
     dataset.reload()
@@ -74,17 +82,175 @@ def test_the_form_computes_and_the_grid_shows_it(app: AppPage, dataset: fo.Datas
     assert f"{run.record['accuracy']:.1%}" in said[-1]
 
     app.until(lambda: difference(app.picture(), before) > 5 or None, "heatmaps on the grid")
-    app.shot("grid")
-    app.toggle("cam_heatmap")
-    app.toggle("cam_prediction")
-    app.until(lambda: difference(app.picture(), before) < 1 or None, "no heatmaps on the grid")
+    shown = app.picture()
+    for path in ("cam_heatmap", "cam_prediction"):
+        app.toggle(path)
+    app.until(lambda: difference(app.picture(), before) < 3 or None, "no heatmaps on the grid")
+    for path in ("cam_heatmap", "cam_prediction"):
+        app.toggle(path)
+    app.until(lambda: difference(app.picture(), shown) < 1 or None, "the same heatmaps on the grid again")
     assert not app.errors
 
 
-def test_colours_and_groups_are_there_after_a_reload(app: AppPage, computed: fo.Dataset) -> None:
+def test_colours_and_group_are_there_after_a_reload(app: AppPage, computed: fo.Dataset) -> None:
     app.open(computed)
+    app.reload()
     launched = app.picture()
     expect(app.page.locator('[data-cy="sidebar-group-CAM"]')).to_be_visible()
-    app.shot("sidebar")
+    for path in ("cam_prediction", "cam_heatmap", "cam_contrast", "cam_error"):
+        expect(app.field(path)).to_be_visible()
+    app.shot("grid")
     app.reload()
-    app.until(lambda: difference(app.picture(), launched) < 2 or None, "the same colours after a reload")
+    app.until(lambda: difference(app.picture(), launched) < 3 or None, "the same colours after a reload")
+
+
+def test_the_sidebar_filters_predictions(app: AppPage, computed: fo.Dataset) -> None:
+    expected = len(computed.match(F("cam_prediction.label") == "espresso"))
+    assert 0 < expected < len(computed)
+    app.open(computed)
+    app.page.locator('[data-cy="sidebar-field-arrow-enabled-cam_prediction"]').first.click()
+    search = app.page.locator('[data-cy="selector-sidebar-search-cam_prediction.label"]').first
+    search.fill("espresso")
+    search.press("Enter")
+    app.until(lambda: app.lookers.count() == expected or None, f"{expected} samples on the grid")
+    app.settled()
+    app.shot("filter")
+
+
+def test_a_wrong_key_is_refused_at_its_field(app: AppPage, computed: fo.Dataset) -> None:
+    app.open(computed)
+    app.browse(TITLE)
+    button = app.prompt.get_by_role("button", name="Compute", exact=True)
+    for key, reason in (("1st run", "cannot begin the names of fields"), ("cam", "was made with")):
+        app.type("Run key", key)
+        expect(app.prompt.get_by_text(reason)).to_be_visible()
+        expect(button).to_be_disabled()
+    app.choose("Ground truth", "ground_truth")
+    expect(app.prompt.get_by_text("only samples without a result are computed")).to_be_visible()
+    expect(button).to_be_enabled()
+    app.prompt.get_by_role("button", name="Cancel").click()
+
+
+def test_stop_keeps_what_was_computed_and_the_next_run_goes_on(app: AppPage, computed: fo.Dataset) -> None:
+    app.open(computed)
+    app.browse(TITLE)
+    app.type("Run key", "second")
+    app.switch("More settings")
+    app.type("Batch size", "1")
+    app.submit("Compute")
+    app.until(lambda: "samples/s" in app.words() or None, "progress")
+    app.prompt.get_by_role("button", name="Stop").click()
+    app.until(lambda: "Stopped" in app.words() or None, "the word that it stopped")
+    app.done()
+
+    computed.reload()
+    some = len(computed.exists("second_heatmap"))
+    assert 0 < some < len(computed)
+    assert focam.load_run(computed, "second").record["status"] == "interrupted"
+
+    app.browse(TITLE)
+    app.type("Run key", "second")
+    expect(app.prompt.get_by_text("It goes on")).to_be_visible()
+    app.submit("Compute")
+    words = app.until(lambda: app.words() if "Certificate" in app.words() else None, "the summary")
+    assert f"{len(computed)} have a map ({len(computed) - some} new)" in words
+    app.done()
+    computed.reload()
+    focam.delete_run(computed, "second")
+
+
+def test_what_cannot_be_computed_is_said_in_the_prompt(app: AppPage, computed: fo.Dataset) -> None:
+    nothing = computed.limit(1).clone()
+    for sample in nothing.iter_samples(autosave=True):
+        sample["ground_truth"].label = "nothing that ImageNet knows"
+    app.open(nothing)
+    app.browse(TITLE)
+    app.type("Run key", "other")
+    app.choose("Ground truth", "ground_truth")
+    app.submit("Compute")
+    words = app.until(lambda: app.words() if "Not done" in app.words() else None, "the reason")
+    assert "no label of 'ground_truth' is a class" in words
+    app.done()
+
+
+def test_any_class_is_explained_in_the_modal(app: AppPage, computed: fo.Dataset) -> None:
+    app.open(computed)
+    app.lookers.first.click()
+    app.button("explain").click()
+    app.type("Class", "no such animal")
+    expect(app.prompt.get_by_text("is none of the 1,000 classes")).to_be_visible()
+    pictures = []
+    for label in ("lynx", "tabby"):
+        app.type("Class", label)
+        app.submit("Explain")
+        app.until(lambda label=label: f"{label} has the logit" in app.words() or None, f"the map of {label}")
+        pictures.append(app.prompt.locator("img").get_attribute("src"))
+        app.shot(f"explain_{label}")
+        app.done()
+        if label == "lynx":
+            app.button("explain").click()
+    computed.reload()
+    heat = computed.first()["cam_explained"]
+    assert heat.label == "tabby"
+    assert heat["grid"].mean() + heat["bias"] == pytest.approx(heat["logit"], rel=1e-5)
+    assert pictures[0] != pictures[1]
+    app.page.keyboard.press("Escape")
+
+
+def test_deleting_a_run_leaves_what_is_not_its_own(app: AppPage, computed: fo.Dataset) -> None:
+    computed.set_values("cam_mine", ["kept"] * len(computed))
+    app.open(computed)
+    app.browse("Delete a CAM run")
+    expect(app.prompt.get_by_text("cam_heatmap")).to_be_visible()
+    app.submit("Delete")
+    app.until(lambda: "is gone" in app.words() or None, "the word that it is gone")
+    app.done()
+    expect(app.page.locator('[data-cy="sidebar-field-container-cam_heatmap"]')).to_have_count(0)
+
+    computed.reload()
+    assert focam.list_runs(computed) == []
+    assert not computed.has_field("cam_heatmap")
+    assert computed.count_values("cam_mine") == {"kept": len(computed)}
+    assert not appearance.scales(computed)
+
+
+def test_stored_colour_scales_are_what_is_drawn(app: AppPage, tmp_path: Path) -> None:
+    """Ramps over grey: evidence in HEAT, contrast in SIGNED, jet on request, another run's scale untouched."""
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((300, 400, 3), 128, np.uint8))
+    steps = np.tile(np.linspace(0, 1, 101), (75, 1))
+    ramps = {
+        "heatmap": (np.rint(255 * steps).astype(np.uint8), [0, 255], appearance.HEAT),
+        "contrast": (np.rint(127 * (2 * steps - 1)).astype(np.int8), [-127, 127], appearance.SIGNED),
+    }
+    dataset = fo.Dataset()
+    run = runs.register(dataset, "ramp", {"classifier": {}, "settings": {}, "counts": {}, "status": "complete"})
+    for name in ramps:
+        run.claim_field(name, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
+    for name, (levels, limits, _) in ramps.items():
+        label = fo.Heatmap(map=levels, range=limits)
+        dataset.add_sample(fo.Sample(filepath=str(tmp_path / "grey.png"), **{run.field(name): label}))
+    appearance.show(dataset, "ramp")
+    dataset.app_config.active_fields = fo.ActiveFields(paths=[run.field(name) for name in ramps])
+    dataset.save()
+
+    app.open(dataset)
+    for index, (_, _, scale) in enumerate(ramps.values()):
+        app.until(lambda index=index, scale=scale: _drawn(app.picture(index), scale) or None, f"the colours {scale}")
+
+    appearance.show(dataset, "ramp", colors="jet")
+    app.open(dataset)
+    jet = ("#000083", "#003caa", "#05ffff", "#ffff00", "#fa0000", "#800000")
+    app.until(lambda: _drawn(app.picture(0), jet, at=(0.2, 0.4, 0.6, 0.8)) or None, "jet on the heatmap")
+    app.until(lambda: _drawn(app.picture(1), appearance.SIGNED) or None, "still signed colours on the contrast")
+
+
+def _drawn(picture: np.ndarray, scale: tuple[str, ...], at: tuple[float, ...] = (0.15, 0.3, 0.7, 0.85)) -> bool:
+    """Whether a ramp over grey is drawn in a scale, with the App's opacity of 0.7."""
+    row = picture[picture.shape[0] // 2].astype(float)
+    colors = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in scale], float)
+    for place in at:
+        wanted = [np.interp(place * (len(scale) - 1), range(len(scale)), channel) for channel in colors.T]
+        found = row[round(place * (len(row) - 1))]
+        if np.abs(found - (0.3 * 128 + 0.7 * np.array(wanted))).max() > 12:
+            return False
+    return True
