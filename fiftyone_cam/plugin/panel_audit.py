@@ -387,7 +387,8 @@ _TABLE = {
     "tableContainer": {
         "sx": {
             "overflowX": "auto",
-            "& td, & th": {"px": "6px"},
+            "&& .MuiTable-root": {"minWidth": 0},
+            "&& .MuiTableCell-root": {"padding": "4px 6px"},
             "& td, & th, & p": {"fontSize": "0.85rem"},
             "& tr": {"cursor": "pointer"},
         }
