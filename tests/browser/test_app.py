@@ -82,13 +82,9 @@ def test_the_form_computes_and_the_grid_shows_it(app: AppPage, dataset: fo.Datas
     assert f"{run.record['accuracy']:.1%}" in said[-1]
 
     app.until(lambda: difference(app.picture(), before) > 5 or None, "heatmaps on the grid")
-    shown = app.picture()
     for path in ("cam_heatmap", "cam_prediction"):
         app.toggle(path)
     app.until(lambda: difference(app.picture(), before) < 3 or None, "no heatmaps on the grid")
-    for path in ("cam_heatmap", "cam_prediction"):
-        app.toggle(path)
-    app.until(lambda: difference(app.picture(), shown) < 1 or None, "the same heatmaps on the grid again")
     assert not app.errors
 
 
@@ -204,7 +200,7 @@ def test_deleting_a_run_leaves_what_is_not_its_own(app: AppPage, computed: fo.Da
     expect(app.prompt.get_by_text("cam_heatmap")).to_be_visible()
     app.submit("Delete")
     app.until(lambda: "is gone" in app.words() or None, "the word that it is gone")
-    app.done()
+    app.reload()  # the App may have closed the prompt by itself, with the dataset that it loads anew
     expect(app.page.locator('[data-cy="sidebar-field-container-cam_heatmap"]')).to_have_count(0)
 
     computed.reload()
