@@ -1,0 +1,209 @@
+"""The audit's operators and panels as FiftyOne calls them, without a browser."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+import pytest
+from fiftyone.operators.executor import ExecutionContext, Executor
+
+import fiftyone_cam as focam
+from fiftyone_cam import panel_data, report
+from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.plugin.audit_attention import AuditAttention, class_map, object_labels
+from fiftyone_cam.plugin.compare_cam_runs import CompareCamRuns
+from fiftyone_cam.plugin.localize_from_cam import LocalizeFromCam
+from fiftyone_cam.plugin.panel_audit import AuditPanel, _bars
+from tests.toys import tiny_gap, write_photos
+
+NAMES = ["cat", "dog", "*fish* <b>"]
+
+
+def network(seed: int = 0) -> focam.Classifier:
+    square = focam.Preprocessing((focam.Resize(size=(64, 64)),))
+    return focam.load_classifier(tiny_gap(seed=seed), NAMES, preprocessing=square)
+
+
+@pytest.fixture()
+def photos(dataset: fo.Dataset, tmp_path: Path) -> fo.Dataset:
+    """Twelve pictures with ground truth, and with boxes: half of the left side is a thing, the right is a wall."""
+    for index, path in enumerate(write_photos(tmp_path, 12)):
+        boxes = [
+            fo.Detection(label="thing", bounding_box=[0, 0, 0.5, 0.5]),
+            fo.Detection(label="[wall](x)", bounding_box=[0.5, 0, 0.5, 1]),
+        ]
+        dataset.add_sample(
+            fo.Sample(
+                filepath=path,
+                ground_truth=fo.Classification(label=NAMES[index % 3]),
+                things=fo.Detections(detections=boxes if index else []),
+            )
+        )
+    return dataset
+
+
+@pytest.fixture()
+def computed(photos: fo.Dataset) -> fo.Dataset:
+    focam.compute_cam(photos, network(), ground_truth="ground_truth", top_k=3)
+    return photos
+
+
+def context(dataset: fo.Dataset, **params: Any) -> ExecutionContext:
+    return ExecutionContext({"dataset_name": dataset.name, "params": params}, executor=Executor())
+
+
+def run(operator: Any, dataset: fo.Dataset, **params: Any) -> str:
+    """Execute an operator; what it says in the end."""
+    *_, last = operator.execute(context(dataset, **params))
+    return str(last.body.params["results"]["summary"])
+
+
+def refusals(operator: Any, dataset: fo.Dataset, **params: Any) -> list[str]:
+    """What a form marks as wrong."""
+    properties = operator.resolve_input(context(dataset, **params)).type.properties
+    return [str(prop.error_message) for prop in properties.values() if prop.invalid]
+
+
+def test_the_form_audits_as_python_does(computed: fo.Dataset) -> None:
+    form = {"key": "cam", "ground_truth": "ground_truth", "objects": ["things"], "object_labels": "thing"}
+    assert refusals(AuditAttention(), computed, **form) == []
+    said = run(AuditAttention(), computed, **form, threshold=0.55)
+    computed.reload()
+    by_form = report.verdict_counts(computed, "cam")
+    assert sum(by_form.values()) == 11  # one picture has no boxes
+    assert all(f"**{n}** {word}" in said for word, n in by_form.items())
+    assert "1 without a verdict: no object" in said
+    assert "[wall](x)" not in said  # escaped: it would be a link
+    assert "wall" in said
+
+    focam.audit(computed, "cam", "ground_truth", "things", object_labels=["thing"], threshold=0.55)
+    assert report.verdict_counts(computed, "cam") == by_form
+
+
+def test_the_form_says_what_does_not_match_before_it_runs(computed: fo.Dataset, tmp_path: Path) -> None:
+    form = {"key": "cam", "ground_truth": "ground_truth", "objects": ["things"]}
+    [said] = refusals(AuditAttention(), computed, **form, class_map='{"horse": "pony"}')
+    assert "no class horse" in said
+    [said] = refusals(AuditAttention(), computed, **form, class_map='{"cat": "pony"}')
+    assert "3 of 3 labels" in said
+    [said] = refusals(AuditAttention(), computed, **form, class_map=str(tmp_path / "nowhere.json"))
+    assert "cannot be read" in said
+    [said] = refusals(AuditAttention(), computed, **form, object_labels='{"cat": 3}')
+    assert "lists of labels" in said
+
+    properties = AuditAttention().resolve_input(context(computed, **form, class_map='{"cat": "dog"}')).type.properties
+    assert "2 of 3 labels" in properties["unmatched"].view.label  # some match: a warning, no refusal
+
+    file = tmp_path / "map.json"
+    file.write_text('{"cat": "dog"}', encoding="utf-8")
+    assert class_map(str(file)) == class_map('{"cat": "dog"}') == {"cat": "dog"}
+    assert object_labels("a, b") == ["a", "b"]
+    with pytest.raises(CamError, match="no JSON"):
+        object_labels("{a")
+
+
+def test_localize_and_compare_from_forms(computed: fo.Dataset) -> None:
+    said = run(LocalizeFromCam(), computed, key="cam", threshold=0.5)
+    computed.reload()
+    assert f"**{computed.count('cam_boxes.detections'):,}** boxes" in said
+    assert computed.count("cam_boxes.detections") > 0
+
+    assert "only cam" in refusals(CompareCamRuns(), computed)[0]
+    other = network(seed=5)
+    focam.compute_cam(computed, other, key="other", ground_truth="ground_truth")
+    assert "itself" in refusals(CompareCamRuns(), computed, before="cam", after="cam")[0]
+    assert refusals(CompareCamRuns(), computed, before="cam", after="other") == []
+    said = run(CompareCamRuns(), computed, before="cam", after="other")
+    found = focam.load_comparison(computed, "cam", "other").classes[-1]
+    assert f"{found.same:,} the same, {found.fixed:,} fixed, {found.broken:,} broken" in said
+
+
+def test_the_panel_says_what_is_missing(photos: fo.Dataset) -> None:
+    def what(samples: Any = photos, key: str | None = "cam") -> str | None:
+        found = panel_data.missing(samples, key)
+        return found and found.what
+
+    assert what(key=None) == "run"
+    focam.compute_cam(photos, network(), ground_truth="ground_truth")
+    assert what() == "audit"
+    focam.audit(photos)
+    assert what() == "objects"
+    focam.audit(photos, objects="things", object_labels=["thing"])
+    assert what() is None
+    assert what(photos.match({"cam_spread": -1})) == "samples"
+    assert what(photos.select_fields("things")) == "samples"
+    assert what(photos.to_patches("things")) == "samples"
+    focam.compute_cam(photos, network(), ground_truth="ground_truth", overwrite=True)
+    assert what() in ("audit", "fresh")
+
+
+def test_stored_logits_add_up(computed: fo.Dataset) -> None:
+    focam.audit(computed, objects="things", object_labels=["thing"])
+    classifier = network()
+    for sample_id in computed.values("id")[:4]:
+        stored = panel_data.stored_logits(computed, sample_id, "cam")
+        again = focam.split_logits(computed, sample_id, classifier, top_k=3)
+        assert [part["label"] for part in stored] == [part["label"] for part in again]
+        for part, other in zip(stored, again, strict=True):
+            total = (part["evidence_in"] or 0) + part["evidence_out"] + part["bias"]
+            assert total == pytest.approx(part["logit"], abs=1e-4)
+            assert part["evidence_in"] == pytest.approx(other["evidence_in"], abs=1e-4)
+            assert part["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+
+
+def test_bars_add_up_to_the_mean_of_all() -> None:
+    rng = np.random.default_rng(3)
+    labels = [f"class {index}" for index in range(12)]  # more than have a colour
+    sizes = {label: int(rng.integers(1, 9)) for label in labels}
+    shares = {(label, region): rng.random() for label in labels for region in ("grass", "sky")}
+    n = sum(sizes.values())
+    rows = [report.RegionRow(label, region, sizes[label], 1, share, 0.1) for (label, region), share in shares.items()]
+    means = {r: sum(shares[label, r] * sizes[label] for label in labels) / n for r in ("grass", "sky")}
+    rows += [report.RegionRow(None, region, n, 1, mean, 0.1) for region, mean in means.items()]
+    traces = _bars(rows, False)
+    stacked = dict(zip(traces[0]["y"], np.sum([trace["x"] for trace in traces], axis=0), strict=True))
+    assert stacked == pytest.approx(means)
+
+
+def _panel(dataset: fo.Dataset, view: fo.DatasetView | None = None, **state: Any) -> tuple[AuditPanel, Any]:
+    stages: Sequence[Any] = [] if view is None else view._serialize(include_uuids=False)
+    request = {
+        "dataset_name": dataset.name,
+        "view": stages,
+        "params": {"panel_id": "p", "panel_state": dict(state)},
+    }
+    return AuditPanel(), ExecutionContext(request, executor=Executor())
+
+
+def test_the_panel_keeps_counting_where_one_came_from(computed: fo.Dataset) -> None:
+    focam.audit(computed, objects="things", object_labels=["thing"])
+    panel, ctx = _panel(computed)
+    panel.on_load(ctx)
+    counted = ctx.panel.state.body
+    assert counted["samples"] == 12
+    [verdict, *_] = [word for word, n in report.verdict_counts(computed, "cam").items() if n]
+    ctx.params["verdict"] = verdict
+    panel.show_verdict(ctx)
+    state = dict(ctx.panel_state)
+
+    shown = report.verdict_view(computed, "cam", verdict)  # what the App answers after the panel has set its view
+    panel, ctx = _panel(computed, shown, **state)
+    panel.on_change_view(ctx)
+    assert ctx.panel.state.body == counted
+    assert ctx.panel.state.filter == verdict
+
+    panel, ctx = _panel(computed, computed.limit(5), **state)  # a person's view is counted
+    panel.on_change_view(ctx)
+    assert ctx.panel.state.body["samples"] == 5
+    assert ctx.panel.state.filter is None
+
+
+def test_the_plugin_loads_without_torch() -> None:
+    code = "import sys, fiftyone_cam.plugin, fiftyone_cam.panel_data; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
