@@ -6,7 +6,7 @@ Every function takes the samples and the run's key, so that the App can ask the 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,7 +35,8 @@ BACKGROUND = "background"
 class ClassRow(NamedTuple):
     """One class of the ground truth; without ground truth, one predicted class. Shares are means, None where unknown.
 
-    ``label`` is None for all classes together. ``inside`` and ``area`` are over the samples that have an object.
+    ``label`` is None for all classes together. ``inside``, ``area`` and ``focus`` are over the samples that have an
+    object. ``unjudged`` are all without a verdict, those that were not audited among them.
     """
 
     label: str | None
@@ -207,18 +208,13 @@ def class_table(samples: Collection, key: str) -> list[ClassRow]:
     >>> class_table(dataset, "cam")[0]
     ClassRow(label='dog', samples=175, accuracy=0.96, inside=0.66, area=0.42, focus=0.75, trusted=163, …)
     """
-    group: dict[str, Any] = {"samples": {"$sum": 1}}
-    group["accuracy"] = {"$avg": {"$toDouble": f"${key}_correct"}}
-    group.update({name: {"$avg": f"${key}_{name}"} for name in ("inside", "area", "focus")})
-    group.update({word: {"$sum": {"$cond": [{"$eq": [f"${key}_verdict", word]}, 1, 0]}} for word in VERDICTS})
+    means = {"accuracy": f"{key}_correct", **{name: f"{key}_{name}" for name in ("inside", "area", "focus")}}
+    counts = {word: {"$eq": [f"${key}_verdict", word]} for word in VERDICTS}
     rows = []
-    for by in (f"${_class_path(samples, key)}", None):
-        for found in _grouped(samples, [{"$group": {"_id": by, **group}}]):
-            if by and found["_id"] is None:
-                continue  # no label: in the last row only
-            found["label"] = found.pop("_id")
-            rows.append(ClassRow(**found, unjudged=found["samples"] - sum(found[word] for word in VERDICTS)))
-    return [*sorted(rows[:-1], key=_most_frequent_first), *rows[-1:]]
+    for label, n, found in _by_class(samples, _class_path(samples, key), means, counts):
+        unjudged = n - sum(found[word] for word in VERDICTS)
+        rows.append(ClassRow(label=label, samples=n, unjudged=unjudged, **found))
+    return rows
 
 
 def region_table(samples: Collection, key: str, correct: bool | None = False) -> list[RegionRow]:
@@ -239,14 +235,23 @@ def region_table(samples: Collection, key: str, correct: bool | None = False) ->
     if correct is not None:
         match[f"{key}_correct"] = correct
     regions = f"{key}_regions.classifications"
-    stages = [
+    group: dict[str, Any] = {
+        "_id": {"class": {"$ifNull": ["$class", None]}, "region": "$regions.label"},
+        "present": {"$sum": 1},
+        "share": {"$sum": "$regions.confidence"},
+        "area": {"$sum": "$regions.area"},
+    }
+    stages: list[dict[str, Any]] = [
         {"$match": match},
         {"$project": {"class": f"${path}", "regions": f"${regions}"}},
+        {"$unwind": "$regions"},
+        {"$group": group},
     ]
-    totals = {d["_id"]: d["n"] for d in _grouped(samples, [*stages, {"$group": {"_id": "$class", "n": {"$sum": 1}}}])}
-    by_both = {"_id": {"class": {"$ifNull": ["$class", None]}, "region": "$regions.label"}}
-    sums = {"present": {"$sum": 1}, "share": {"$sum": "$regions.confidence"}, "area": {"$sum": "$regions.area"}}
-    found = _grouped(samples, [*stages, {"$unwind": "$regions"}, {"$group": {**by_both, **sums}}])
+    found = _grouped(samples, stages)
+    totals: dict[str | None, int] = {}
+    for entry in found:  # every sample that has regions has one background
+        label = entry["_id"]["class"]
+        totals[label] = max(totals.get(label, 0), entry["present"])
 
     together: dict[str, dict[str, float]] = {}
     rows = []
@@ -385,13 +390,40 @@ def _counts(samples: Collection, field: str) -> dict[str, int]:
     return {str(value): int(n) for value, n in samples.count_values(field).items() if value is not None}
 
 
-def _grouped(samples: Collection, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _grouped(samples: Collection, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """FiftyOne's own aggregations do not group by a second field; MongoDB's do."""
-    return list(samples._aggregate(post_pipeline=stages))
+    return list(samples._aggregate(post_pipeline=list(stages)))
 
 
-def _most_frequent_first(row: ClassRow | ChangeRow) -> tuple[int, str]:
-    return -row.samples, row.label or ""
+def _by_class(
+    samples: Collection,
+    path: str,
+    means: Mapping[str, str],
+    counts: Mapping[str, Any],
+    before: Sequence[Mapping[str, Any]] = (),
+) -> list[tuple[str | None, int, dict[str, Any]]]:
+    """By class, in one pass over the database: label, samples, and by name the mean of a field or how often it is so.
+
+    The most frequent class first; the last entry, of label None, is all of them together, the unlabelled too.
+    """
+    group: dict[str, Any] = {"_id": f"${path}", "n": {"$sum": 1}}
+    for name, field in means.items():
+        group[f"sum_{name}"] = {"$sum": {"$toDouble": f"${field}"}}
+        group[f"has_{name}"] = {"$sum": {"$cond": [{"$eq": [{"$ifNull": [f"${field}", None]}, None]}, 0, 1]}}
+    for name, condition in counts.items():
+        group[f"sum_{name}"] = {"$sum": {"$cond": [condition, 1, 0]}}
+    found = _grouped(samples, [*before, {"$group": group}])
+    if not found:
+        return []
+    together = {name: sum(entry[name] for entry in found) for name in group if name != "_id"}
+    labelled = [entry for entry in found if entry["_id"] is not None]
+    rows = []
+    for entry in [*sorted(labelled, key=lambda entry: (-entry["n"], entry["_id"])), {"_id": None, **together}]:
+        values: dict[str, Any] = {name: entry[f"sum_{name}"] for name in counts}
+        for name in means:
+            values[name] = entry[f"sum_{name}"] / entry[f"has_{name}"] if entry[f"has_{name}"] else None
+        rows.append((entry["_id"], entry["n"], values))
+    return rows
 
 
 def _drawn(ids: list[str], limit: int, seed: int) -> list[str]:
@@ -406,16 +438,16 @@ def _text(report: AuditReport) -> str:
     if report.stale:
         lines.append(f"  stale        {report.stale}")
     lines += [f"  note         {note}" for note in record["notes"]]
+    spread, border, half_cells, peak_inside = _means(report, "spread", "border", "half_cells", "peak_inside")
     if record["objects"] and table:
         total = table[-1]
         if total.inside is not None:
             lines.append(
                 f"  evidence     {total.inside:.1%} on the object, which covers {total.area:.1%} of what was seen; "
-                f"its peak on the object for {_mean(report, 'peak_inside'):.1%}"
+                f"its peak on the object for {peak_inside:.1%}"
             )
     lines.append(
-        f"  spread       {_mean(report, 'spread'):.2f} of 1; {_mean(report, 'border'):.1%} in the border cells; "
-        f"half of it in {_mean(report, 'half_cells'):.1f} cells"
+        f"  spread       {spread:.2f} of 1; {border:.1%} in the border cells; half of it in {half_cells:.1f} cells"
     )
     if record["verdict"]:
         counts, unjudged = report.verdicts, report.unjudged
@@ -463,12 +495,10 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _mean(report: AuditReport, name: str) -> float:
-    value = _grouped(
-        report.samples,
-        [{"$group": {"_id": None, "mean": {"$avg": {"$toDouble": f"${report.run.field(name)}"}}}}],
-    )
-    return float("nan") if not value or value[0]["mean"] is None else float(value[0]["mean"])
+def _means(report: AuditReport, *names: str) -> list[float]:
+    group = {name: {"$avg": {"$toDouble": f"${report.run.field(name)}"}} for name in names}
+    [found] = _grouped(report.samples, [{"$group": {"_id": None, **group}}]) or [{}]
+    return [float("nan") if found.get(name) is None else float(found[name]) for name in names]
 
 
 # two runs
@@ -578,16 +608,12 @@ def change_table(samples: Collection, before: str, after: str) -> list[ChangeRow
     17
     """
     record = load_comparison(samples, before, after).record
-    by_class = f"${record['ground_truth'] or f'{before}_prediction'}.label"
-    path = {name: f"${after}_{comparison_name(before, name)}" for name in ("change", "correlation", "overlap")}
-    group: dict[str, Any] = {"samples": {"$sum": 1}}
-    group.update({word: {"$sum": {"$cond": [{"$eq": [path["change"], word]}, 1, 0]}} for word in CHANGES})
-    group.update({name: {"$avg": path[name]} for name in ("correlation", "overlap")})
-    compared = [{"$match": {path["change"][1:]: {"$ne": None}}}]
-    rows = []
-    for by in (by_class, None):
-        for found in _grouped(samples, [*compared, {"$group": {"_id": by, **group}}]):
-            if by and found["_id"] is None:
-                continue
-            rows.append(ChangeRow(label=found.pop("_id"), **found))
-    return [*sorted(rows[:-1], key=_most_frequent_first), *rows[-1:]]
+    path = {name: f"{after}_{comparison_name(before, name)}" for name in ("change", "correlation", "overlap")}
+    means = {name: path[name] for name in ("correlation", "overlap")}
+    counts = {word: {"$eq": [f"${path['change']}", word]} for word in CHANGES}
+    compared = [{"$match": {path["change"]: {"$ne": None}}}]
+    classes = f"{record['ground_truth'] or f'{before}_prediction'}.label"
+    return [
+        ChangeRow(label=label, samples=n, **found)
+        for label, n, found in _by_class(samples, classes, means, counts, compared)
+    ]
