@@ -1,0 +1,184 @@
+"""The audit in the App: every mark of the panel sets the view, and the modal says why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fiftyone as fo
+import pytest
+from playwright.sync_api import Locator, expect
+
+import fiftyone_cam as focam
+from fiftyone_cam import report
+from tests.browser import audited as known
+from tests.browser.page import AppPage
+
+
+@pytest.fixture(scope="module")
+def audited(photos: list[tuple[Path, str]]) -> Iterator[fo.Dataset]:
+    """28 photos, computed and audited, before a browser is open."""
+    dataset = known.dataset("audited", photos)
+    focam.compute_cam(dataset, "efficientnet_lite0", key="cam", ground_truth="ground_truth", top_k=5)
+    focam.audit(dataset, "cam", objects="things")
+    dataset.app_config.active_fields = fo.ActiveFields(paths=["cam_prediction", "cam_heatmap"])
+    dataset.save()
+    yield dataset
+    dataset.delete()
+
+
+@pytest.fixture(scope="module")
+def bare(photos: list[tuple[Path, str]]) -> Iterator[fo.Dataset]:
+    """Photos and nothing else."""
+    dataset = known.dataset("bare", photos[:4])
+    yield dataset
+    dataset.delete()
+
+
+@pytest.fixture(scope="module")
+def panel(audited: fo.Dataset, app: AppPage) -> Locator:
+    """The panel, open beside the grid."""
+    app.open(audited)
+    return open_panel(app)
+
+
+def open_panel(app: AppPage) -> Locator:
+    app.page.locator('[data-cy="new-panel-btn"]').first.click()
+    app.page.get_by_text("CAM audit", exact=True).first.click()
+    return app.page.locator('[data-cy="panel-content-cam_audit"]')
+
+
+def shows(app: AppPage, count: int) -> None:
+    words = f"{count:,} sample" + ("" if count == 1 else "s")
+    app.until(lambda: app.count() == words or None, f"{words} in the grid")
+
+
+def back(app: AppPage, panel: Locator, count: int) -> None:
+    panel.get_by_role("button", name="Back to all").click()
+    shows(app, count)
+
+
+def test_tiles_set_the_view_and_go_on_counting_where_one_came_from(
+    audited: fo.Dataset, app: AppPage, panel: Locator
+) -> None:
+    expect(panel.get_by_text("By class", exact=True)).to_be_visible()
+    expect(panel.locator(".scatterlayer .point").first).to_be_attached()
+    counts = report.verdict_counts(audited, "cam")
+    assert 0 < counts["distracted"] < counts["trusted"]
+    for verdict in ("distracted", "trusted"):  # from one to the next without going back
+        tile = panel.get_by_role("button", name=verdict)
+        expect(tile).to_contain_text(f"{counts[verdict]}")
+        tile.click()
+        shows(app, counts[verdict])
+        expect(panel.get_by_text(f"The view shows {verdict}")).to_be_visible()
+        expect(panel.get_by_role("button", name="distracted")).to_contain_text(f"{counts['distracted']}")
+        if verdict == "distracted":
+            app.settled()
+            app.shot("audit")
+    back(app, panel, len(audited))
+
+
+def test_a_row_and_a_bar_set_the_view(audited: fo.Dataset, app: AppPage, panel: Locator) -> None:
+    panel.get_by_role("cell", name="palace").click()
+    shows(app, report.class_view(audited, "cam", "palace").count())
+    back(app, panel, len(audited))
+
+    rows = [row for row in report.region_table(audited, "cam") if row.label == "space shuttle"]
+    assert rows[0].region == "astronaut"  # what it looked at instead
+    bars = panel.locator(".barlayer .trace.bars").first.locator(".point path")
+    label = panel.locator(".ytick text").get_by_text("astronaut", exact=True)
+    names = panel.locator(".js-plotly-plot").first.locator(".ytick text").all_text_contents()
+    expect(label).to_be_visible()
+    bars.nth(names.index("astronaut")).click(force=True)
+    shows(app, report.region_view(audited, "cam", "astronaut", "space shuttle").count())
+    back(app, panel, len(audited))
+
+
+def test_a_point_opens_its_sample_and_a_lasso_sets_the_view(audited: fo.Dataset, app: AppPage, panel: Locator) -> None:
+    points = panel.locator(".scatterlayer .trace").last.locator(".points path")
+    points.first.scroll_into_view_if_needed()
+    box = points.first.bounding_box()
+    assert box
+    app.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(app.page.locator("#modal [data-cy='modal-looker-container']")).to_be_visible()
+    app.page.mouse.click(8, 500)  # beside it
+    expect(app.page.locator("#modal [data-cy='modal-looker-container']")).to_have_count(0)
+
+    left = [p for p in report.scatter(audited, "cam")[0] if p.inside is not None and p.inside < 0.5]
+    plot = panel.locator(".js-plotly-plot").nth(1).locator(".cartesianlayer .bglayer rect, .draglayer .nsewdrag").first
+    area = plot.bounding_box()
+    assert area
+    x0, x1 = area["x"] + 2, area["x"] + area["width"] * (0.5 + 0.02) / 1.04
+    y0, y1 = area["y"] + 2, area["y"] + area["height"] - 2
+    mouse = app.page.mouse
+    mouse.move(x0, y0)
+    mouse.down()
+    for x, y in ((x1, y0), (x1, y1), (x0, y1), (x0, y0)):
+        mouse.move(x, y, steps=8)
+    mouse.up()
+    shows(app, len(left))
+    back(app, panel, len(audited))
+
+
+def test_a_mean_map_sets_the_view(audited: fo.Dataset, app: AppPage, panel: Locator) -> None:
+    panel.get_by_role("button", name="Show the mean map").click()
+    expect(panel.get_by_text("Where the evidence is, on the mean")).to_be_visible()
+    first = report.class_table(audited, "cam")[0].label
+    assert first
+    drag = panel.locator(".js-plotly-plot").nth(2).locator(".draglayer .nsewdrag").first
+    drag.scroll_into_view_if_needed()
+    expect(panel.locator(".heatmaplayer image").first).to_be_visible()
+    app.shot("means")
+    drag.click()
+    shows(app, report.class_view(audited, "cam", first).count())
+    back(app, panel, len(audited))
+
+
+def test_what_a_person_sets_as_view_is_counted(audited: fo.Dataset, app: AppPage, panel: Locator) -> None:
+    view = audited.limit(9)
+    app.session.view = view
+    shows(app, 9)
+    expect(panel.get_by_text("9 samples ·")).to_be_visible()
+    table = panel.locator("table")
+    assert table.evaluate("e => e.scrollWidth <= e.parentElement.clientWidth"), "the table is wider than the panel"
+    tile = panel.get_by_role("button", name="trusted")
+    expect(tile).to_contain_text(str(report.verdict_counts(view, "cam")["trusted"]))
+    assert not [error for error in app.errors if "ArrayBuffer" not in error and "entry is loading" not in error]
+
+
+def test_the_modal_says_why(audited: fo.Dataset, app: AppPage) -> None:
+    app.open(audited)
+    wrong = audited.match({"cam_verdict": "distracted"}).first()
+    index = audited.values("id").index(wrong.id)
+    box = app.lookers.nth(index).bounding_box()
+    assert box
+    app.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] - 12)
+    modal = app.page.locator("#modal")
+    modal.locator('[data-cy="panel-tab-cam_why"]').click()
+    expect(modal.get_by_text("Where the logits come from")).to_be_visible()
+    modal.get_by_title("Split horizontally").click()  # the picture beside it
+    expect(modal.get_by_text("true space shuttle · distracted")).to_be_visible()
+    expect(modal.get_by_text(f"What speaks for {wrong.cam_prediction.label}", exact=True)).to_be_visible()
+    expect(modal.locator(".barlayer .trace.bars").first.locator(".point")).to_have_count(5)
+
+    modal.get_by_role("button", name="Predicted against true").click()
+    expect(modal.get_by_text(f"What speaks for {wrong.cam_prediction.label} against space shuttle")).to_be_visible()
+    expect(modal.locator(".heatmaplayer image")).to_be_visible()
+    app.shot("why")
+
+    bar = modal.locator(".barlayer .trace.bars").nth(1).locator(".point path").nth(1)
+    bar.click(force=True)
+    expect(modal.get_by_text(f"What speaks for {wrong.cam_heatmap_2.label}", exact=True)).to_be_visible()
+
+    choice = modal.get_by_placeholder("Type or select a value")
+    choice.fill("space shuttle")
+    app.page.get_by_role("option", name="space shuttle", exact=True).click()
+    expect(modal.get_by_text("What speaks for space shuttle", exact=True)).to_be_visible()
+
+
+def test_what_is_missing_is_said_with_a_button_that_does_it(bare: fo.Dataset, app: AppPage) -> None:
+    app.open(bare)
+    panel = open_panel(app)
+    expect(panel.get_by_text("no class activation maps yet")).to_be_visible()
+    panel.get_by_role("button", name="Compute class activation maps").click()
+    expect(app.prompt.get_by_text("Compute class activation maps").first).to_be_visible()
