@@ -14,7 +14,7 @@ from fiftyone import ViewField as F
 from fiftyone_cam import appearance, bulk, fields, runs
 from fiftyone_cam.annotations import ObjectLabels, Scene
 from fiftyone_cam.classifier import load_classifier
-from fiftyone_cam.compute import _images
+from fiftyone_cam.collection import images
 from fiftyone_cam.core import evidence
 from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Failure
@@ -207,7 +207,7 @@ def computed(samples: Collection, key: str) -> tuple[Collection, CamRun]:
 
     >>> collection, run = computed(dataset, "cam")
     """
-    collection = _images(samples)
+    collection = images(samples)
     run = runs.load_run(collection, key)
     if run.record["status"] == "running":
         raise RunError(f"run {key!r} is being computed, or was killed: wait for it, or call compute_cam to finish it")

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import socket
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
 
 import fiftyone as fo
-import fiftyone.core.clips as foc
-import fiftyone.core.patches as fop
 import fiftyone.core.utils as fou
-import fiftyone.core.video as fov
-import numpy as np
 import psutil
 import torch
 from fiftyone import ViewField as F
 from pymongo.errors import PyMongoError
 
-from fiftyone_cam import appearance, bulk, fields, runs
+from fiftyone_cam import appearance, fields, runs
 from fiftyone_cam.classifier import Classifier, load_classifier
+from fiftyone_cam.collection import images
 from fiftyone_cam.core.errors import CamError, RunError
-from fiftyone_cam.core.explain import Explainer, Failure, Item, Prepared, Result, prepare
+from fiftyone_cam.core.explain import Explainer, Failure, Item
 from fiftyone_cam.core.network import PRECISIONS
+from fiftyone_cam.engines.local import explained
 from fiftyone_cam.ground_truth import GroundTruth, check_field
 from fiftyone_cam.runs import Collection
+from fiftyone_cam.writer import Writer
 
 logger = logging.getLogger(__name__)
-
-CHUNK = 128
-"""Results per write: what a kill can cost at most."""
-
-_FLUSH_SECONDS = 2.0
 
 
 def compute_cam(
@@ -97,7 +87,7 @@ def compute_cam(
     >>> run = focam.compute_cam(dataset, "efficientnet_lite0", key="cam", ground_truth="ground_truth")
     >>> dataset.match(F("cam_prediction.label") != F("ground_truth.label"))
     """
-    collection = _images(samples)
+    collection = images(samples)
     _check_settings(collection, key, ground_truth, batch_size, num_workers, precision)
     classifier = load_classifier(classifier)
     explainer = Explainer(classifier.network, precision=precision, top_k=top_k)
@@ -121,8 +111,8 @@ def compute_cam(
     if items:
         run.update(status="running", process=_this_process(), revision=run.record["revision"] + 1)
         try:
-            with fou.ProgressBar(total=len(items), progress=progress) as bar, _Writer(run, list(declared)) as writer:
-                for result in _explained(items, explainer, batch_size or 32, num_workers or _workers(), clock):
+            with fou.ProgressBar(total=len(items), progress=progress) as bar, Writer(run, list(declared)) as writer:
+                for result in explained(items, explainer, batch_size or 32, num_workers, clock):
                     writer.add(result)
                     bar.update()
         except BaseException as error:
@@ -170,27 +160,6 @@ def explain_sample(
 
 
 # what is asked for
-
-
-def _images(samples: Collection) -> Collection:
-    """The collection, if it is one of images that results can be written to."""
-    if isinstance(samples, (fop.PatchesView, fop.EvaluationPatchesView, foc.ClipsView, fov.FramesView)):
-        raise RunError(
-            f"expected a dataset or a view of whole images, found a {type(samples).__name__}, whose samples are made "
-            "anew each time. Export it as a dataset of its own: view.clone()"
-        )
-    if not isinstance(samples, (fo.Dataset, fo.DatasetView)):
-        raise RunError(f"expected a FiftyOne dataset or view, found {type(samples).__name__}")
-    if samples.media_type == "group":
-        samples = samples.select_group_slices(samples.group_slice)
-    if samples.media_type is not None and samples.media_type != "image":
-        hint = (
-            ": take its frames, dataset.to_frames(sample_frames=True).clone()" if samples.media_type == "video" else ""
-        )
-        raise RunError(f"expected images, found media of type {samples.media_type!r}{hint}")
-    if samples.count("id") == 0:  # count() alone asks MongoDB for an estimate, which is 0 after a crash of its
-        raise RunError("there are no samples: add some, or widen the view")
-    return samples
 
 
 def _check_settings(
@@ -336,110 +305,3 @@ def _pending(
     ids, paths = view.values(["id", "filepath"])
     labels = view.values(f"{truth.field}.label") if truth.field else [None] * len(ids)
     return [Item(id, path, truth.indices(label)) for id, path, label in zip(ids, paths, labels, strict=True)]
-
-
-def _workers() -> int:
-    return min(16, os.cpu_count() or 1)
-
-
-def _explained(
-    items: Iterable[Item], explainer: Explainer, batch_size: int, num_workers: int, clock: dict[str, Any]
-) -> Iterator[Result]:
-    """The local engine: threads decode ahead, this thread computes; bounded, in order."""
-    preprocessing = explainer.network.preprocessing
-    started = time.perf_counter()
-    with ThreadPoolExecutor(num_workers, thread_name_prefix="cam-decode") as pool:
-        ahead: deque[Future[Prepared | Failure]] = deque()
-        source = iter(items)
-
-        def decode_more() -> None:
-            for item in itertools.islice(source, 2 * batch_size + num_workers - len(ahead)):
-                ahead.append(pool.submit(prepare, item, preprocessing))
-
-        try:
-            decode_more()
-            while ahead:
-                waiting = time.perf_counter()
-                batch: list[Prepared] = []
-                while ahead and len(batch) < batch_size:
-                    prepared = ahead.popleft().result()
-                    if isinstance(prepared, Prepared):
-                        batch.append(prepared)
-                    else:
-                        yield prepared
-                decode_more()  # before the forward, so that decoding goes on during it
-                computing = time.perf_counter()
-                clock["waiting_for_decode"] += computing - waiting
-                results = explainer(batch) if batch else []
-                now = time.perf_counter()
-                clock["explaining"] += now - computing
-                clock["images"] += len(batch)
-                clock["seconds"] = now - started
-                yield from results
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            clock["seconds"] = time.perf_counter() - started
-
-
-class _Writer:
-    """Results to the database, in chunks, beside the computation; at most two chunks wait."""
-
-    def __init__(self, run: runs.CamRun, names: Sequence[str]) -> None:
-        self._run = run
-        self._names = names
-        self._results: list[Result] = []
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cam-write")
-        self._pending: deque[Future[None]] = deque()
-        self._flushed = time.monotonic()
-        self._certificate = run.certificate
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def add(self, result: Result) -> None:
-        self._results.append(result)
-        if len(self._results) >= CHUNK or time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self._flush()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        """Write what was computed, also when the computation was interrupted."""
-        try:
-            self._flush()
-            while self._pending:
-                self._pending.popleft().result()
-            self._run.record["certificate"] = self._certificate
-        except Exception:
-            if kind is None:
-                raise
-            logger.warning("what was computed last could not be written", exc_info=True)
-        finally:
-            self._pool.shutdown(wait=True)
-
-    def _flush(self) -> None:
-        results, self._results = self._results, []
-        self._flushed = time.monotonic()
-        if results:
-            self._pending.append(self._pool.submit(self._write, results))
-        while len(self._pending) > 2:
-            self._pending.popleft().result()
-
-    def _write(self, results: Sequence[Result]) -> None:
-        explained = [result for result in results if not isinstance(result, Failure)]
-        if self._run.record.get("scale") is None and explained:
-            self._run.update(scale=_display_scale([result.maps[0].grid for result in explained]))
-        scale = self._run.record.get("scale")
-        documents: dict[str, dict[str, Any]] = {}
-        for result in results:
-            values: dict[str, Any] = dict.fromkeys(self._names)  # of an earlier computation nothing may stay
-            if isinstance(result, Failure):
-                values[fields.ERROR] = result.reason
-            else:
-                values |= {name: label.to_dict() for name, label in fields.labels(result, scale).items()}
-                self._certificate = max(self._certificate, result.error)
-            documents[result.id] = {self._run.field(name): value for name, value in values.items()}
-        bulk.write(self._run.dataset, documents)
-
-
-def _display_scale(grids: Sequence[np.ndarray]) -> float:
-    """Evidence that is drawn in full colour: what the strongest tenth of the first images reaches."""
-    return max(float(np.percentile([grid.max() for grid in grids], 90)), float(np.finfo(np.float32).tiny))

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from fiftyone_cam import sources, trainings
 from fiftyone_cam.classifier import Classifier, load_classifier
-from fiftyone_cam.compute import _images
+from fiftyone_cam.collection import images
 from fiftyone_cam.core.errors import FieldError, RunError, SourceError
 from fiftyone_cam.core.explain import Item
 from fiftyone_cam.core.geometry import CenterCrop, Preprocessing, Resize
@@ -152,7 +152,7 @@ def train_classifier(
     >>> classifier = focam.train_classifier(dataset, "ground_truth", arch="resnet18", epochs=5, out="runs/cats_dogs")
     >>> run = focam.compute_cam(dataset, classifier, key="cam", ground_truth="ground_truth")
     """
-    collection = _images(samples)
+    collection = images(samples)
     folder = Path(out).expanduser().absolute()
     key = key or _key_of(folder)
     _check(collection, label_field, arch, weights, freeze, size, epochs, snapshots)

@@ -13,6 +13,7 @@ import fiftyone_cam
 
 PACKAGE = Path(fiftyone_cam.__file__).parent
 CORE = sorted((PACKAGE / "core").glob("*.py"))
+ENGINES = sorted((PACKAGE / "engines").glob("*.py"))
 SDK = sorted(PACKAGE.glob("*.py"))
 
 
@@ -45,6 +46,14 @@ def test_the_core_knows_no_fiftyone_and_nothing_above_it(path):
         assert name.partition(".")[0] not in ("fiftyone", "eta", "pymongo"), name
         if name.startswith("fiftyone_cam."):
             assert name.startswith("fiftyone_cam.core"), name
+
+
+@pytest.mark.parametrize("path", ENGINES, ids=lambda path: path.name)
+def test_an_engine_knows_the_core_and_no_database(path):
+    for name in imports(path):
+        assert name.partition(".")[0] not in ("fiftyone", "eta", "pymongo"), name
+        if name.startswith("fiftyone_cam."):
+            assert name.startswith(("fiftyone_cam.core", "fiftyone_cam.engines")), name
 
 
 @pytest.mark.parametrize("path", SDK, ids=lambda path: path.name)

@@ -1,0 +1,86 @@
+"""Results into the database: in chunks, beside the computation, all fields of a sample in one update."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from fiftyone_cam import bulk, fields, runs
+from fiftyone_cam.core.explain import Failure, Result
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 128
+"""Results per write: what a kill can cost at most."""
+
+_FLUSH_SECONDS = 2.0
+
+
+class Writer:
+    """Results to the database, in chunks, beside the computation; at most two chunks wait."""
+
+    def __init__(self, run: runs.CamRun, names: Sequence[str]) -> None:
+        self._run = run
+        self._names = names
+        self._results: list[Result] = []
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cam-write")
+        self._pending: deque[Future[None]] = deque()
+        self._flushed = time.monotonic()
+        self._certificate = run.certificate
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def add(self, result: Result) -> None:
+        self._results.append(result)
+        if len(self._results) >= CHUNK or time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self._flush()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Write what was computed, also when the computation was interrupted."""
+        try:
+            self._flush()
+            while self._pending:
+                self._pending.popleft().result()
+            self._run.record["certificate"] = self._certificate
+        except Exception:
+            if kind is None:
+                raise
+            logger.warning("what was computed last could not be written", exc_info=True)
+        finally:
+            self._pool.shutdown(wait=True)
+
+    def _flush(self) -> None:
+        results, self._results = self._results, []
+        self._flushed = time.monotonic()
+        if results:
+            self._pending.append(self._pool.submit(self._write, results))
+        while len(self._pending) > 2:
+            self._pending.popleft().result()
+
+    def _write(self, results: Sequence[Result]) -> None:
+        explained = [result for result in results if not isinstance(result, Failure)]
+        if self._run.record.get("scale") is None and explained:
+            self._run.update(scale=_display_scale([result.maps[0].grid for result in explained]))
+        scale = self._run.record.get("scale")
+        documents: dict[str, dict[str, Any]] = {}
+        for result in results:
+            values: dict[str, Any] = dict.fromkeys(self._names)  # of an earlier computation nothing may stay
+            if isinstance(result, Failure):
+                values[fields.ERROR] = result.reason
+            else:
+                values |= {name: label.to_dict() for name, label in fields.labels(result, scale).items()}
+                self._certificate = max(self._certificate, result.error)
+            documents[result.id] = {self._run.field(name): value for name, value in values.items()}
+        bulk.write(self._run.dataset, documents)
+
+
+def _display_scale(grids: Sequence[np.ndarray]) -> float:
+    """Evidence that is drawn in full colour: what the strongest tenth of the first images reaches."""
+    return max(float(np.percentile([grid.max() for grid in grids], 90)), float(np.finfo(np.float32).tiny))
