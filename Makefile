@@ -1,5 +1,6 @@
 # make demo                  real photos, real weights, class activation maps, the App (IMAGES=/folder, HEADLESS=1)
-# make test                  everything that can fail (ARGS="-k geometry", ARGS="-m 'not slow'")
+# make test                  the tests, in some minutes (ARGS="-k geometry")
+# make test-slow             the slow ones: trainings, real photos by the hundred, faults, endurance
 # make lint                  format, rules, types
 # make clean                 remove .venv and everything else that make made
 
@@ -8,13 +9,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -qq
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-slow lint install clean
 
 demo: $(firstword $(wildcard $(VENV)/.installed-dev) $(VENV)/.installed-lite)
 	@$(BIN)/python examples/demo.py $(if $(IMAGES),--images "$(IMAGES)") $(if $(filter-out 0,$(HEADLESS)),--headless)
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -q --durations=15 $(ARGS)
+	@$(BIN)/python -m pytest -q --durations=15 -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -q --durations=15 -m slow $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --quiet
