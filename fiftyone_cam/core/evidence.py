@@ -179,7 +179,7 @@ def _refined(grid: Grid, cells: Cells, rows: Floats, columns: Floats) -> Floats:
 
 
 def _correlation(a: Floats, b: Floats, weights: Floats) -> float | None:
-    if weights.sum() <= 0:
+    if not len(a) or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     a, b = a - np.average(a, weights=weights), b - np.average(b, weights=weights)
     scale = np.sqrt(np.average(a * a, weights=weights) * np.average(b * b, weights=weights))
