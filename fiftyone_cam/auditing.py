@@ -300,7 +300,7 @@ class _Auditor:
                 on = found["focus"] >= self.threshold
                 found["verdict"] = VERDICTS[(0 if on else 1) if found["correct"] else (2 if on else 3)]
             found["unjudged"] = reason
-        return {self._path[name]: value for name, value in found.items() if name in self._path}
+        return {self._path[name]: value for name, value in found.items()}
 
     def _audit(self, row: Mapping[str, Any], found: dict[str, Any]) -> str | None:
         """Fill ``found``; the reason why there can be no verdict."""

@@ -12,9 +12,10 @@ from typing import Any
 import cv2
 import fiftyone as fo
 import numpy as np
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-PATIENCE = 120.0
+PATIENCE = 180.0
 """Seconds to wait for what must come: machines that run tests are slow and shared."""
 
 expect.set_options(timeout=PATIENCE * 1000)
@@ -65,15 +66,11 @@ class AppPage:
         """A field's line in the sidebar."""
         return self.page.locator(f'[data-cy="sidebar-field-container-{path}"]').first
 
-    def toggle(self, path: str) -> None:
-        """Show or hide a field, and wait until its box says so: a busy App takes a second click for a double one."""
+    def show(self, path: str, shown: bool = True) -> None:
+        """Show or hide a field. The App remembers it, also when the dataset is opened again."""
         box = self.page.locator(f'[data-cy="checkbox-{path}"]').first
-        state = (
-            "e => { const i = e.matches('input') ? e : e.querySelector('input'); return i ? i.checked : e.innerHTML }"
-        )
-        before = box.evaluate(state)
-        box.click()
-        self.until(lambda: box.evaluate(state) != before or None, f"the box of {path} to change")
+        if box.locator("input").is_checked() != shown:
+            box.click()
 
     def count(self) -> str:
         """What the App says of how many samples are in sight: ``"3 of 72 samples"``."""
@@ -130,7 +127,7 @@ class AppPage:
 
     def done(self) -> None:
         """Close what an operator said in the end."""
-        self.prompt.get_by_role("button", name="Done").click()
+        self.prompt.get_by_role("button", name=re.compile("^(Done|Close)$")).click()
         expect(self.prompt).to_have_count(0)
 
     # what is seen
@@ -159,12 +156,13 @@ class AppPage:
             self.page.wait_for_timeout(200)
 
     def shot(self, name: str) -> None:
-        """Keep a screenshot for the README, where ``FIFTYONE_CAM_SCREENSHOTS`` names a folder."""
+        """Keep a screenshot for the README, where ``FIFTYONE_CAM_SCREENSHOTS`` names a folder: small, 256 colours."""
         folder = os.environ.get("FIFTYONE_CAM_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.page.mouse.move(5, 5)
-            self.page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
+            picture = Image.fromarray(self.pixels()).resize((1110, 645), Image.Resampling.LANCZOS)
+            picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(Path(folder) / f"{name}.png", optimize=True)
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -56,7 +56,7 @@ def compute(app: AppPage, dataset: fo.Dataset) -> list[str]:
         words = app.words()
         if not said or words != said[-1]:
             said.append(words)
-            if "samples/s" in words:
+            if "samples/s" in words and "0 s left" not in words:
                 app.shot("progress")
         return True if "Certificate" in words else None
 
@@ -83,14 +83,18 @@ def test_the_form_computes_and_the_grid_shows_it(app: AppPage, dataset: fo.Datas
 
     app.until(lambda: difference(app.picture(), before) > 5 or None, "heatmaps on the grid")
     for path in ("cam_heatmap", "cam_prediction"):
-        app.toggle(path)
+        app.show(path, False)
     app.until(lambda: difference(app.picture(), before) < 3 or None, "no heatmaps on the grid")
     assert not app.errors
 
 
 def test_colours_and_group_are_there_after_a_reload(app: AppPage, computed: fo.Dataset) -> None:
     app.open(computed)
-    app.reload()
+    app.show("cam_heatmap", False)
+    plain = app.picture()
+    app.show("cam_heatmap")
+    app.show("cam_prediction")
+    app.until(lambda: difference(app.picture(), plain) > 5 or None, "heatmaps on the grid")
     launched = app.picture()
     expect(app.page.locator('[data-cy="sidebar-group-CAM"]')).to_be_visible()
     for path in ("cam_prediction", "cam_heatmap", "cam_contrast", "cam_error"):
@@ -111,6 +115,21 @@ def test_the_sidebar_filters_predictions(app: AppPage, computed: fo.Dataset) -> 
     app.until(lambda: app.lookers.count() == expected or None, f"{expected} samples on the grid")
     app.settled()
     app.shot("filter")
+
+
+def test_contrast_is_drawn_where_the_prediction_is_wrong(app: AppPage, computed: fo.Dataset) -> None:
+    wrong = [sample["cam_contrast"] is not None for sample in computed]
+    right = (F("cam_prediction.label") == F("ground_truth.label")) & ~F("cam_contrast").exists()
+    assert len(computed.match(right)) == len(computed) - sum(wrong)
+    app.open(computed)
+    app.show("cam_heatmap", False)
+    plain = [app.picture(index) for index in (wrong.index(True), wrong.index(False))]
+    app.show("cam_contrast")
+    app.until(lambda: difference(app.picture(wrong.index(True)), plain[0]) > 3 or None, "a contrastive map")
+    assert difference(app.picture(wrong.index(False)), plain[1]) < 1
+    app.shot("contrast")
+    app.show("cam_contrast", False)
+    app.show("cam_heatmap")
 
 
 def test_a_wrong_key_is_refused_at_its_field(app: AppPage, computed: fo.Dataset) -> None:
