@@ -22,7 +22,7 @@ _PUBLIC = {
     "CamRun": "runs",
     "CenterCrop": "core.geometry",
     "Classifier": "classifier",
-    "Comparison": "report",
+    "Comparison": "comparison_report",
     "FieldError": "core.errors",
     "HeadError": "core.errors",
     "ImageError": "core.errors",
@@ -40,7 +40,7 @@ _PUBLIC = {
     "list_runs": "runs",
     "load_audit": "report",
     "load_classifier": "classifier",
-    "load_comparison": "report",
+    "load_comparison": "comparison_report",
     "load_run": "runs",
     "localize": "localization",
     "signed_map": "fields",
@@ -86,13 +86,14 @@ if TYPE_CHECKING:
     from fiftyone_cam.auditing import audit, split_logits
     from fiftyone_cam.classifier import Classifier, load_classifier
     from fiftyone_cam.comparison import compare
+    from fiftyone_cam.comparison_report import Comparison, load_comparison
     from fiftyone_cam.compute import compute_cam, explain_sample
     from fiftyone_cam.core.errors import CamError, FieldError, HeadError, ImageError, RunError, SourceError
     from fiftyone_cam.core.geometry import Bound, CenterCrop, Pad, Preprocessing, Resize
     from fiftyone_cam.fields import signed_map
     from fiftyone_cam.localization import localize
     from fiftyone_cam.overlays import export_overlays
-    from fiftyone_cam.report import AuditReport, Comparison, load_audit, load_comparison
+    from fiftyone_cam.report import AuditReport, load_audit
     from fiftyone_cam.runs import CamRun, delete_run, list_runs, load_run
     from fiftyone_cam.train import train_classifier
 

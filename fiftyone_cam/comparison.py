@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from fiftyone_cam import appearance, bulk, fields, runs
 from fiftyone_cam.auditing import computed
+from fiftyone_cam.comparison_report import CHANGES, Comparison, comparison_name
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.evidence import agreement
 from fiftyone_cam.core.geometry import as_box
 from fiftyone_cam.core.regions import Cells
 from fiftyone_cam.ground_truth import GroundTruth
-from fiftyone_cam.report import CHANGES, Comparison, comparison_name
 from fiftyone_cam.runs import CamRun, Collection
 
 _TYPES: dict[str, dict[str, Any]] = {

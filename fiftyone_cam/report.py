@@ -6,7 +6,7 @@ Every function takes the samples and the run's key, so that the App can ask the 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fiftyone_cam import bulk, runs
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.runs import CamRun, Collection
+from fiftyone_cam.tables import by_class, grouped, percent
 
 VERDICTS = ("trusted", "shortcut", "confused", "distracted")
 """Right and on the object, right and off it, wrong and on it, wrong and off it."""
@@ -211,7 +212,7 @@ def class_table(samples: Collection, key: str) -> list[ClassRow]:
     means = {"accuracy": f"{key}_correct", **{name: f"{key}_{name}" for name in ("inside", "area", "focus")}}
     counts = {word: {"$eq": [f"${key}_verdict", word]} for word in VERDICTS}
     rows = []
-    for label, n, found in _by_class(samples, _class_path(samples, key), means, counts):
+    for label, n, found in by_class(samples, _class_path(samples, key), means, counts):
         unjudged = n - sum(found[word] for word in VERDICTS)
         rows.append(ClassRow(label=label, samples=n, unjudged=unjudged, **found))
     return rows
@@ -247,7 +248,7 @@ def region_table(samples: Collection, key: str, correct: bool | None = False) ->
         {"$unwind": "$regions"},
         {"$group": group},
     ]
-    found = _grouped(samples, stages)
+    found = grouped(samples, stages)
     totals: dict[str | None, int] = {}
     for entry in found:  # every sample that has regions has one background
         label = entry["_id"]["class"]
@@ -390,42 +391,6 @@ def _counts(samples: Collection, field: str) -> dict[str, int]:
     return {str(value): int(n) for value, n in samples.count_values(field).items() if value is not None}
 
 
-def _grouped(samples: Collection, stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """FiftyOne's own aggregations do not group by a second field; MongoDB's do."""
-    return list(samples._aggregate(post_pipeline=list(stages)))
-
-
-def _by_class(
-    samples: Collection,
-    path: str,
-    means: Mapping[str, str],
-    counts: Mapping[str, Any],
-    before: Sequence[Mapping[str, Any]] = (),
-) -> list[tuple[str | None, int, dict[str, Any]]]:
-    """By class, in one pass over the database: label, samples, and by name the mean of a field or how often it is so.
-
-    The most frequent class first; the last entry, of label None, is all of them together, the unlabelled too.
-    """
-    group: dict[str, Any] = {"_id": f"${path}", "n": {"$sum": 1}}
-    for name, field in means.items():
-        group[f"sum_{name}"] = {"$sum": {"$toDouble": f"${field}"}}
-        group[f"has_{name}"] = {"$sum": {"$cond": [{"$eq": [{"$ifNull": [f"${field}", None]}, None]}, 0, 1]}}
-    for name, condition in counts.items():
-        group[f"sum_{name}"] = {"$sum": {"$cond": [condition, 1, 0]}}
-    found = _grouped(samples, [*before, {"$group": group}])
-    if not found:
-        return []
-    together = {name: sum(entry[name] for entry in found) for name in group if name != "_id"}
-    labelled = [entry for entry in found if entry["_id"] is not None]
-    rows = []
-    for entry in [*sorted(labelled, key=lambda entry: (-entry["n"], entry["_id"])), {"_id": None, **together}]:
-        values: dict[str, Any] = {name: entry[f"sum_{name}"] for name in counts}
-        for name in means:
-            values[name] = entry[f"sum_{name}"] / entry[f"has_{name}"] if entry[f"has_{name}"] else None
-        rows.append((entry["_id"], entry["n"], values))
-    return rows
-
-
 def _drawn(ids: list[str], limit: int, seed: int) -> list[str]:
     return ids if len(ids) <= limit else sorted(random.Random(seed).sample(ids, limit))
 
@@ -480,7 +445,7 @@ def _class_lines(table: Sequence[ClassRow], judged: bool, most: int = 20) -> lis
     lines = [head + "".join(f" {name:>10}" for name in (*VERDICTS, "unjudged")) if judged else head]
     for row in [*classes[:most], total]:
         line = f"  {row.label or 'all':<{width}} {row.samples:>7,}"
-        line += "".join(f" {_percent(value):>7}" for value in (row.accuracy, row.inside, row.area))
+        line += "".join(f" {percent(value):>7}" for value in (row.accuracy, row.inside, row.area))
         line += f" {'–' if row.focus is None else f'{row.focus:.2f}':>6}"
         if judged:
             counts = (row.trusted, row.shortcut, row.confused, row.distracted, row.unjudged)
@@ -491,129 +456,7 @@ def _class_lines(table: Sequence[ClassRow], judged: bool, most: int = 20) -> lis
     return lines
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
 def _means(report: AuditReport, *names: str) -> list[float]:
     group = {name: {"$avg": {"$toDouble": f"${report.run.field(name)}"}} for name in names}
-    [found] = _grouped(report.samples, [{"$group": {"_id": None, **group}}]) or [{}]
+    [found] = grouped(report.samples, [{"$group": {"_id": None, **group}}]) or [{}]
     return [float("nan") if found.get(name) is None else float(found[name]) for name in names]
-
-
-# two runs
-
-CHANGES = ("same", "fixed", "broken", "changed")
-"""What became of a prediction: the same, wrong before and right now, right before and wrong now, otherwise another."""
-
-
-class ChangeRow(NamedTuple):
-    """One class of the ground truth, or one class predicted before: how many changed, and how alike the maps are.
-
-    ``label`` is None for all classes together.
-    """
-
-    label: str | None
-    samples: int
-    same: int
-    fixed: int
-    broken: int
-    changed: int
-    correlation: float | None
-    overlap: float | None
-
-
-@dataclass
-class Comparison:
-    """What :func:`compare` found. ``print(comparison)`` gives the summary by class.
-
-    >>> comparison.classes[-1].fixed
-    17
-
-    Attributes:
-        run: the later run, which owns the fields; its record has ``record["comparisons"][before]``.
-        before: the key of the earlier run.
-        samples: what is reported on: the dataset, or a view of it.
-    """
-
-    run: CamRun
-    before: str
-    samples: Collection
-
-    @property
-    def record(self) -> dict[str, Any]:
-        return dict(self.run.record["comparisons"][self.before])
-
-    @property
-    def classes(self) -> list[ChangeRow]:
-        return change_table(self.samples, self.before, self.run.key)
-
-    @property
-    def stale(self) -> str | None:
-        """Why the comparison no longer tells of what is there, and what to do; None where it does."""
-        if self.before not in runs.list_runs(self.run.dataset):
-            return f"run {self.before!r} has been deleted since: compare with another one"
-        now = [runs.load_run(self.run.dataset, key).record["revision"] for key in (self.before, self.run.key)]
-        return None if now == self.record["revisions"] else "one of the runs has computed again since: compare again"
-
-    def __str__(self) -> str:
-        table = self.classes
-        lines = [f"Comparison of run {self.run.key!r} with {self.before!r} before it, on {self.run.dataset.name!r}"]
-        if self.stale:
-            lines.append(f"  stale: {self.stale}")
-        width = max(5, *(len(row.label or "") for row in table[:20])) if table else 5
-        head = f"  {'class':<{width}} {'n':>7}"
-        lines.append(head + "".join(f" {name:>8}" for name in CHANGES) + f" {'correlation':>12} {'overlap':>8}")
-        for row in [*table[:-1][:20], *table[-1:]]:
-            line = f"  {row.label or 'all':<{width}} {row.samples:>7,}"
-            line += "".join(f" {count:>8,}" for count in (row.same, row.fixed, row.broken, row.changed))
-            correlation = "–" if row.correlation is None else f"{row.correlation:.2f}"
-            lines.append(f"{line} {correlation:>12} {_percent(row.overlap):>8}")
-        if len(table) > 21:
-            lines.insert(-1, f"  … and {len(table) - 21:,} more classes")
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-
-def comparison_name(before: str, name: str) -> str:
-    """The name, without the key, of a comparison's field: run ``cam_b`` has ``cam_b_vs_cam_a_change``.
-
-    >>> comparison_name("cam_a", "change")
-    'vs_cam_a_change'
-    """
-    return f"vs_{before}_{name}"
-
-
-def load_comparison(samples: Collection, before: str, after: str) -> Comparison:
-    """The comparison that was made of two runs.
-
-    Raises:
-        RunError: there is no such run, or they have not been compared.
-
-    >>> print(focam.load_comparison(dataset, "cam_a", "cam_b"))
-    """
-    run = runs.load_run(samples, after)
-    if not (run.record.get("comparisons") or {}).get(before):
-        raise RunError(
-            f"run {after!r} has not been compared with {before!r}: focam.compare(dataset, {before!r}, {after!r})"
-        )
-    return Comparison(run, before, samples)
-
-
-def change_table(samples: Collection, before: str, after: str) -> list[ChangeRow]:
-    """One row for each class, the most frequent first; the last row is all of them together.
-
-    >>> change_table(dataset, "cam_a", "cam_b")[-1].fixed
-    17
-    """
-    record = load_comparison(samples, before, after).record
-    path = {name: f"{after}_{comparison_name(before, name)}" for name in ("change", "correlation", "overlap")}
-    means = {name: path[name] for name in ("correlation", "overlap")}
-    counts = {word: {"$eq": [f"${path['change']}", word]} for word in CHANGES}
-    compared = [{"$match": {path["change"]: {"$ne": None}}}]
-    classes = f"{record['ground_truth'] or f'{before}_prediction'}.label"
-    return [
-        ChangeRow(label=label, samples=n, **found)
-        for label, n, found in _by_class(samples, classes, means, counts, compared)
-    ]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import fiftyone_cam as focam
-from fiftyone_cam import report, runs
+from fiftyone_cam import runs
+from fiftyone_cam.comparison_report import change_table
 from fiftyone_cam.core.geometry import Preprocessing, Resize
 from tests.made_runs import Made, made_run
 from tests.toys import tiny_gap, write_photos
@@ -126,5 +127,5 @@ def test_what_cannot_be_compared_is_refused(two):
 
 def test_the_table_counts_what_the_view_shows(two):
     focam.compare(two, "a", "b")
-    assert report.change_table(two[:4], "a", "b")[-1].samples == 4
-    assert report.change_table(two[:0], "a", "b") == []
+    assert change_table(two[:4], "a", "b")[-1].samples == 4
+    assert change_table(two[:0], "a", "b") == []

@@ -10,11 +10,11 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_cam import runs
+from fiftyone_cam.comparison_report import CHANGES
 from fiftyone_cam.plugin import forms, work
-from fiftyone_cam.report import CHANGES
 
 if TYPE_CHECKING:
-    from fiftyone_cam.report import ChangeRow, Comparison
+    from fiftyone_cam.comparison_report import ChangeRow, Comparison
 
 
 class CompareCamRuns(foo.Operator):
