@@ -44,7 +44,7 @@ _PUBLIC = {
     "load_run": "runs",
     "localize": "localization",
     "signed_map": "fields",
-    "split_logits": "auditing",
+    "split_logits": "logits",
     "train_classifier": "train",
 }
 
@@ -83,7 +83,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from fiftyone_cam.auditing import audit, split_logits
+    from fiftyone_cam.auditing import audit
     from fiftyone_cam.classifier import Classifier, load_classifier
     from fiftyone_cam.comparison import compare
     from fiftyone_cam.comparison_report import Comparison, load_comparison
@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from fiftyone_cam.core.geometry import Bound, CenterCrop, Pad, Preprocessing, Resize
     from fiftyone_cam.fields import signed_map
     from fiftyone_cam.localization import localize
+    from fiftyone_cam.logits import split_logits
     from fiftyone_cam.overlays import export_overlays
     from fiftyone_cam.report import AuditReport, load_audit
     from fiftyone_cam.runs import CamRun, delete_run, list_runs, load_run

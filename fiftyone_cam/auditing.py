@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -13,11 +12,9 @@ from fiftyone import ViewField as F
 
 from fiftyone_cam import appearance, bulk, fields, runs
 from fiftyone_cam.annotations import ObjectLabels, Scene
-from fiftyone_cam.classifier import load_classifier
 from fiftyone_cam.collection import images
 from fiftyone_cam.core import evidence
 from fiftyone_cam.core.errors import CamError, RunError
-from fiftyone_cam.core.explain import Failure
 from fiftyone_cam.core.geometry import as_box
 from fiftyone_cam.core.regions import Cells, contains, partition
 from fiftyone_cam.ground_truth import GroundTruth
@@ -130,75 +127,6 @@ def audit(
     return AuditReport(run, samples)
 
 
-def split_logits(
-    samples: Collection,
-    sample_id: str,
-    classifier: Any,
-    key: str = "cam",
-    labels: Sequence[str] | None = None,
-    top_k: int = 5,
-) -> list[dict[str, Any]]:
-    """The strongest logits of one sample, or those of ``labels``, each split into its parts. Runs the network once.
-
-    Args:
-        samples: the dataset or view.
-        sample_id: of the sample.
-        classifier: as for :func:`compute_cam`.
-        key: an audited run; where its audit has objects, evidence is split into inside and outside.
-        labels: classes instead of the strongest.
-        top_k: how many of the strongest.
-
-    Returns:
-        for each class ``label``, ``confidence``, ``logit``, ``bias``, ``evidence_in`` and ``evidence_out``, the last
-        three adding up to the logit; ``evidence_in`` is None where no object is known.
-
-    Raises:
-        CamError: the image has no result; the message is the reason.
-
-    >>> split_logits(dataset, sample.id, classifier)[0]
-    {'label': 'tabby', 'confidence': 0.61, 'logit': 7.9, 'bias': 0.02, 'evidence_in': 6.7, 'evidence_out': 1.2}
-    """
-    run = runs.load_run(samples, key)
-    sample = run.dataset.select(sample_id)
-    classifier = load_classifier(classifier)
-    top_k = min(top_k, len(classifier.classes))
-    result = classifier.explain(sample.values("filepath")[0], labels, top_k=top_k)
-    if isinstance(result, Failure):
-        raise CamError(f"the sample cannot be explained: {result.reason}")
-    coverage = None
-    if (scene := audited_scene(run)) is not None:
-        [[row]] = bulk.chunks(sample, scene.paths, progress=False)
-        with contextlib.suppress(OSError):  # a mask that cannot be read: no object is known
-            if shapes := scene.object(row):
-                coverage = partition([shapes], Cells.of(result.maps[0].grid.shape, result.box, result.seen))[0]
-    parts = []
-    for found in result.maps:
-        inside, outside = evidence.split(found.grid, np.zeros(found.grid.shape) if coverage is None else coverage)
-        parts.append(
-            {
-                "label": found.label,
-                "confidence": found.confidence,
-                "logit": found.logit,
-                "bias": found.bias,
-                "evidence_in": None if coverage is None else inside,
-                "evidence_out": outside,
-            }
-        )
-    return parts
-
-
-def audited_scene(run: CamRun) -> Scene | None:
-    """What a run's audit held its maps against; None where it knew no objects, or is stale.
-
-    >>> audited_scene(focam.load_run(dataset, "cam")).object(row)
-    [Polygon(rings=…)]
-    """
-    record = run.record.get("audit")
-    if not record or not record["objects"] or stale(run) is not None:
-        return None
-    return Scene.of_record(run.dataset, record)
-
-
 def computed(samples: Collection, key: str) -> tuple[Collection, CamRun]:
     """The images of a collection, and a run on them whose results can be worked with.
 
@@ -284,10 +212,6 @@ class _Auditor:
         self._second = f"{heat}_2.logit" if margin else None
         self._true = None if ground_truth is None else f"{ground_truth}.label"
         self.paths = [*self._heat.values(), *([self._second] if self._second else []), *self.scene.paths]
-
-    @staticmethod
-    def of_record(run: CamRun, record: Mapping[str, Any]) -> Scene:
-        return Scene.of_record(run.dataset, record)
 
     # one sample
 

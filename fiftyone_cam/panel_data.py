@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import fiftyone as fo
 from fiftyone import ViewField as F
 
-from fiftyone_cam import bulk, report, runs
+from fiftyone_cam import report, runs
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.runs import Collection
 
@@ -106,63 +105,6 @@ def wrong_view(samples: Collection, key: str) -> fo.DatasetView:
     >>> wrong_view(dataset, "cam")
     """
     return samples.match(F(f"{key}_correct") == False)  # noqa: E712, an expression
-
-
-def stored_logits(samples: Collection, sample_id: str, key: str) -> list[dict[str, Any]]:
-    """The logits of which a run has stored the maps, strongest first, each split; nothing is inferred.
-
-    Returns:
-        what :func:`fiftyone_cam.split_logits` does, and for each class also ``field``, where its map is; empty
-        where the sample has no map.
-
-    >>> stored_logits(dataset, sample.id, "cam")[0]["field"]
-    'cam_heatmap'
-    """
-    from fiftyone_cam.auditing import _Auditor
-    from fiftyone_cam.core import evidence
-    from fiftyone_cam.core.geometry import as_box
-    from fiftyone_cam.core.regions import Cells, partition
-
-    run = runs.load_run(samples, key)
-    heat = [run.field("heatmap")]
-    heat += [f"{heat[0]}_{rank}" for rank in range(2, int(run.record["settings"].get("top_k") or 1) + 1)]
-    heat = [field for field in heat if run.dataset.has_field(field)]
-    paths = [f"{field}.{name}" for field in heat for name in ("label", "grid", "bias", "logit", "box", "seen")]
-    confidences = [run.field("prediction")] + ([f"{run.field('top')}.classifications"] if len(heat) > 1 else [])
-    paths += [f"{path}.{name}" for path in confidences for name in ("label", "confidence")]
-    record = run.record.get("audit")
-    auditor = _Auditor.of_record(run, record) if record and record["objects"] and report.stale(run) is None else None
-    [[row]] = bulk.chunks(run.dataset.select(sample_id), [*paths, *(auditor.paths if auditor else ())], progress=False)
-
-    sure = {row[f"{confidences[0]}.label"]: row[f"{confidences[0]}.confidence"]}
-    for path in confidences[1:]:
-        sure.update(zip(row[f"{path}.label"] or (), row[f"{path}.confidence"] or (), strict=True))
-    shapes: list[Any] = []
-    if auditor is not None:
-        with contextlib.suppress(OSError):  # a mask that cannot be read: no object is known
-            shapes = [s for (is_object, _), found in auditor.regions(row).items() if is_object for s in found]
-    parts = []
-    for field in heat:
-        grid = bulk.array(row[f"{field}.grid"])
-        if grid is None:
-            continue
-        inside, outside = None, float(grid.mean())
-        if shapes:
-            cells = Cells.of(grid.shape, as_box(row[f"{field}.box"]), as_box(row[f"{field}.seen"]))
-            inside, outside = evidence.split(grid, partition([shapes], cells)[0])
-        label = row[f"{field}.label"]
-        parts.append(
-            {
-                "label": label,
-                "confidence": sure.get(label),
-                "logit": row[f"{field}.logit"],
-                "bias": row[f"{field}.bias"],
-                "evidence_in": inside,
-                "evidence_out": outside,
-                "field": field,
-            }
-        )
-    return parts
 
 
 def said(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class WhyPanel(foo.Panel):
 
     def explain_top(self, ctx: Any) -> None:
         """The five strongest, from the network itself: where a run keeps the map of the strongest only."""
-        from fiftyone_cam.auditing import split_logits
+        from fiftyone_cam.logits import split_logits
 
         state = ctx.panel.state
         run = runs.load_run(ctx.dataset, state.key)
@@ -154,7 +154,9 @@ class WhyPanel(foo.Panel):
             state.set({"missing": "run", "text": "There are no class activation maps yet: compute them first."})
         else:
             try:
-                parts = panel_data.stored_logits(ctx.dataset, sample, key)
+                from fiftyone_cam.logits import stored_logits  # imports torch
+
+                parts = stored_logits(ctx.dataset, sample, key)
                 if parts:
                     self._draw(ctx, parts)
                     self._show(ctx, parts[0]["field"])

@@ -16,6 +16,7 @@ from fiftyone.operators.executor import ExecutionContext, Executor
 import fiftyone_cam as focam
 from fiftyone_cam import panel_data, report
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.logits import stored_logits
 from fiftyone_cam.plugin.audit_attention import AuditAttention, class_map, object_labels
 from fiftyone_cam.plugin.compare_cam_runs import CompareCamRuns
 from fiftyone_cam.plugin.localize_from_cam import LocalizeFromCam
@@ -147,7 +148,7 @@ def test_stored_logits_add_up(computed: fo.Dataset) -> None:
     focam.audit(computed, objects="things", object_labels=["thing"])
     classifier = network()
     for sample_id in computed.values("id")[:4]:
-        stored = panel_data.stored_logits(computed, sample_id, "cam")
+        stored = stored_logits(computed, sample_id, "cam")
         again = focam.split_logits(computed, sample_id, classifier, top_k=3)
         assert [part["label"] for part in stored] == [part["label"] for part in again]
         for part, other in zip(stored, again, strict=True):
