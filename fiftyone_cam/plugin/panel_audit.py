@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import fiftyone as fo
@@ -13,13 +11,7 @@ from fiftyone.operators import types
 
 from fiftyone_cam import panel_data, report, runs
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.plugin import forms
-
-COLORS = {"trusted": "#3fa66b", "shortcut": "#e0a126", "confused": "#4f86e8", "distracted": "#e5484d"}
-"""Bright enough on dark, dark enough on white."""
-
-CLASS_COLORS = ("#4f86e8", "#e0a126", "#3fa66b", "#b072d8", "#e5707a", "#35a7b8", "#a88c5f")
-OTHERS = "#8c8c8c"
+from fiftyone_cam.plugin import forms, plots
 
 WORDS = {
     "trusted": "right, looked at the object",
@@ -27,9 +19,6 @@ WORDS = {
     "confused": "wrong, looked at the object",
     "distracted": "wrong, looked elsewhere",
 }
-
-INFERNO = [[0, "#000004"], [0.25, "#57106e"], [0.5, "#bc3754"], [0.75, "#f98e09"], [1, "#fcffa4"]]
-"""The App's Plotly knows it under no name."""
 
 POINTS, CLASSES, REGIONS, MAPS = 2000, 50, 10, 6
 """How much is drawn; the panel says so where there is more."""
@@ -200,13 +189,13 @@ class AuditPanel(foo.Panel):
 
         if record["objects"]:
             points, audited = report.scatter(base, key, POINTS)
-            data.scatter = _points(points)
+            data.scatter = plots.points(points)
             body.update(points=len(points), audited=audited)
             correct = False if record["ground_truth"] else None
             regions = report.region_table(base, key, correct)
             if not regions and correct is False:  # nothing wrong in view: then what all look at
                 correct, regions = None, report.region_table(base, key, None)
-            data.regions = _bars(regions, correct)
+            data.regions = plots.region_bars(regions, correct, REGIONS)
             together = [row for row in regions if row.label is None]
             body.update(regions=len(together), errors=correct is False, looked=together[0].samples if together else 0)
         state.body = body
@@ -217,7 +206,7 @@ class AuditPanel(foo.Panel):
         if not state.maps or not state.body:
             return
         maps = report.mean_heatmaps(base, state.key, state.classes[:MAPS])
-        traces, drawn, layout = _small_multiples(maps)
+        traces, drawn, layout = plots.mean_maps(maps)
         ctx.panel.data.maps = traces
         state.set({"drawn": drawn, "layout": layout})
 
@@ -270,7 +259,7 @@ class AuditPanel(foo.Panel):
     def _tiles(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
         tiles = panel.grid("tiles", orientation="horizontal", columns=4, gap=1)
         judged = max(1, sum(body["verdicts"].values()))
-        for verdict, color in COLORS.items():
+        for verdict, color in plots.VERDICTS.items():
             count = body["verdicts"][verdict]
             tiles.btn(
                 verdict,
@@ -319,12 +308,12 @@ class AuditPanel(foo.Panel):
                     "barmode": "stack",
                     "bargap": 0.35,
                     "showlegend": True,
-                    "legend": {**_LEGEND, "traceorder": "normal"},
+                    "legend": {**plots.LEGEND, "traceorder": "normal"},
                     "xaxis": {"tickformat": ".0%", "rangemode": "tozero", "fixedrange": True},
                     "yaxis": {"autorange": "reversed", "fixedrange": True},
                     "margin": {"t": 30, "l": 8, "r": 24, "b": 8},
                 },
-                config=_CONFIG,
+                config=plots.CONFIG,
             )
         shown = f"{body['points']:,} of {body['audited']:,} samples, drawn at random. " if (
             body["points"] < body["audited"]
@@ -340,7 +329,7 @@ class AuditPanel(foo.Panel):
                 "dragmode": "lasso",
                 "hovermode": "closest",
                 "showlegend": True,
-                "legend": _LEGEND,
+                "legend": plots.LEGEND,
                 "xaxis": {
                     "title": {"text": "share of the evidence inside the object"},
                     "range": [-0.02, 1.02],
@@ -349,7 +338,7 @@ class AuditPanel(foo.Panel):
                 "yaxis": {"title": {"text": "confidence"}, "range": [-0.02, 1.02], "tickformat": ".0%"},
                 "margin": {"t": 30, "l": 8, "r": 24, "b": 8},
             },
-            config={**_CONFIG, "scrollZoom": False},
+            config={**plots.CONFIG, "scrollZoom": False},
         )
 
     def _mean_maps(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
@@ -365,20 +354,11 @@ class AuditPanel(foo.Panel):
             on_click=self.show_map,
             height="330px",
             layout=state.layout,
-            config=_CONFIG,
+            config=plots.CONFIG,
         )
 
 
-_CONFIG = {
-    "displaylogo": False,
-    "scrollZoom": False,
-    "modeBarButtonsToRemove": ["toImage", "autoScale2d", "select2d", "zoomIn2d", "zoomOut2d"],
-}
-
-
 _LINE = "rgba(128, 128, 128, 0.45)"
-
-_LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)", "font": {"size": 12}}
 
 _NARROW = {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}}
 """No wider than the panel, whatever is in it."""
@@ -451,100 +431,3 @@ def _row(row: report.ClassRow) -> dict[str, Any]:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
-
-
-def _points(points: Sequence[report.Point]) -> list[dict[str, Any]]:
-    """A trace for each verdict; where there are none, one for all."""
-    traces = []
-    for verdict in (*report.VERDICTS, None):
-        here = [point for point in points if point.verdict == verdict and point.inside is not None]
-        if here:
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": verdict or "no verdict",
-                    "x": [point.inside for point in here],
-                    "y": [point.confidence for point in here],
-                    "ids": [point.id for point in here],
-                    "marker": {"color": COLORS.get(verdict or "", OTHERS), "size": 8, "opacity": 0.75},
-                    "hovertemplate": "%{x:.0%} inside, confidence %{y:.0%}<extra>%{fullData.name}</extra>",
-                }
-            )
-    return traces
-
-
-def _bars(rows: Sequence[report.RegionRow], correct: bool | None) -> list[dict[str, Any]]:
-    """A bar for each region, stacked of the classes: each part is what the class adds to the mean of all."""
-    together = [row for row in rows if row.label is None][:REGIONS]
-    if not together:
-        return []
-    regions = [row.region for row in together]
-    total = together[0].samples
-    size = {row.label: row.samples for row in rows if row.label is not None}
-    labels = sorted(size, key=lambda label: (-size[label], label))[: len(CLASS_COLORS)]
-    added = {(row.label, row.region): row.share * row.samples / total for row in rows if row.label is not None}
-    traces = []
-    left = {row.region: row.share for row in together}
-    for label, color in zip(labels, CLASS_COLORS, strict=False):
-        values = [added.get((label, region), 0.0) for region in regions]
-        left = {region: left[region] - value for region, value in zip(regions, values, strict=True)}
-        traces.append(_bar(label, color, regions, values, [[region, label, correct] for region in regions]))
-    rest = [max(0.0, left[region]) for region in regions]
-    if max(rest) > 1e-6:
-        name = "other classes" if len(size) > len(labels) else "no class"
-        traces.append(_bar(name, OTHERS, regions, rest, [[region, None, correct] for region in regions]))
-    return traces
-
-
-def _bar(name: str, color: str, regions: list[str], values: list[float], ids: list[Any]) -> dict[str, Any]:
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "name": html.escape(name),
-        "y": [_short(region) for region in regions],
-        "x": values,
-        "ids": [json.dumps(entry) for entry in ids],
-        "marker": {"color": color},
-        "hovertemplate": "%{x:.1%} in %{y}<extra>%{fullData.name}</extra>",
-    }
-
-
-def _small_multiples(maps: Sequence[report.MeanMap]) -> tuple[list[Any], list[Any], dict[str, Any]]:
-    """Two rows of maps, all predictions above and wrong ones below; the traces, what each shows, and the layout."""
-    top = max((float(m.max()) for entry in maps for m in (entry.mean, entry.errors) if m is not None), default=1.0)
-    traces: list[Any] = []
-    drawn: list[Any] = []
-    layout: dict[str, Any] = {"showlegend": False, "margin": {"t": 26, "l": 48, "r": 8, "b": 8}, "annotations": []}
-    hidden = {"visible": False, "showgrid": False, "zeroline": False, "fixedrange": True}
-    width = 1 / max(len(maps), 1)
-    for column, entry in enumerate(maps):
-        for row, (mean, n) in enumerate(((entry.mean, entry.used), (entry.errors, entry.used_errors))):
-            number = 2 * column + row + 1
-            x, y = (f"{axis}{number if number > 1 else ''}" for axis in "xy")
-            domain = [column * width + 0.006, (column + 1) * width - 0.006]
-            bottom = 0.54 if row == 0 else 0.0
-            layout[f"xaxis{number if number > 1 else ''}"] = {**hidden, "domain": domain, "anchor": y}
-            layout[f"yaxis{number if number > 1 else ''}"] = {
-                **hidden, "domain": [bottom, bottom + 0.40], "anchor": x, "autorange": "reversed",
-                "scaleanchor": x, "constrain": "domain",
-            }  # fmt: skip
-            title = f"{_short(entry.label or '', 16)} ({n:,})" if row == 0 else f"wrong ({n:,})"
-            layout["annotations"].append(
-                {"text": title, "x": sum(domain) / 2, "y": bottom + 0.40, "xref": "paper", "yref": "paper",
-                 "xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": 12}}
-            )  # fmt: skip
-            if mean is None:
-                continue
-            traces.append(
-                {"type": "heatmap", "z": [[round(float(v), 4) for v in line] for line in mean], "xaxis": x, "yaxis": y,
-                 "colorscale": INFERNO, "zmin": 0, "zmax": max(top, 1e-6), "showscale": False,
-                 "hovertemplate": "%{z:.2f}<extra></extra>"}
-            )  # fmt: skip
-            drawn.append([entry.label, row == 1])
-    return traces, drawn, layout
-
-
-def _short(text: str, most: int = 24) -> str:
-    text = text if len(text) <= most else text[: most - 1] + "…"
-    return html.escape(text)

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_cam import panel_data, runs
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.plugin import forms, models
-
-INSIDE, OUTSIDE, BIAS = "#3fa66b", "#e0a126", "#8c8c8c"
-
-SIGNED = [
-    [0, "rgba(40, 120, 255, 0.85)"],
-    [0.44, "rgba(30, 60, 160, 0.1)"],
-    [0.5, "rgba(0, 0, 0, 0)"],
-    [0.56, "rgba(120, 30, 90, 0.15)"],
-    [0.8, "rgba(240, 110, 20, 0.65)"],
-    [1, "rgba(255, 230, 120, 0.85)"],
-]
-"""Against the class, nothing, for it: clear over dark and bright."""
+from fiftyone_cam.plugin import forms, models, plots
 
 TOP = 5
 
@@ -135,7 +121,7 @@ class WhyPanel(foo.Panel):
         if found is None:
             state.set({"picture": None, "text": f"There is no map in {field}."})
             return
-        trace, layout = _picture(found)
+        trace, layout = plots.picture(found)
         words = f"for {found.label}" if found.versus is None else f"for {found.label} against {found.versus}"
         state.set({"picture": words, "layout": layout, "text": None})
         ctx.panel.data.map = [trace]
@@ -170,7 +156,7 @@ class WhyPanel(foo.Panel):
         state = ctx.panel.state
         state.set({"parts": list(parts), **panel_data.said(ctx.dataset, state.sample, state.key)})
         ctx.panel.data.logits = []  # what is set is merged into what was there
-        ctx.panel.data.logits = _bars(parts)
+        ctx.panel.data.logits = plots.logit_bars(parts)
 
     # drawing
 
@@ -233,82 +219,3 @@ class WhyPanel(foo.Panel):
             about = "Blue speaks against it; what no colour lies on says nothing"
             panel.view("seen", types.HeaderView(label=f"What speaks {state.picture}", description=about))
             panel.plot("map", height="340px", layout=state.layout, config={"displayModeBar": False})
-
-
-def _bars(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    names = [_name(part) for part in parts]
-    ids = [part["label"] for part in parts]
-    split = parts[0]["evidence_in"] is not None
-    series = [("inside the object", "evidence_in", INSIDE)] if split else []
-    series += [("outside" if split else "evidence", "evidence_out", OUTSIDE), ("bias", "bias", BIAS)]
-    bars: list[dict[str, Any]] = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": name,
-            "y": names,
-            "x": [part[entry] for part in parts],
-            "ids": ids,
-            "marker": {"color": color},
-            "hovertemplate": "%{x:+.2f}<extra>%{fullData.name}</extra>",
-        }
-        for name, entry, color in series
-    ]
-    total = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "logit",
-        "y": names,
-        "x": [part["logit"] for part in parts],
-        "ids": ids,
-        "marker": {"color": "#e5484d", "symbol": "line-ns", "size": 20, "line": {"width": 3, "color": "#e5484d"}},
-        "hovertemplate": "%{x:.2f}<extra>logit</extra>",
-    }
-    return [*bars, total]
-
-
-def _picture(found: panel_data.Picture) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A map over its image: a trace and a layout."""
-    height, width = len(found.rows), len(found.rows[0])
-    top = max(max(abs(value) for value in row) for row in found.rows) or 1.0
-    trace = {
-        "type": "heatmap",
-        "z": found.rows,
-        "x0": 0.5,
-        "dx": 1,
-        "y0": 0.5,
-        "dy": 1,
-        "zmin": -top,
-        "zmax": top,
-        "zsmooth": "best",
-        "colorscale": SIGNED,
-        "colorbar": {"title": {"text": "logit"}, "thickness": 10, "outlinewidth": 0},
-        "hovertemplate": "%{z:+.2f}<extra></extra>",
-    }
-    hidden = {"visible": False, "showgrid": False, "zeroline": False, "fixedrange": True, "constrain": "domain"}
-    image = {
-        "source": f"/media?filepath={quote(found.filepath, safe='')}",
-        "xref": "x",
-        "yref": "y",
-        "x": 0,
-        "y": 0,
-        "sizex": width,
-        "sizey": height,
-        "yanchor": "top",
-        "sizing": "stretch",
-        "layer": "below",
-    }
-    layout = {
-        "xaxis": {**hidden, "range": [0, width]},
-        "yaxis": {**hidden, "range": [height, 0], "scaleanchor": "x"},
-        "images": [image],
-        "margin": {"t": 4, "l": 8, "r": 8, "b": 4},
-        "plot_bgcolor": "rgba(0, 0, 0, 0)",
-    }
-    return trace, layout
-
-
-def _name(part: dict[str, Any]) -> str:
-    label = part["label"] if len(part["label"]) <= 24 else part["label"][:23] + "…"
-    sure = "" if part["confidence"] is None else f" {part['confidence']:.0%}"
-    return html.escape(label) + sure

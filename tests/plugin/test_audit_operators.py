@@ -20,7 +20,8 @@ from fiftyone_cam.logits import stored_logits
 from fiftyone_cam.plugin.audit_attention import AuditAttention, class_map, object_labels
 from fiftyone_cam.plugin.compare_cam_runs import CompareCamRuns
 from fiftyone_cam.plugin.localize_from_cam import LocalizeFromCam
-from fiftyone_cam.plugin.panel_audit import AuditPanel, _bars
+from fiftyone_cam.plugin.panel_audit import AuditPanel
+from fiftyone_cam.plugin.plots import region_bars
 from tests.toys import tiny_gap, write_photos
 
 NAMES = ["cat", "dog", "*fish* <b>"]
@@ -167,7 +168,7 @@ def test_bars_add_up_to_the_mean_of_all() -> None:
     rows = [report.RegionRow(label, region, sizes[label], 1, share, 0.1) for (label, region), share in shares.items()]
     means = {r: sum(shares[label, r] * sizes[label] for label in labels) / n for r in ("grass", "sky")}
     rows += [report.RegionRow(None, region, n, 1, mean, 0.1) for region, mean in means.items()]
-    traces = _bars(rows, False)
+    traces = region_bars(rows, False, 10)
     stacked = dict(zip(traces[0]["y"], np.sum([trace["x"] for trace in traces], axis=0), strict=True))
     assert stacked == pytest.approx(means)
 

@@ -1,0 +1,219 @@
+"""What the panels draw, as Plotly's traces and layouts: plain data in, plain data out.
+
+Every mark carries in ``ids`` what a click on it has to say. Labels are escaped: Plotly reads HTML.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from fiftyone_cam import panel_data, report
+
+VERDICTS = {"trusted": "#3fa66b", "shortcut": "#e0a126", "confused": "#4f86e8", "distracted": "#e5484d"}
+"""Bright enough on dark, dark enough on white."""
+
+CLASSES = ("#4f86e8", "#e0a126", "#3fa66b", "#b072d8", "#e5707a", "#35a7b8", "#a88c5f")
+OTHERS = "#8c8c8c"
+
+INFERNO = [[0, "#000004"], [0.25, "#57106e"], [0.5, "#bc3754"], [0.75, "#f98e09"], [1, "#fcffa4"]]
+"""The App's Plotly knows it under no name."""
+
+INSIDE, OUTSIDE, BIAS = "#3fa66b", "#e0a126", "#8c8c8c"
+
+SIGNED = [
+    [0, "rgba(40, 120, 255, 0.85)"],
+    [0.44, "rgba(30, 60, 160, 0.1)"],
+    [0.5, "rgba(0, 0, 0, 0)"],
+    [0.56, "rgba(120, 30, 90, 0.15)"],
+    [0.8, "rgba(240, 110, 20, 0.65)"],
+    [1, "rgba(255, 230, 120, 0.85)"],
+]
+"""Against the class, nothing, for it: clear over dark and bright."""
+
+CONFIG = {
+    "displaylogo": False,
+    "scrollZoom": False,
+    "modeBarButtonsToRemove": ["toImage", "autoScale2d", "select2d", "zoomIn2d", "zoomOut2d"],
+}
+
+LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)", "font": {"size": 12}}
+
+
+def points(points: Sequence[report.Point]) -> list[dict[str, Any]]:
+    """A trace for each verdict; where there are none, one for all."""
+    traces = []
+    for verdict in (*report.VERDICTS, None):
+        here = [point for point in points if point.verdict == verdict and point.inside is not None]
+        if here:
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": verdict or "no verdict",
+                    "x": [point.inside for point in here],
+                    "y": [point.confidence for point in here],
+                    "ids": [point.id for point in here],
+                    "marker": {"color": VERDICTS.get(verdict or "", OTHERS), "size": 8, "opacity": 0.75},
+                    "hovertemplate": "%{x:.0%} inside, confidence %{y:.0%}<extra>%{fullData.name}</extra>",
+                }
+            )
+    return traces
+
+
+def region_bars(rows: Sequence[report.RegionRow], correct: bool | None, most: int) -> list[dict[str, Any]]:
+    """A bar for each region, stacked of the classes: each part is what the class adds to the mean of all."""
+    together = [row for row in rows if row.label is None][:most]
+    if not together:
+        return []
+    regions = [row.region for row in together]
+    total = together[0].samples
+    size = {row.label: row.samples for row in rows if row.label is not None}
+    labels = sorted(size, key=lambda label: (-size[label], label))[: len(CLASSES)]
+    added = {(row.label, row.region): row.share * row.samples / total for row in rows if row.label is not None}
+    traces = []
+    left = {row.region: row.share for row in together}
+    for label, color in zip(labels, CLASSES, strict=False):
+        values = [added.get((label, region), 0.0) for region in regions]
+        left = {region: left[region] - value for region, value in zip(regions, values, strict=True)}
+        traces.append(_bar(label, color, regions, values, [[region, label, correct] for region in regions]))
+    rest = [max(0.0, left[region]) for region in regions]
+    if max(rest) > 1e-6:
+        name = "other classes" if len(size) > len(labels) else "no class"
+        traces.append(_bar(name, OTHERS, regions, rest, [[region, None, correct] for region in regions]))
+    return traces
+
+
+def mean_maps(maps: Sequence[report.MeanMap]) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Two rows of maps, all predictions above and wrong ones below; the traces, what each shows, and the layout."""
+    top = max((float(m.max()) for entry in maps for m in (entry.mean, entry.errors) if m is not None), default=1.0)
+    traces: list[Any] = []
+    drawn: list[Any] = []
+    layout: dict[str, Any] = {"showlegend": False, "margin": {"t": 26, "l": 48, "r": 8, "b": 8}, "annotations": []}
+    hidden = {"visible": False, "showgrid": False, "zeroline": False, "fixedrange": True}
+    width = 1 / max(len(maps), 1)
+    for column, entry in enumerate(maps):
+        for row, (mean, n) in enumerate(((entry.mean, entry.used), (entry.errors, entry.used_errors))):
+            number = 2 * column + row + 1
+            x, y = (f"{axis}{number if number > 1 else ''}" for axis in "xy")
+            domain = [column * width + 0.006, (column + 1) * width - 0.006]
+            bottom = 0.54 if row == 0 else 0.0
+            layout[f"xaxis{number if number > 1 else ''}"] = {**hidden, "domain": domain, "anchor": y}
+            layout[f"yaxis{number if number > 1 else ''}"] = {
+                **hidden, "domain": [bottom, bottom + 0.40], "anchor": x, "autorange": "reversed",
+                "scaleanchor": x, "constrain": "domain",
+            }  # fmt: skip
+            title = f"{_short(entry.label or '', 16)} ({n:,})" if row == 0 else f"wrong ({n:,})"
+            layout["annotations"].append(
+                {"text": title, "x": sum(domain) / 2, "y": bottom + 0.40, "xref": "paper", "yref": "paper",
+                 "xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": 12}}
+            )  # fmt: skip
+            if mean is None:
+                continue
+            traces.append(
+                {"type": "heatmap", "z": [[round(float(v), 4) for v in line] for line in mean], "xaxis": x, "yaxis": y,
+                 "colorscale": INFERNO, "zmin": 0, "zmax": max(top, 1e-6), "showscale": False,
+                 "hovertemplate": "%{z:.2f}<extra></extra>"}
+            )  # fmt: skip
+            drawn.append([entry.label, row == 1])
+    return traces, drawn, layout
+
+
+def logit_bars(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A bar for each logit, stacked of its parts, and a mark where they add up to."""
+    names = [_name(part) for part in parts]
+    ids = [part["label"] for part in parts]
+    split = parts[0]["evidence_in"] is not None
+    series = [("inside the object", "evidence_in", INSIDE)] if split else []
+    series += [("outside" if split else "evidence", "evidence_out", OUTSIDE), ("bias", "bias", BIAS)]
+    bars: list[dict[str, Any]] = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": name,
+            "y": names,
+            "x": [part[entry] for part in parts],
+            "ids": ids,
+            "marker": {"color": color},
+            "hovertemplate": "%{x:+.2f}<extra>%{fullData.name}</extra>",
+        }
+        for name, entry, color in series
+    ]
+    total = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "logit",
+        "y": names,
+        "x": [part["logit"] for part in parts],
+        "ids": ids,
+        "marker": {"color": "#e5484d", "symbol": "line-ns", "size": 20, "line": {"width": 3, "color": "#e5484d"}},
+        "hovertemplate": "%{x:.2f}<extra>logit</extra>",
+    }
+    return [*bars, total]
+
+
+def picture(found: panel_data.Picture) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A map over its image: a trace and a layout."""
+    height, width = len(found.rows), len(found.rows[0])
+    top = max(max(abs(value) for value in row) for row in found.rows) or 1.0
+    trace = {
+        "type": "heatmap",
+        "z": found.rows,
+        "x0": 0.5,
+        "dx": 1,
+        "y0": 0.5,
+        "dy": 1,
+        "zmin": -top,
+        "zmax": top,
+        "zsmooth": "best",
+        "colorscale": SIGNED,
+        "colorbar": {"title": {"text": "logit"}, "thickness": 10, "outlinewidth": 0},
+        "hovertemplate": "%{z:+.2f}<extra></extra>",
+    }
+    hidden = {"visible": False, "showgrid": False, "zeroline": False, "fixedrange": True, "constrain": "domain"}
+    image = {
+        "source": f"/media?filepath={quote(found.filepath, safe='')}",
+        "xref": "x",
+        "yref": "y",
+        "x": 0,
+        "y": 0,
+        "sizex": width,
+        "sizey": height,
+        "yanchor": "top",
+        "sizing": "stretch",
+        "layer": "below",
+    }
+    layout = {
+        "xaxis": {**hidden, "range": [0, width]},
+        "yaxis": {**hidden, "range": [height, 0], "scaleanchor": "x"},
+        "images": [image],
+        "margin": {"t": 4, "l": 8, "r": 8, "b": 4},
+        "plot_bgcolor": "rgba(0, 0, 0, 0)",
+    }
+    return trace, layout
+
+
+def _bar(name: str, color: str, regions: list[str], values: list[float], ids: list[Any]) -> dict[str, Any]:
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": html.escape(name),
+        "y": [_short(region) for region in regions],
+        "x": values,
+        "ids": [json.dumps(entry) for entry in ids],
+        "marker": {"color": color},
+        "hovertemplate": "%{x:.1%} in %{y}<extra>%{fullData.name}</extra>",
+    }
+
+
+def _name(part: dict[str, Any]) -> str:
+    sure = "" if part["confidence"] is None else f" {part['confidence']:.0%}"
+    return _short(part["label"]) + sure
+
+
+def _short(text: str, most: int = 24) -> str:
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return html.escape(text)
