@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import logging
 import math
 import os
-import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,48 +17,27 @@ import numpy as np
 import psutil
 import torch
 from fiftyone import ViewField as F
-from numpy.typing import NDArray
-from pymongo.errors import PyMongoError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fiftyone_cam import sources, trainings
 from fiftyone_cam.classifier import Classifier, load_classifier
 from fiftyone_cam.collection import images
-from fiftyone_cam.core.errors import FieldError, RunError, SourceError
+from fiftyone_cam.core.errors import FieldError, RunError, SourceError, TrainingError
+from fiftyone_cam.core.examples import Features, Memory, Pictures, augmentation
 from fiftyone_cam.core.explain import Item
-from fiftyone_cam.core.geometry import CenterCrop, Preprocessing, Resize
+from fiftyone_cam.core.geometry import Preprocessing
 from fiftyone_cam.core.network import GapNetwork
-from fiftyone_cam.core.training import (
-    SMALL_INPUT,
-    Clock,
-    Epoch,
-    Features,
-    Memory,
-    Pictures,
-    Progress,
-    Report,
-    Settings,
-    TrainingError,
-    augmentation,
-    best_epoch,
-    fit,
-    stratified,
-)
-from fiftyone_cam.models import LITE, SMALL, architectures, build
+from fiftyone_cam.core.progress import Clock, Epoch, Progress, Report
+from fiftyone_cam.core.training import Settings, fit
+from fiftyone_cam.models import LITE, SMALL, architectures
 from fiftyone_cam.runs import Collection
+from fiftyone_cam.train_checkpoint import STATE, Checkpoint
+from fiftyone_cam.train_data import TrainingData
+from fiftyone_cam.train_network import last_layer, new_network
 from fiftyone_cam.trainings import TRAIN, VALIDATION, TrainingRun
 
 logger = logging.getLogger(__name__)
 
-STATE = "training.safetensors"
-"""What an unfinished training goes on from, in its folder."""
-
-_SPLIT_WORDS = {
-    TRAIN: ("train", "training"),
-    VALIDATION: ("validation", "val", "valid"),
-    "test": ("test", "testing"),
-}
 _LEARNING_RATES = {"scratch": 1e-3, "fine-tune": 3e-4, "frozen": 1e-2}
 
 
@@ -128,7 +102,7 @@ def train_classifier(
         weight_decay: AdamW's.
         label_smoothing: the share of certainty that goes to the other classes.
         balance: give each class the same weight in the loss, however many samples it has.
-        augment: instead of the usual augmentation (see :func:`core.training.augmentation`; mirroring is wrong for
+        augment: instead of the usual augmentation (see :func:`core.examples.augmentation`; mirroring is wrong for
             letters and digits): from a ``(3, H, W)`` uint8 picture to one of the network's size.
         patience: stop after so many epochs without a better validation; None: never.
         seed: of the split, the first weights, the order and the augmentation.
@@ -137,7 +111,7 @@ def train_classifier(
             of CPUs that have AMX.
         overwrite: replace another training in ``out``.
         progress: print it or not, FiftyOne's default (None), or a function that gets a
-            :class:`~fiftyone_cam.core.training.Progress` about twice a second. What it raises stops the training.
+            :class:`~fiftyone_cam.core.progress.Progress` about twice a second. What it raises stops the training.
 
     Returns:
         the :class:`Classifier` of the best epoch.
@@ -154,10 +128,10 @@ def train_classifier(
     """
     collection = images(samples)
     folder = Path(out).expanduser().absolute()
-    key = key or _key_of(folder)
+    key = key or trainings.key_of(folder)
     _check(collection, label_field, arch, weights, freeze, size, epochs, snapshots)
     trainings.check_key(collection._dataset, key)
-    data = _Data.read(collection, label_field, split, seed)
+    data = TrainingData.read(collection, label_field, split, seed)
 
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     start = "frozen" if freeze else "scratch" if weights is None or arch in SMALL else "fine-tune"
@@ -172,7 +146,7 @@ def train_classifier(
         precision=precision or _mixed(target),
         seed=seed,
     )
-    network = _network(arch, weights, data.classes, size, seed).to(target)
+    network = new_network(arch, weights, data.classes, size, seed).to(target)
     if settings.precision == "float16" and target.type == "cpu":
         raise TrainingError("float16 needs a GPU: use bfloat16 or float32 on the CPU")
     reading, varying = _augmentation(network.preprocessing, augment, freeze)
@@ -188,7 +162,7 @@ def train_classifier(
         "snapshots": sorted(set(snapshots)),
         **asdict(settings),
     }
-    checkpoint = _Checkpoint(folder, training, str(collection._dataset.name))
+    checkpoint = Checkpoint(folder, training, str(collection._dataset.name))
     checkpoint.open(overwrite)
     run = _record(collection._dataset, key, folder, training, data, overwrite)
     if checkpoint.complete and run.record["status"] == "complete":
@@ -218,11 +192,6 @@ def train_classifier(
 
 
 # what is asked for
-
-
-def _key_of(folder: Path) -> str:
-    key = re.sub(r"\W", "_", folder.name, flags=re.ASCII)
-    return key if key.isidentifier() and not key.startswith("_") else f"train_{key.strip('_')}"
 
 
 def _check(
@@ -286,167 +255,6 @@ def _mixed(device: torch.device) -> str:
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Which samples are learned from and which validate."""
-
-    items: list[Item]
-    labels: list[str]
-    validates: NDArray[np.bool_]
-    classes: list[str]
-    counts: dict[str, int]
-    untested: list[str]
-
-    @classmethod
-    def read(cls, samples: Collection, label_field: str, split: float | str, seed: int) -> _Data:
-        ids, paths, labels = samples.values(["id", "filepath", f"{label_field}.label"])
-        labelled = np.array([label is not None for label in labels])
-        names = [label for label in labels if label is not None]
-        kinds = Counter(names)
-        if len(kinds) < 2:
-            found = f"only the class {next(iter(kinds))!r}" if kinds else "no label"
-            raise FieldError(f"{label_field!r} holds {found} on {len(labels):,} samples: expected two classes or more")
-
-        part = np.full(len(labels), "", dtype=object)
-        if isinstance(split, str):
-            part[labelled] = np.array(_parts(samples, split), dtype=object)[labelled]
-        else:
-            part[labelled] = np.where(stratified(names, split, seed), VALIDATION, TRAIN)
-        outside = labelled & (part == "")
-
-        learned = {label for label, where in zip(labels, part, strict=True) if where == TRAIN}
-        if len(learned) < 2:
-            raise FieldError(f"the training samples have {len(learned)} class(es), expected two or more: {learned}")
-        unknown = (part == VALIDATION) & ~np.array([label in learned for label in labels])
-        used = np.flatnonzero((part != "") & ~unknown)
-        validates = part[used] == VALIDATION
-        if not validates.any():
-            raise FieldError("there are no validation samples of classes that are trained: no epoch can be told best")
-
-        tested = {labels[index] for index in used[validates]}
-        untested = sorted(learned - tested)
-        if untested:
-            logger.warning("%d classes have no validation samples: %s", len(untested), ", ".join(untested[:10]))
-        return cls(
-            items=[Item(ids[index], paths[index]) for index in used],
-            labels=[labels[index] for index in used],
-            validates=validates,
-            classes=sorted(learned),
-            counts={
-                "samples": len(labels),
-                "train": int((~validates).sum()),
-                "validation": int(validates.sum()),
-                "unlabelled": int((~labelled).sum()),
-                "outside": int(outside.sum()),
-                "unknown": int(unknown.sum()),
-                "failed": 0,
-            },
-            untested=untested,
-        )
-
-    @property
-    def digest(self) -> str:
-        """Of all paths, labels and parts: a training goes on only with the same."""
-        lines = (
-            f"{item.path}\0{label}\0{validates}"
-            for item, label, validates in zip(self.items, self.labels, self.validates.tolist(), strict=True)
-        )
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-    def part(self, name: str) -> tuple[list[Item], Tensor]:
-        indices = np.flatnonzero(self.validates == (name == VALIDATION))
-        numbers = {label: index for index, label in enumerate(self.classes)}
-        targets = torch.tensor([numbers[self.labels[index]] for index in indices])
-        return [self.items[index] for index in indices], targets
-
-    def split(self) -> dict[str, str]:
-        parts = np.where(self.validates, VALIDATION, TRAIN).tolist()
-        return {item.id: part for item, part in zip(self.items, parts, strict=True)}
-
-
-def _parts(samples: Collection, split: str) -> list[str]:
-    """For each sample ``"train"``, ``"validation"`` or nothing, by its tags or a field."""
-    if split != "tags" and samples.get_field(split) is None:
-        raise FieldError(f"there is no field {split!r} to split by: expected 'tags', a field's name, or a fraction")
-    values = samples.values(split)
-    words = [
-        {str(word).lower() for word in (value if isinstance(value, (list, tuple)) else [value]) if word is not None}
-        for value in values
-    ]
-    found: dict[str, int] = Counter(word for several in words for word in several)
-    tests = "test" if not any(word in found for word in _SPLIT_WORDS[VALIDATION]) else VALIDATION
-    parts = []
-    for several in words:
-        trains = not several.isdisjoint(_SPLIT_WORDS[TRAIN])
-        validates = not several.isdisjoint(_SPLIT_WORDS[tests])
-        if trains and validates:
-            raise FieldError(f"a sample is in both parts by {split!r}: {sorted(several)}")
-        parts.append(TRAIN if trains else VALIDATION if validates else "")
-    if TRAIN not in parts or VALIDATION not in parts:
-        raise FieldError(
-            f"{split!r} does not split the samples: expected 'train' and 'validation' (or 'val', 'test'), "
-            f"found {sorted(found)[:8]}"
-        )
-    return parts
-
-
-# the network
-
-
-def _network(arch: str, weights: str | None, classes: Sequence[str], size: int | None, seed: int) -> GapNetwork:
-    """The architecture with a new last layer, everything before it from the weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module = build(arch, len(classes))
-    if arch in SMALL:
-        if weights not in (None, "DEFAULT"):
-            raise SourceError(f"there are no weights {weights!r} for {arch}, expected None")
-        return GapNetwork(module, classes, _preprocessing(Preprocessing(mean=_MEAN, std=_STD), size or 32))
-    if weights is None:
-        return GapNetwork(module, classes, _preprocessing(sources.default_preprocessing(arch), size))
-    try:
-        source = sources.from_lite(arch) if arch in LITE else sources.from_torchvision(arch, weights)
-    except SourceError as error:
-        raise SourceError(f"{error}. To begin with random weights: weights=None") from error
-    network = GapNetwork(module, classes, _preprocessing(source.preprocessing, size))
-    _transfer(source.module, network)
-    # the head was certified with random weights before it: probe again what will be trained
-    return GapNetwork(module, classes, network.preprocessing)
-
-
-_MEAN, _STD = (0.5,) * 3, (0.25,) * 3
-
-
-def _preprocessing(usual: Preprocessing, size: int | None) -> Preprocessing:
-    if size is None:
-        return usual
-    margin = 1.0 if size < SMALL_INPUT else 0.875  # a small image has no border to spare
-    steps = (Resize(short=round(size / margin)), CenterCrop((size, size)))
-    return replace(usual, steps=steps)
-
-
-def _transfer(given: nn.Module, network: GapNetwork) -> None:
-    """Copy every weight that fits, by name, but the last layer's."""
-    last = _last_layer(network)
-    kept = set() if last is None else {f"{last[0]}.weight", f"{last[0]}.bias"}
-    state, own = given.state_dict(), network.module.state_dict()
-    fitting = {name: state[name] for name in own if name in state and state[name].shape == own[name].shape}
-    missing = [name for name in own if name not in state and not name.lower().startswith("aux")]
-    if missing:
-        raise SourceError(f"the weights do not fit the architecture: they have no {', '.join(missing[:3])}, …")
-    network.module.load_state_dict({name: fitting[name] for name in fitting if name not in kept}, strict=False)
-
-
-def _last_layer(network: GapNetwork) -> tuple[str, nn.Linear | nn.Conv2d] | None:
-    """The layer that is the head's linear map, with its name; None where pooling comes last."""
-    for name, layer in network.module.named_modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.weight.numel() == network.head.weight.numel():
-            weight = layer.weight.detach().flatten(1)
-            if weight.shape == network.head.weight.shape and torch.equal(weight, network.head.weight):
-                return name, layer
-    return None
-
-
 # the training
 
 
@@ -456,7 +264,7 @@ def _train(
     validation: Pictures,
     settings: Settings,
     freeze: str | None,
-    checkpoint: _Checkpoint,
+    checkpoint: Checkpoint,
     run: TrainingRun,
     console: _Console,
 ) -> None:
@@ -486,7 +294,7 @@ def _train(
         )
         return
 
-    found = _last_layer(network)
+    found = last_layer(network)
     if found is None:
         raise TrainingError(
             f"{checkpoint.training['arch']} ends with its pooling: there is no last layer to train alone"
@@ -536,149 +344,11 @@ def _forwards(
             clock((int(chunk[-1]) + 1) / count)
 
 
-# the checkpoint
-
-
-class _Checkpoint:
-    """The folder of a training: the best epoch's checkpoint, snapshots, and the state while it is not finished."""
-
-    def __init__(self, folder: Path, training: Mapping[str, Any], dataset: str) -> None:
-        self.folder = folder
-        self.training: dict[str, Any] = json.loads(json.dumps(training))  # as it will be read back
-        self.dataset = dataset
-        self.history: list[Epoch] = []
-        self.saved: int | None = None
-        self.complete = False
-
-    def open(self, overwrite: bool) -> None:
-        """See what the folder holds.
-
-        Raises:
-            SourceError: something else, or another training and ``overwrite`` is not set.
-        """
-        found = self._read()
-        if found is None:
-            self._probe()
-            return
-        before = found.get("training")
-        if before is None:
-            raise SourceError(f"{self.folder} holds a checkpoint that was not trained here: give another folder")
-        if overwrite:
-            self._clear(before)
-        elif changed := self._changes(before):
-            raise SourceError(
-                f"{self.folder} holds another training ({'; '.join(changed)}): give another folder, or overwrite=True"
-            )
-        else:
-            self.saved = found["epoch"]
-            self.complete = bool(found["complete"])
-            self.history = [Epoch(**epoch) for epoch in found["history"]] if self.complete else []
-        self._probe()
-
-    def _changes(self, before: Mapping[str, Any]) -> list[str]:
-        """In words, what differs from the training that is there."""
-        words = {
-            "data": "other samples, labels or split",
-            "preprocessing": "another size",
-            "augment": "other augmentation",
-        }
-        return [
-            words.get(name, f"{name} was {before.get(name)!r}, now {self.training.get(name)!r}")
-            for name in {**self.training, **before}
-            if self.training.get(name) != before.get(name)
-        ]
-
-    def _clear(self, before: Mapping[str, Any]) -> None:
-        """Delete what would be taken for a part of the new training: state and snapshots."""
-        (self.folder / STATE).unlink(missing_ok=True)
-        for epoch in before.get("snapshots", ()):
-            for name in (sources.CHECKPOINT_WEIGHTS, sources.CHECKPOINT_JSON):
-                (self.snapshot(epoch) / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # gone, or not empty
-                self.snapshot(epoch).rmdir()
-
-    def _read(self) -> dict[str, Any] | None:
-        if not self.folder.exists():
-            return None
-        if not self.folder.is_dir():
-            raise SourceError(f"{self.folder} is a file: give a folder that is new or empty")
-        path = self.folder / sources.CHECKPOINT_JSON
-        if not path.exists():
-            if any(self.folder.iterdir()):
-                raise SourceError(f"{self.folder} holds something else: give a folder that is new or empty")
-            return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{path} cannot be read: {error!r}") from error
-        return dict(found)
-
-    def _probe(self) -> None:
-        """Find out now, not after the first epoch, that nothing can be written."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise SourceError(f"{self.folder} cannot be written: {error.strerror}") from error
-
-    def snapshot(self, epoch: int) -> Path:
-        return self.folder / f"epoch_{epoch}"
-
-    def save(self, network: GapNetwork, run: TrainingRun, history: Sequence[Epoch]) -> None:
-        """An epoch's weights where they are wanted, then its numbers on the dataset."""
-        self.history = list(history)
-        number = history[-1].epoch
-        classifier = Classifier(network, {"source": "training", "arch": self.training["arch"]})
-        if best_epoch(history) is history[-1]:
-            self._write(classifier, self.folder, number, complete=False)
-            self.saved = number
-        if number in self.training["snapshots"]:
-            self._write(classifier, self.snapshot(number), number)
-        try:
-            self.note(run)
-        except PyMongoError as error:  # an hour of training is worth more than a line of its history
-            logger.warning("epoch %d cannot be noted on the dataset, training goes on: %s", number, error)
-
-    def note(self, run: TrainingRun) -> None:
-        """What there is, on the dataset."""
-        snapshots = {
-            str(epoch): str(self.snapshot(epoch)) for epoch in self.training["snapshots"] if epoch <= len(self.history)
-        }
-        history = [asdict(epoch) for epoch in self.history]
-        run.update(history=history, epoch=best_epoch(self.history).epoch, snapshots=snapshots)
-
-    def finish(self, classifier: Classifier, run: TrainingRun) -> None:
-        """The final JSON, with the metrics; then the state is not needed any more."""
-        best = best_epoch(self.history).epoch
-        self._write(classifier, self.folder, best, complete=True, metrics=run.metrics)
-        (self.folder / STATE).unlink(missing_ok=True)
-
-    def _write(self, classifier: Classifier, folder: Path, epoch: int, **details: Any) -> None:
-        history = [asdict(entry) for entry in self.history]
-        versions = {name: version(name) for name in ("fiftyone", "torch", "torchvision")}
-        try:
-            classifier.save(
-                folder,
-                dataset=self.dataset,
-                training=self.training,
-                epoch=epoch,
-                history=history,
-                versions=versions,
-                **details,
-            )
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(
-                f"the checkpoint of epoch {epoch} cannot be saved to {folder}: {error}. "
-                "Make room, and the same call goes on"
-            ) from error
-
-
 # the record
 
 
 def _record(
-    dataset: fo.Dataset, key: str, folder: Path, training: Mapping[str, Any], data: _Data, overwrite: bool
+    dataset: fo.Dataset, key: str, folder: Path, training: Mapping[str, Any], data: TrainingData, overwrite: bool
 ) -> TrainingRun:
     """The run under the key: continued if it is of the same training, new otherwise."""
     training = json.loads(json.dumps(training))

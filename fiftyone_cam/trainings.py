@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -44,7 +45,7 @@ class TrainingRun(runs.CamRun):
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """A dictionary for each epoch: loss, accuracy, learning rate, …: :class:`core.training.Epoch`."""
+        """A dictionary for each epoch: loss, accuracy, learning rate, …: :class:`core.progress.Epoch`."""
         return list(self.record["history"])
 
     @property
@@ -143,6 +144,16 @@ def checkpoints(samples: runs.Collection) -> dict[str, Path]:
         found[key] = training.checkpoint
         found |= {f"{key}, epoch {epoch}": path for epoch, path in training.snapshots.items()}
     return {name: path for name, path in found.items() if (path / "classifier.json").is_file()}
+
+
+def key_of(folder: Path) -> str:
+    """The key of a training in a folder, where none is given: the folder's name, as a field can have it.
+
+    >>> key_of(Path("runs/cats and dogs"))
+    'cats_and_dogs'
+    """
+    key = re.sub(r"\W", "_", folder.name, flags=re.ASCII)
+    return key if key.isidentifier() and not key.startswith("_") else f"train_{key.strip('_')}"
 
 
 def check_key(dataset: fo.Dataset, key: str) -> None:

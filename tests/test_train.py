@@ -20,9 +20,9 @@ from torchvision.transforms import v2
 
 import fiftyone_cam as focam
 from fiftyone_cam import trainings
-from fiftyone_cam.core.errors import CamError, FieldError, HeadError, RunError, SourceError
+from fiftyone_cam.core.errors import CamError, FieldError, HeadError, RunError, SourceError, TrainingError
 from fiftyone_cam.core.image import read_image
-from fiftyone_cam.core.training import Clock, Progress, TrainingError
+from fiftyone_cam.core.progress import Clock, Progress
 from fiftyone_cam.models import build
 from fiftyone_cam.train import train_classifier
 
@@ -186,7 +186,7 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_as_if_unbroken(stripes, tmp_pa
 import os, signal
 import fiftyone as fo
 import torch
-from fiftyone_cam.core.training import Clock
+from fiftyone_cam.core.progress import Clock
 from fiftyone_cam.train import train_classifier
 
 def die(progress):
@@ -277,7 +277,7 @@ def test_a_frozen_backbone_keeps_every_weight_but_the_last_layers(dataset, tmp_p
 @pytest.mark.parametrize("classes", [3, 1000])
 def test_given_weights_go_everywhere_but_into_the_last_layer(tmp_path, monkeypatch, classes):
     """Torchvision's weights, as from its cache; 1000 classes of one's own are not ImageNet's."""
-    from fiftyone_cam.train import _network
+    from fiftyone_cam.train_network import new_network
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     torch.manual_seed(3)
@@ -285,7 +285,7 @@ def test_given_weights_go_everywhere_but_into_the_last_layer(tmp_path, monkeypat
     cache = tmp_path / "hub" / "checkpoints" / Path(ResNet18_Weights.DEFAULT.url).name
     cache.parent.mkdir(parents=True)
     torch.save(given, cache)
-    network = _network("resnet18", "DEFAULT", [str(i) for i in range(classes)], 64, seed=0)
+    network = new_network("resnet18", "DEFAULT", [str(i) for i in range(classes)], 64, seed=0)
     found = network.module.state_dict()
     changed = {name for name in found if found[name].shape != given[name].shape or not found[name].equal(given[name])}
     assert changed == {"fc.weight", "fc.bias"}

@@ -25,3 +25,7 @@ class FieldError(CamError):
 
 class RunError(CamError):
     """A run cannot be made, found, or continued under this key."""
+
+
+class TrainingError(CamError):
+    """A training cannot be started, or had to stop. What was saved before is safe; the message says where."""

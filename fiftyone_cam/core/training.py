@@ -1,4 +1,4 @@
-"""Training a classifier: pictures in, weights out, and a state on disk from which a killed training goes on.
+"""Training a classifier: examples in, weights out, and a state on disk from which a killed training goes on.
 
 AdamW (Loshchilov and Hutter, ICLR 2019), linear warm-up, cosine decay (SGDR, ICLR 2017), label smoothing (Szegedy et
 al., CVPR 2016), classes weighted by the inverse of their frequency. Everything random in an epoch follows from the seed
@@ -11,39 +11,26 @@ import contextlib
 import json
 import math
 import os
-import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as nnf
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
 
-from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.core.explain import Failure, Item, prepare
-from fiftyone_cam.core.geometry import Bound, Preprocessing
+from fiftyone_cam.core import training_state
+from fiftyone_cam.core.errors import TrainingError
+from fiftyone_cam.core.examples import Examples
 from fiftyone_cam.core.head import evaluating, read_logits
 from fiftyone_cam.core.network import PRECISIONS
+from fiftyone_cam.core.progress import Clock, Epoch, Report, best_so_far
 
 WARM_UP = 0.1
 """The share of all steps in which the learning rate rises."""
-
-SMALL_INPUT = 64
-"""Inputs below this side are shifted by an eighth in training instead of being cut out at random scales."""
-
-
-class TrainingError(CamError):
-    """A training cannot be started, or had to stop. What was saved before is safe; the message says where."""
 
 
 @dataclass(frozen=True)
@@ -79,243 +66,6 @@ class Settings:
             raise TrainingError(f"weight_decay is {self.weight_decay}, expected 0 or more")
         if self.precision not in PRECISIONS:
             raise TrainingError(f"unknown precision {self.precision!r}, expected one of {sorted(PRECISIONS)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One epoch, in numbers: mean loss and accuracy on the (augmented) training pictures and on the validation's.
-
-    ``balanced_accuracy`` is the mean of the classes' own accuracies, those that have validation samples.
-    """
-
-    epoch: int
-    learning_rate: float
-    loss: float
-    accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    balanced_accuracy: float
-    seconds: float
-
-    def better(self, other: Epoch | None) -> bool:
-        """Whether it validates better: by balanced accuracy, then by loss."""
-        return other is None or (self.balanced_accuracy, -self.validation_loss) > (
-            other.balanced_accuracy,
-            -other.validation_loss,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a stage is: ``done`` from 0 to 1, ``seconds_left`` None until that is known."""
-
-    stage: str
-    done: float
-    seconds_left: float | None = None
-    epoch: int | None = None
-    epochs: int | None = None
-    loss: float | None = None
-    accuracy: float | None = None
-
-    def __str__(self) -> str:
-        """
-        >>> print(Progress("training", 0.5, 70, epoch=3, epochs=5, loss=0.4, accuracy=0.91))
-        training, epoch 3/5, loss 0.400, validation 91.0%, 1:10 left
-        """
-        parts = [self.stage]
-        if self.epoch is not None:
-            parts.append(f"epoch {self.epoch}/{self.epochs}")
-        else:
-            parts.append(f"{self.done:.0%}")
-        if self.loss is not None:
-            parts.append(f"loss {self.loss:.3f}")
-        if self.accuracy is not None:
-            parts.append(f"validation {self.accuracy:.1%}")
-        if self.seconds_left is not None:
-            minutes, seconds = divmod(round(self.seconds_left), 60)
-            hours, minutes = divmod(minutes, 60)
-            parts.append(f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left")
-        return ", ".join(parts)
-
-
-Report = Callable[[Progress], None]
-
-
-class Clock:
-    """Reports a stage's progress at most twice a second, and how long it will still take.
-
-    >>> clock = Clock("computing features", print)
-    >>> clock(0.5)
-    computing features, 50%, 0:02 left
-    """
-
-    def __init__(self, stage: str, report: Report | None, start: float = 0.0) -> None:
-        self._stage, self._report, self._start = stage, report, start
-        self._began = time.monotonic()
-        self._last = -math.inf
-
-    @property
-    def due(self) -> bool:
-        return self._report is not None and time.monotonic() - self._last >= 0.5
-
-    def __call__(self, done: float, **details: Any) -> None:
-        if self._report is not None and (self.due or done >= 1):
-            self._last = time.monotonic()
-            elapsed, share = self._last - self._began, done - self._start
-            left = elapsed / share * (1 - done) if share > 0 else None
-            self._report(Progress(self._stage, done, left, **details))
-
-
-# what is learned from
-
-
-def stratified(labels: Sequence[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
-    """Which samples validate: ``fraction`` of each class, rounded, but at least one and never all.
-
-    A class of one sample is all training.
-
-    >>> stratified(["cat"] * 10 + ["dog"] * 5, 0.2).sum()
-    3
-    """
-    if not 0 < fraction < 1:
-        raise TrainingError(f"the validation's fraction is {fraction}, expected between 0 and 1")
-    rng = np.random.default_rng(seed)
-    names = np.asarray(labels, dtype=object)
-    chosen = np.zeros(len(names), bool)
-    for label in sorted(set(labels)):
-        members = np.flatnonzero(names == label)
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        chosen[rng.permutation(members)[:count]] = True
-    return chosen
-
-
-class Examples(Protocol):
-    """Inputs and the classes that they should be given."""
-
-    targets: Tensor
-
-    def batches(self, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pair of inputs and targets for each chunk of indices, in order; shorter where a picture is unreadable."""
-        ...
-
-
-class Features:
-    """Examples that were computed before: ``(N, K)`` inputs, ``(N,)`` targets."""
-
-    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
-        self.inputs, self.targets = inputs, targets
-
-    def batches(self, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        for chunk in chunks:
-            indices = torch.from_numpy(chunk)
-            yield self.inputs[indices], self.targets[indices]
-
-
-class Memory:
-    """Room for decoded pictures: what does not fit is decoded anew in each epoch."""
-
-    def __init__(self, bytes: int) -> None:
-        self.free = bytes
-        self.kept: dict[tuple[str, Preprocessing], Tensor] = {}
-
-    def keep(self, key: tuple[str, Preprocessing], pixels: Tensor) -> None:
-        if pixels.nbytes <= self.free and key not in self.kept:
-            self.free -= pixels.nbytes
-            self.kept[key] = pixels
-
-
-class Pictures:
-    """Examples from image files: decoded ahead in threads, as uint8, ``augment`` applied to each in the caller's.
-
-    Args:
-        items: files, with an id each.
-        targets: ``(N,)`` class indices.
-        preprocessing: of each picture, before ``augment``.
-        augment: from ``(3, H, W)`` uint8 to the same of the network's size; it may draw from torch's generator.
-        memory: where decoded pictures are kept from epoch to epoch.
-
-    Attributes:
-        failures: why pictures could not be read, by id.
-    """
-
-    def __init__(
-        self,
-        items: Sequence[Item],
-        targets: Tensor,
-        preprocessing: Preprocessing,
-        augment: Callable[[Tensor], Tensor] | None = None,
-        memory: Memory | None = None,
-    ) -> None:
-        self.items, self.targets = items, targets
-        self.failures: dict[str, str] = {}
-        self._preprocessing, self._augment = preprocessing, augment
-        self._memory = memory or Memory(0)
-
-    def batches(self, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        workers = min(16, os.cpu_count() or 1)
-        with ThreadPoolExecutor(workers, thread_name_prefix="train-decode") as pool:
-            ahead: deque[list[Future[Tensor | None]]] = deque()
-            waiting = iter(chunks)
-
-            def decode_more() -> None:
-                while len(ahead) < 3 and (chunk := next(waiting, None)) is not None:
-                    ahead.append([pool.submit(self._read, int(index)) for index in chunk])
-
-            try:
-                decode_more()
-                for chunk in chunks:
-                    pictures = [future.result() for future in ahead.popleft()]
-                    decode_more()
-                    read = [picture is not None for picture in pictures]
-                    augment = self._augment or (lambda picture: picture)
-                    inputs = [augment(picture) for picture in pictures if picture is not None]
-                    yield torch.stack(inputs) if inputs else torch.empty(0), self.targets[torch.from_numpy(chunk)[read]]
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-
-    def _read(self, index: int) -> Tensor | None:
-        item = self.items[index]
-        if item.id in self.failures:
-            return None
-        key = (item.path, self._preprocessing)
-        if (kept := self._memory.kept.get(key)) is not None:
-            return kept
-        prepared = prepare(item, self._preprocessing)
-        if isinstance(prepared, Failure):
-            self.failures[item.id] = prepared.reason
-            return None
-        pixels = prepared.pixels.contiguous()
-        self._memory.keep(key, pixels)
-        return pixels
-
-
-def augmentation(preprocessing: Preprocessing) -> tuple[Preprocessing, v2.Transform]:
-    """The usual augmentation for a network that is evaluated with ``preprocessing``: how to read, and what to vary.
-
-    Photos: a part of 35% to 100% of the picture at a random place, resized to the network's input, perhaps mirrored.
-    Small inputs: shifted by up to an eighth, perhaps mirrored. (Mirroring is wrong for letters and digits.)
-
-    >>> reading, varying = augmentation(Preprocessing((Resize(short=256), CenterCrop((224, 224)))))
-    >>> varying(reading.apply(image)).shape                   # image: (3, H, W) uint8
-    torch.Size([3, 224, 224])
-    """
-    size = preprocessing.input_size()
-    flip = v2.RandomHorizontalFlip()
-    if max(size) < SMALL_INPUT:
-        shift = (size[0] // 8, size[1] // 8)
-        return preprocessing, v2.Compose([v2.RandomCrop(size, padding=(shift[1], shift[0])), flip])
-    cut = v2.RandomResizedCrop(
-        size, scale=(0.35, 1.0), interpolation=InterpolationMode(preprocessing.interpolation), antialias=True
-    )
-    # kept larger than the input, since a part of it will be enlarged; small pictures are kept as they are
-    steps = (Bound(most=round(1.5 * max(size))),)
-    reading = Preprocessing(
-        steps, preprocessing.mean, preprocessing.std, preprocessing.interpolation, preprocessing.antialias
-    )
-    return reading, v2.Compose([cut, flip])
-
-
-# the training
 
 
 def fit(
@@ -364,9 +114,9 @@ def fit(
     loop = _Loop(module, classes, settings, normalize or (lambda batch: batch), device, train.targets)
     state = Path(state)
     identity = json.dumps({"settings": asdict(settings), "classes": classes, "identity": identity})
-    history = _restore(state, identity, loop)
+    history = training_state.restore(state, identity, module, loop.optimizer, loop.scaler)
     clock = Clock("training", report, start=len(history) / settings.epochs)
-    best = _best(history)
+    best = best_so_far(history)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         while len(history) < settings.epochs:
             if best is not None and settings.patience is not None and len(history) - best.epoch >= settings.patience:
@@ -376,7 +126,7 @@ def fit(
             history.append(epoch)
             if on_epoch is not None:
                 on_epoch(history)
-            _save(state, identity, loop, history)
+            training_state.save(state, identity, module, loop.optimizer, loop.scaler, history)
     return history
 
 
@@ -392,25 +142,6 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     if step < warm:
         return peak * (step + 1) / warm
     return peak * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
-
-
-def best_epoch(history: Sequence[Epoch]) -> Epoch:
-    """The epoch that validated best, the first of equals.
-
-    >>> best_epoch(history).epoch
-    4
-    """
-    best = _best(history)
-    if best is None:
-        raise TrainingError("no epoch was completed")
-    return best
-
-
-def _best(history: Sequence[Epoch]) -> Epoch | None:
-    best = None
-    for epoch in history:
-        best = epoch if epoch.better(best) else best
-    return best
 
 
 class _Loop:
@@ -526,58 +257,3 @@ class _Loop:
                 f"Try a lower learning rate than {self.settings.learning_rate:g}"
             )
         return loss
-
-
-# the state on disk
-
-
-def _save(path: Path, identity: str, loop: _Loop, history: Sequence[Epoch]) -> None:
-    tensors = {f"module.{name}": tensor for name, tensor in loop.module.state_dict().items()}
-    for index, entries in loop.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in entries.items()}
-    details = {
-        "identity": identity,
-        "history": [asdict(epoch) for epoch in history],
-        "scaler": loop.scaler.state_dict(),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, staging, metadata={"training": json.dumps(details)})
-        with open(staging, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(staging, path)
-    except (OSError, SafetensorError) as error:
-        last = f"; epoch {len(history) - 1} is there" if len(history) > 1 else ""
-        raise TrainingError(f"the state of epoch {len(history)} cannot be saved to {path}: {error}{last}") from error
-    finally:
-        Path(staging).unlink(missing_ok=True)
-
-
-def _restore(path: Path, identity: str, loop: _Loop) -> list[Epoch]:
-    if not path.exists():
-        return []
-    try:
-        with safe_open(path, "pt") as file:
-            details = json.loads(file.metadata()["training"])
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-        history = [Epoch(**epoch) for epoch in details["history"]]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"{path} cannot be read: {error!r}. Delete it to start over") from error
-    if details["identity"] != identity:
-        raise TrainingError(f"{path} belongs to another training: delete it, or give another folder")
-    loop.module.load_state_dict(_below("module.", tensors))
-    stored: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _below("optimizer.", tensors).items():
-        index, _, entry = name.partition(".")
-        stored.setdefault(int(index), {})[entry] = tensor
-    loop.optimizer.load_state_dict({"state": stored, "param_groups": loop.optimizer.state_dict()["param_groups"]})
-    loop.scaler.load_state_dict(details["scaler"])
-    return history
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

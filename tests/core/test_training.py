@@ -22,23 +22,12 @@ from safetensors import safe_open
 from sklearn.metrics import balanced_accuracy_score, log_loss
 from torch import nn
 
+from fiftyone_cam.core.errors import TrainingError
+from fiftyone_cam.core.examples import Features, Memory, Pictures, augmentation, stratified
 from fiftyone_cam.core.explain import Item, prepare
 from fiftyone_cam.core.geometry import CenterCrop, Preprocessing, Resize
-from fiftyone_cam.core.training import (
-    Clock,
-    Epoch,
-    Features,
-    Memory,
-    Pictures,
-    Progress,
-    Settings,
-    TrainingError,
-    augmentation,
-    best_epoch,
-    fit,
-    learning_rate,
-    stratified,
-)
+from fiftyone_cam.core.progress import Clock, Epoch, Progress, best_epoch
+from fiftyone_cam.core.training import Settings, fit, learning_rate
 from tests.toys import tiny_gap, write_photos
 
 SMALL = Preprocessing((Resize(short=32), CenterCrop((32, 32))))

@@ -1,0 +1,116 @@
+"""How a training goes, in numbers: the epochs that are done, and how far it is now. Free of PyTorch, for forms."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fiftyone_cam.core.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch, in numbers: mean loss and accuracy on the (augmented) training pictures and on the validation's.
+
+    ``balanced_accuracy`` is the mean of the classes' own accuracies, those that have validation samples.
+    """
+
+    epoch: int
+    learning_rate: float
+    loss: float
+    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    balanced_accuracy: float
+    seconds: float
+
+    def better(self, other: Epoch | None) -> bool:
+        """Whether it validates better: by balanced accuracy, then by loss."""
+        return other is None or (self.balanced_accuracy, -self.validation_loss) > (
+            other.balanced_accuracy,
+            -other.validation_loss,
+        )
+
+
+def best_epoch(history: Sequence[Epoch]) -> Epoch:
+    """The epoch that validated best, the first of equals.
+
+    >>> best_epoch(history).epoch
+    4
+    """
+    best = best_so_far(history)
+    if best is None:
+        raise TrainingError("no epoch was completed")
+    return best
+
+
+def best_so_far(history: Sequence[Epoch]) -> Epoch | None:
+    """:func:`best_epoch`, or None before there is any."""
+    best = None
+    for epoch in history:
+        best = epoch if epoch.better(best) else best
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage is: ``done`` from 0 to 1, ``seconds_left`` None until that is known."""
+
+    stage: str
+    done: float
+    seconds_left: float | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    loss: float | None = None
+    accuracy: float | None = None
+
+    def __str__(self) -> str:
+        """
+        >>> print(Progress("training", 0.5, 70, epoch=3, epochs=5, loss=0.4, accuracy=0.91))
+        training, epoch 3/5, loss 0.400, validation 91.0%, 1:10 left
+        """
+        parts = [self.stage]
+        if self.epoch is not None:
+            parts.append(f"epoch {self.epoch}/{self.epochs}")
+        else:
+            parts.append(f"{self.done:.0%}")
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.3f}")
+        if self.accuracy is not None:
+            parts.append(f"validation {self.accuracy:.1%}")
+        if self.seconds_left is not None:
+            minutes, seconds = divmod(round(self.seconds_left), 60)
+            hours, minutes = divmod(minutes, 60)
+            parts.append(f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left")
+        return ", ".join(parts)
+
+
+Report = Callable[[Progress], None]
+
+
+class Clock:
+    """Reports a stage's progress at most twice a second, and how long it will still take.
+
+    >>> clock = Clock("computing features", print)
+    >>> clock(0.5)
+    computing features, 50%, 0:02 left
+    """
+
+    def __init__(self, stage: str, report: Report | None, start: float = 0.0) -> None:
+        self._stage, self._report, self._start = stage, report, start
+        self._began = time.monotonic()
+        self._last = -math.inf
+
+    @property
+    def due(self) -> bool:
+        return self._report is not None and time.monotonic() - self._last >= 0.5
+
+    def __call__(self, done: float, **details: Any) -> None:
+        if self._report is not None and (self.due or done >= 1):
+            self._last = time.monotonic()
+            elapsed, share = self._last - self._began, done - self._start
+            left = elapsed / share * (1 - done) if share > 0 else None
+            self._report(Progress(self._stage, done, left, **details))
