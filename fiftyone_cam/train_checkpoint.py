@@ -15,7 +15,7 @@ from typing import Any
 from pymongo.errors import PyMongoError
 from safetensors import SafetensorError
 
-from fiftyone_cam import sources
+from fiftyone_cam import sources, trainings
 from fiftyone_cam.classifier import Classifier
 from fiftyone_cam.core.errors import SourceError, TrainingError
 from fiftyone_cam.core.network import GapNetwork
@@ -45,13 +45,11 @@ class Checkpoint:
         Raises:
             SourceError: something else, or another training and ``overwrite`` is not set.
         """
-        found = self._read()
+        found = trainings.saved(self.folder)
         if found is None:
             self._probe()
             return
-        before = found.get("training")
-        if before is None:
-            raise SourceError(f"{self.folder} holds a checkpoint that was not trained here: give another folder")
+        before = found["training"]
         if overwrite:
             self._clear(before)
         elif changed := self._changes(before):
@@ -85,22 +83,6 @@ class Checkpoint:
                 (self.snapshot(epoch) / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # gone, or not empty
                 self.snapshot(epoch).rmdir()
-
-    def _read(self) -> dict[str, Any] | None:
-        if not self.folder.exists():
-            return None
-        if not self.folder.is_dir():
-            raise SourceError(f"{self.folder} is a file: give a folder that is new or empty")
-        path = self.folder / sources.CHECKPOINT_JSON
-        if not path.exists():
-            if any(self.folder.iterdir()):
-                raise SourceError(f"{self.folder} holds something else: give a folder that is new or empty")
-            return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{path} cannot be read: {error!r}") from error
-        return dict(found)
 
     def _probe(self) -> None:
         """Find out now, not after the first epoch, that nothing can be written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -11,12 +12,15 @@ from typing import Any
 import fiftyone as fo
 
 from fiftyone_cam import runs
-from fiftyone_cam.core.errors import RunError
+from fiftyone_cam.core.errors import RunError, SourceError
 
 METHOD = f"{runs.METHOD}/train"
 
 SPLIT, PREDICTION, ERROR, EVALUATION = "split", "prediction", "error", "eval"
 TRAIN, VALIDATION = "train", "validation"
+
+CHECKPOINT = "classifier.json"
+"""What makes a folder a checkpoint."""
 
 
 class TrainingRun(runs.CamRun):
@@ -143,7 +147,34 @@ def checkpoints(samples: runs.Collection) -> dict[str, Path]:
         training = load_training(samples, key)
         found[key] = training.checkpoint
         found |= {f"{key}, epoch {epoch}": path for epoch, path in training.snapshots.items()}
-    return {name: path for name, path in found.items() if (path / "classifier.json").is_file()}
+    return {name: path for name, path in found.items() if (path / CHECKPOINT).is_file()}
+
+
+def saved(folder: Path) -> dict[str, Any] | None:
+    """What a training left in its folder, as ``classifier.json`` has it; None if the folder is new or empty.
+
+    Raises:
+        SourceError: the folder holds something else.
+
+    >>> saved(Path("runs/cats_dogs"))["complete"]
+    True
+    """
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise SourceError(f"{folder} is a file: give a folder that is new or empty")
+    path = folder / CHECKPOINT
+    if not path.exists():
+        if any(folder.iterdir()):
+            raise SourceError(f"{folder} holds something else: give a folder that is new or empty")
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read: {error!r}") from error
+    if "training" not in found:
+        raise SourceError(f"{folder} holds a checkpoint that was not trained here: give another folder")
+    return dict(found)
 
 
 def key_of(folder: Path) -> str:

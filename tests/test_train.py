@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from fiftyone import ViewField as F
-from PIL import Image
 from safetensors.torch import load_file
 from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
@@ -25,6 +24,7 @@ from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.progress import Clock, Progress
 from fiftyone_cam.models import build
 from fiftyone_cam.train import train_classifier
+from tests.toys import striped
 
 QUICK = {"arch": "small_gap_net", "size": 16, "epochs": 3, "batch_size": 8}
 
@@ -36,21 +36,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def striped(folder: Path, counts: dict[str, int], size: tuple[int, int] = (20, 24)) -> list[fo.Sample]:
-    """Pictures of a class have stripes of their own width, in random colours; a sample each."""
-    rng = np.random.default_rng(0)
-    samples = []
-    for number, (label, count) in enumerate(counts.items()):
-        (folder / str(number)).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            stripes = np.arange(size[1]) // (number + 1) % 2
-            pixels = rng.integers(0, 100, 3) + stripes[:, None] * rng.integers(80, 150, 3)
-            path = folder / str(number) / f"{index}.png"
-            Image.fromarray(np.broadcast_to(pixels.astype(np.uint8), (*size, 3)).copy()).save(path)
-            samples.append(fo.Sample(filepath=str(path), ground_truth=fo.Classification(label=label)))
-    return samples
 
 
 @pytest.fixture()

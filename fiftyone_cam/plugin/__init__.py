@@ -12,11 +12,13 @@ from fiftyone_cam.plugin.compare_cam_runs import CompareCamRuns
 from fiftyone_cam.plugin.compute_cam import ComputeCam
 from fiftyone_cam.plugin.delete_cam_run import DeleteCamRun
 from fiftyone_cam.plugin.explain_sample import ExplainSample
+from fiftyone_cam.plugin.export_overlays import ExportOverlays
 from fiftyone_cam.plugin.localize_from_cam import LocalizeFromCam
 from fiftyone_cam.plugin.panel_audit import AuditPanel
 from fiftyone_cam.plugin.panel_why import WhyPanel
 from fiftyone_cam.plugin.restore_colors import RestoreColors
 from fiftyone_cam.plugin.stop_work import StopWork
+from fiftyone_cam.plugin.train_gap_classifier import TrainGapClassifier
 
 OPERATORS = [
     ComputeCam,
@@ -24,6 +26,8 @@ OPERATORS = [
     AuditAttention,
     LocalizeFromCam,
     CompareCamRuns,
+    TrainGapClassifier,
+    ExportOverlays,
     DeleteCamRun,
     RestoreColors,
     StopWork,

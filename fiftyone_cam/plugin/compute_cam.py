@@ -79,7 +79,7 @@ class ComputeCam(foo.Operator):
             forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
             return types.Property(inputs, view=view)
 
-        forms.classifier(inputs, ctx.params)
+        forms.classifier(inputs, ctx.dataset, ctx.params)
         forms.ground_truth(inputs, ctx.dataset, ctx.params)
         forms.run_key(inputs, ctx.dataset, ctx.params)
         inputs.view_target(ctx, action_description="Explain", require_flat=True)

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
 
 import fiftyone as fo
 from fiftyone.operators import types
 
-from fiftyone_cam import runs
+from fiftyone_cam import runs, trainings
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.plugin import models
+
+Made = TypeVar("Made")
 
 ASSETS = "/fiftyone_cam/plugin/assets"
 
@@ -89,7 +93,7 @@ def dataset_problem(dataset: fo.Dataset | None) -> str | None:
     return None
 
 
-def classifier(inputs: types.Object, params: Mapping[str, Any]) -> None:
+def classifier(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]) -> None:
     """Where the classifier comes from, and the fields that this source needs."""
     if params.get("model"):  # named by the caller, as Python does
         inputs.str("model", label="Model", default=params["model"])
@@ -105,10 +109,15 @@ def classifier(inputs: types.Object, params: Mapping[str, Any]) -> None:
     entry = models.SOURCES[source]
     names = entry.names()
     default = names[0] if source == "lite" and names else "resnet18" if source == "torchvision" else None
+    help = entry.help
+    if source == "checkpoint" and (trained := trainings.checkpoints(dataset)):
+        names = [str(path) for path in trained.values()]
+        default = names[-1]
+        help = f"Trained on this dataset: {'; '.join(f'{name} in {path}' for name, path in trained.items())}"
     prop = inputs.str(
         source,
         label=entry.field,
-        description=entry.help,
+        description=help,
         default=default,
         required=True,
         view=completion(names) if names else types.TextFieldView(),
@@ -140,8 +149,7 @@ def classifier(inputs: types.Object, params: Mapping[str, Any]) -> None:
 
 def ground_truth(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]) -> None:
     """The field with the true class, and a translation of the model's words into its words."""
-    written = {path for key in runs.list_runs(dataset) for path in runs.load_run(dataset, key).fields}
-    found = [path for path in dataset.get_field_schema(embedded_doc_type=fo.Classification) if path not in written]
+    found = label_fields(dataset)
     value = params.get("ground_truth")
     if not found and not value:
         return
@@ -169,6 +177,19 @@ def ground_truth(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str,
         class_map(typed)
     except CamError as error:
         refuse(prop, str(error))
+
+
+def written(dataset: fo.Dataset) -> set[str]:
+    """The fields that runs of this project wrote."""
+    return {path for key in runs.list_runs(dataset) for path in runs.load_run(dataset, key).fields}
+
+
+def label_fields(dataset: fo.Dataset) -> list[str]:
+    """The Classification fields that neither a run nor a training of this project wrote."""
+    ours = written(dataset)
+    for key in trainings.list_trainings(dataset):
+        ours |= set(trainings.load_training(dataset, key).fields)
+    return [path for path in dataset.get_field_schema(embedded_doc_type=fo.Classification) if path not in ours]
 
 
 def class_map(typed: Any) -> dict[str, str] | None:
@@ -282,6 +303,26 @@ def existing_run(
         view=choices({key: describe(run) for key, run in found.items()}),
     )
     return found.get(params.get("key") or keys[-1])
+
+
+def folder(kind: str, dataset: fo.Dataset) -> Path:
+    """Where files of a dataset go by default: beside FiftyOne's own datasets."""
+    return Path(fo.config.default_dataset_dir) / kind / dataset.slug
+
+
+def free_folder(kind: str, dataset: fo.Dataset, name: str) -> Path:
+    """A folder that does not exist: ``name``, ``name_2``, ``name_3``, …"""
+    parent = folder(kind, dataset)
+    return next(path for path in _numbered(name, lambda found: parent / found) if not path.exists())
+
+
+def free_key(dataset: fo.Dataset, name: str) -> str:
+    """A key that no run of a dataset has: ``name``, ``name_2``, ``name_3``, …"""
+    return next(key for key in _numbered(name, str) if not dataset.has_run(key))
+
+
+def _numbered(name: str, make: Callable[[str], Made]) -> Iterator[Made]:
+    return (make(name if number == 1 else f"{name}_{number}") for number in count(1))
 
 
 def device(inputs: types.Object, ctx: Any) -> None:

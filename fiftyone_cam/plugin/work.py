@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 import uuid
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-import fiftyone as fo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.progress import Progress
 
 Result = TypeVar("Result")
 Report = Callable[[Any], None]
-"""What an SDK function takes as ``progress``: a function of FiftyOne's ``ProgressBar``."""
+"""What an SDK function takes as ``progress``: of FiftyOne's ``ProgressBar``, or of a training's ``Progress``."""
 
 _BEAT = 0.4
 """Seconds between two signs of life in the App."""
@@ -38,7 +40,7 @@ def run(ctx: Any, work: Callable[[Report], Result], preparing: str) -> Generator
     >>> result = yield from work.run(ctx, lambda report: compute_cam(…, progress=report), "Loading the classifier")
     """
     if ctx.delegated:
-        return work(fo.report_progress(lambda bar: ctx.set_progress(*_state(bar)), dt=2.0))
+        return work(_recorder(ctx))
 
     latest: tuple[float | None, str] = (None, preparing)
     name = uuid.uuid4().hex
@@ -67,6 +69,20 @@ def run(ctx: Any, work: Callable[[Report], Result], preparing: str) -> Generator
         pool.shutdown(wait=False)  # may be the event loop that closes this generator: it must not wait
 
 
+def _recorder(ctx: Any) -> Report:
+    """Reports to a delegated run's record, every two seconds and in the end."""
+    last = -math.inf
+
+    def report(bar: Any) -> None:
+        nonlocal last
+        done, words = _state(bar)
+        if done >= 1 or time.monotonic() - last >= 2:
+            last = time.monotonic()
+            ctx.set_progress(done, words)
+
+    return report
+
+
 def stop(name: str) -> None:
     """End what is being done under a name, at its next report."""
     if name in _stops:
@@ -83,6 +99,8 @@ def _progress(ctx: Any, progress: float | None, label: str, name: str) -> Any:
 
 def _state(bar: Any) -> tuple[float, str]:
     """The part that is done, and the words for it: how many, how fast, how long still."""
+    if isinstance(bar, Progress):
+        return bar.done, str(bar)
     done, total, seconds = bar.iteration, bar.total or 0, bar.elapsed_time or 0.0
     words = f"{done:,} of {total:,} samples"
     if done and seconds > 1:
@@ -116,8 +134,14 @@ def failure(ctx: Any, error: BaseException) -> Any:
     return ctx.ops.show_output(types.Property(outputs).to_json(), {})
 
 
-def summary(ctx: Any, title: str, text: str) -> Any:
-    """The last thing that the prompt shows."""
+def summary(ctx: Any, title: str, text: str, **results: tuple[types.View, Any]) -> Any:
+    """The last thing that the prompt shows: words, and below them further views, each with what it shows."""
     outputs = types.Object()
     outputs.str("summary", label=title, view=types.MarkdownView())
-    return ctx.ops.show_output(types.Property(outputs, view=types.View(label=title)).to_json(), {"summary": text})
+    for name, (view, value) in results.items():
+        if value is None:
+            outputs.view(name, view)
+        else:
+            outputs.str(name, view=view)
+    shown = {"summary": text} | {name: value for name, (_, value) in results.items() if value is not None}
+    return ctx.ops.show_output(types.Property(outputs, view=types.View(label=title)).to_json(), shown)

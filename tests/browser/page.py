@@ -125,6 +125,11 @@ class AppPage:
         expect(button).to_be_enabled()
         button.click()
 
+    def choose_to(self, way: str) -> None:
+        """Choose how the form's main button executes: at once, by its own label, or "Schedule"."""
+        self.prompt.get_by_role("button").last.click()
+        self.page.get_by_role("menuitem").filter(has_text=re.compile(rf"^{way}")).click()
+
     def done(self) -> None:
         """Close what an operator said in the end."""
         self.prompt.get_by_role("button", name=re.compile("^(Done|Close)$")).click()
