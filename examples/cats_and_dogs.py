@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
+import matplotlib.pyplot as plt
+import numpy as np
 from fiftyone import ViewField as F
 
 import fiftyone_cam as focam
@@ -32,7 +34,7 @@ def main() -> None:
     parser.add_argument(
         "--audit", type=Path, default=SHARED / "dogs_vs_cats_400", help="to ask about, never seen before"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/cats_and_dogs"), help="checkpoints and overlays")
+    parser.add_argument("--out", type=Path, default=Path("runs/cats_and_dogs"), help="checkpoints, overlays, a chart")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--quick", action="store_true", help="a few photos, one epoch")
     parser.add_argument("--headless", action="store_true", help="no App")
@@ -41,7 +43,8 @@ def main() -> None:
     train = photos(options.data, 60 if options.quick else None)
     test = photos(options.audit, 30 if options.quick else None)
 
-    for key in options.networks:
+    figure, panels = plt.subplots(1, len(options.networks), figsize=(9, 3), layout="constrained", squeeze=False)
+    for key, panel in zip(options.networks, panels.flat, strict=True):
         settings = NETWORKS[key] | ({"epochs": 1, "size": 64} if options.quick else {})
         classifier = focam.train_classifier(train, "ground_truth", out=options.out / key, progress=True, **settings)
 
@@ -57,12 +60,18 @@ def main() -> None:
             if len(view):
                 border, spread = view.mean(f"{key}_border"), view.mean(f"{key}_spread")
                 print(f"  {len(view):,} {name}: {border:.0%} of the evidence at the border, spread {spread:.2f} of 1")
+                panel.hist(view.values(f"{key}_border"), np.linspace(0, 1, 21), density=True, alpha=0.6,
+                           label=f"{len(view):,} {name}: {border:.0%}")  # fmt: skip
         print(f"  (The border is {outer:.0%} of what was seen.)")
+        panel.axvline(outer, color="black", linestyle=":", label=f"evenly: {outer:.0%}")
+        panel.set(title=f"{key}: {len(right) / len(test):.1%} right", xlabel="share of the evidence at the border")
+        panel.legend(loc="upper right")
 
         # The post's pictures. The contact sheet begins with the surest errors.
         print(focam.export_overlays(wrong, key, options.out / "overlays" / key / "wrong", side_by_side=True))
         print(focam.export_overlays(right.limit(24), key, options.out / "overlays" / key / "right", side_by_side=True))
 
+    figure.savefig(options.out / "border.png", dpi=100)
     if len(options.networks) > 1:
         print(focam.compare(test, *options.networks[:2]))
     if not options.headless:

@@ -13,6 +13,8 @@ import argparse
 from pathlib import Path
 
 import fiftyone as fo
+import matplotlib.pyplot as plt
+import numpy as np
 from _cifar10 import SHARED, cifar10
 from fiftyone import ViewField as F
 
@@ -27,6 +29,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=SHARED, help="a folder of CIFAR-10; FiftyOne's zoo if there is none"
     )
+    parser.add_argument("--out", type=Path, default=Path("runs/checkpoint_from_elsewhere"), help="a chart")
     parser.add_argument("--quick", action="store_true", help="200 images")
     parser.add_argument("--headless", action="store_true", help="no App")
     options = parser.parse_args()
@@ -45,6 +48,18 @@ def main() -> None:
     test = cifar10(options.data, "test", 200 if options.quick else 10_000)
     print(focam.compute_cam(test, classifier, key="cam", ground_truth="ground_truth", batch_size=256))
     print(focam.audit(test, "cam"))
+
+    # What speaks for a class, and against it, in the mean over the test images that are rightly taken for it?
+    options.out.mkdir(parents=True, exist_ok=True)
+    figure, panels = plt.subplots(2, 5, figsize=(9, 3.9), layout="constrained")
+    for name, panel in zip(CLASSES, panels.flat, strict=True):
+        right = test.match((F("cam_correct") == True) & (F("ground_truth.label") == name))  # noqa: E712
+        grids = [heatmap.grid for heatmap in right.values("cam_heatmap")]
+        drawn = panel.imshow(np.mean(grids, axis=0), cmap="coolwarm", vmin=-15, vmax=15)
+        panel.set(title=f"{name}: {len(grids) / test.count_values('ground_truth.label')[name]:.0%} right")
+        panel.set_axis_off()
+    figure.colorbar(drawn, ax=panels, label="evidence, logit units")
+    figure.savefig(options.out / "classes.png", dpi=100)
 
     # Wrong and sure: what did it see? The contrastive map, cam_contrast, answers "why this and not the truth".
     wrong = test.match(F("cam_correct") == False).sort_by("cam_prediction.confidence", reverse=True)  # noqa: E712

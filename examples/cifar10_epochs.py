@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 import fiftyone as fo
+import matplotlib.pyplot as plt
 import numpy as np
 from _cifar10 import SHARED, cifar10
 from fiftyone import ViewField as F
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=SHARED, help="a folder of CIFAR-10; FiftyOne's zoo if there is none"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/cifar10_epochs"), help="checkpoints")
+    parser.add_argument("--out", type=Path, default=Path("runs/cifar10_epochs"), help="checkpoints and chart")
     parser.add_argument("--images", type=int, default=5_000, help="to train on")
     parser.add_argument("--epochs", type=int, nargs=2, default=[5, 50], help="to compare")
     parser.add_argument("--quick", action="store_true", help="400 images, epochs 1 and 3")
@@ -58,7 +59,8 @@ def main() -> None:
 
     # The post's claim, first over all images, then where both epochs are right: there they explain the same class.
     both = test.match((F(f"{keys[0]}_correct") == True) & (F(f"{keys[1]}_correct") == True))  # noqa: E712
-    for name, view in (("all images", test), ("images that both get right", both)):
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3), layout="constrained", sharex=True)
+    for panel, (name, view) in zip(panels, (("all images", test), ("images that both get right", both)), strict=True):
         before, after = (np.array(view.values(f"{key}_spread"), float) for key in keys)
         known = ~np.isnan(before + after)  # there is no spread where nothing speaks for the class
         if known.any():
@@ -69,6 +71,12 @@ def main() -> None:
                 f"(95% interval {low:+.3f} to {high:+.3f})"
             )
             print(f"  {'It concentrates' if high < 0 else 'It spreads out' if low > 0 else 'No difference is shown'}.")
+            for epoch, spreads in ((few, before[known]), (many, after[known])):
+                bins = np.linspace(0.4, 1, 61)
+                panel.hist(spreads, bins, alpha=0.6, label=f"epoch {epoch}: mean {spreads.mean():.3f}")
+            panel.set(title=f"{name} ({known.sum():,})", xlabel="spread of the evidence")
+            panel.legend(loc="upper left")
+    figure.savefig(options.out / "spread.png", dpi=100)
 
     if not options.headless:
         fo.launch_app(test).wait()

@@ -137,14 +137,15 @@ def load_training(samples: runs.Collection, key: str) -> TrainingRun:
 
 
 def checkpoints(samples: runs.Collection) -> dict[str, Path]:
-    """What was trained on a dataset and can be loaded now, snapshots included: a name, and the folder.
+    """What was trained on a dataset and can be loaded now, newest first, snapshots included: a name, and the folder.
 
     >>> checkpoints(dataset)
     {'cats_dogs': PosixPath('/…/runs/cats_dogs'), 'cats_dogs, epoch 5': PosixPath('/…/runs/cats_dogs/epoch_5')}
     """
     found = {}
-    for key in list_trainings(samples):
-        training = load_training(samples, key)
+    all_trainings = [load_training(samples, key) for key in list_trainings(samples)]
+    for training in sorted(all_trainings, key=lambda training: str(training.record["created_at"]), reverse=True):
+        key = training.key
         found[key] = training.checkpoint
         found |= {f"{key}, epoch {epoch}": path for epoch, path in training.snapshots.items()}
     return {name: path for name, path in found.items() if (path / CHECKPOINT).is_file()}

@@ -112,7 +112,7 @@ def classifier(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, A
     help = entry.help
     if source == "checkpoint" and (trained := trainings.checkpoints(dataset)):
         names = [str(path) for path in trained.values()]
-        default = names[-1]
+        default = names[0]
         help = f"Trained on this dataset: {'; '.join(f'{name} in {path}' for name, path in trained.items())}"
     prop = inputs.str(
         source,

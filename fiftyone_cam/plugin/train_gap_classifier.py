@@ -108,10 +108,10 @@ class TrainGapClassifier(foo.Operator):
             _advanced(inputs, ctx)
         forms.notice(
             inputs,
-            "patience",
-            "Scheduled, it waits for fiftyone delegated launch in a terminal. Executed at once, FiftyOne ends it after "
-            f"{work.duration(fo.config.operator_timeout)}; started again with the same settings, it goes on from the "
-            "last whole epoch",
+            "waiting",
+            "Stopped, it goes on from the last whole epoch if started again with the same settings. To schedule "
+            "it, set FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS=true where the App is started, and run fiftyone delegated "
+            "launch in a terminal",
         )
         return types.Property(inputs, view=view)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import fiftyone as fo
 import pytest
+from fiftyone.operators.delegated import DelegatedOperationService
+from fiftyone.operators.executor import ExecutionRunState
 from playwright.sync_api import expect
 
 import fiftyone_cam as focam
@@ -16,7 +20,7 @@ from tests.browser.page import AppPage, difference
 
 @pytest.fixture(scope="module", autouse=True)
 def scheduling() -> Iterator[None]:
-    """Without an orchestrator of Enterprise, the App schedules only where FiftyOne is told to allow it."""
+    """Without an orchestrator of Enterprise, the App schedules only where its server is told to."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS", "true")
         yield
@@ -52,7 +56,7 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
         words = app.words()
         if not said or words != said[-1]:
             said.append(words)
-            if "loss" in words:
+            if "features of training" in words:
                 app.shot("train_progress")
         return True if "The checkpoint" in words else None
 
@@ -83,4 +87,48 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
     assert run.record["accuracy"] >= training.metrics["accuracy"] * 0.9
     app.until(lambda: difference(app.picture(), before) > 5 or None, "heatmaps on the grid")
     app.shot("train_grid")
+
+    app.browse("Export CAM overlays")
+    app.type("Output directory", str(tmp_path / "overlays"))
+    app.submit("Export")
+    app.until(lambda: "28 overlays" in app.words() or None, "the word that they are written")
+    expect(app.prompt.locator("img")).to_be_visible()
+    app.shot("overlays")
+    app.done()
+    assert len(list((tmp_path / "overlays").glob("*.png"))) == 28 + 1
+    assert not app.errors
+
+
+def test_a_training_is_scheduled_by_default_and_then_listed(app: AppPage, dataset: fo.Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "later"
+    app.open(dataset)
+    app.browse("Train GAP classifier")
+    app.type("Output directory", str(out))
+    app.type("Architecture", "small_gap_net")
+    app.switch("More settings")
+    app.type("Snapshots", "2")
+    app.submit("Schedule")
+    queue = DelegatedOperationService()
+    app.until(lambda: queue.list_operations(run_state=ExecutionRunState.QUEUED) or None, "it is in the queue")
+    app.reload()
+    assert not out.exists()
+
+    # as "fiftyone delegated launch" does, once; in a process, because an event loop runs in this thread
+    code = "from fiftyone.operators.delegated import DelegatedOperationService as S; S().execute_queued_operations()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    [done] = queue.list_operations(operator="fiftyone_cam/train_gap_classifier")
+    assert (done.run_state, done.status.progress) == (ExecutionRunState.COMPLETED, 1), done.result
+    assert done.status.label.startswith("evaluating")
+
+    app.open(dataset)
+    app.button("cam").click()
+    app.choose("Classifier from", "Checkpoint folder")
+    expect(app.prompt.get_by_text(f"later, epoch 2 in {out / 'epoch_2'}")).to_be_visible()
+    folder = app.line("Folder").locator("input").first
+    expect(folder).to_have_value(str(out))
+    folder.fill("epoch")
+    app.page.get_by_role("option").filter(has_text=str(out / "epoch_2")).click()
+    expect(folder).to_have_value(str(out / "epoch_2"))
+    app.shot("train_listed")
+    app.prompt.get_by_role("button", name="Cancel").click()
     assert not app.errors
