@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from fiftyone_cam.core.errors import ImageError
+from fiftyone_cam.core.limits import limits
 
-# More pixels than this Pillow refuses too, by default: 512 MiB as RGB.
-DEFAULT_MAX_PIXELS = 178_956_970
+# Bytes of a JPEG that are not its pixels: profiles, previews. No JPEG has 8 bytes a pixel.
+_MOST_METADATA = 64 << 20
 
 # Recognised by content, never by the file's name. Not everything that Pillow opens: EPS, say, would run Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
@@ -54,7 +55,7 @@ _REDUCE = {
 
 
 def read_image(
-    path: str | os.PathLike[str], *, min_size: int | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
+    path: str | os.PathLike[str], *, min_size: int | None = None, max_pixels: int | None = None
 ) -> NDArray[np.uint8]:
     """Read an image file as the App shows it: upright, first frame, 8 bits a channel.
 
@@ -77,8 +78,9 @@ def read_image(
         min_size: a hint that the caller will shrink the picture's *short* side to this many pixels: a JPEG may then
             be decoded at 1/2, 1/4 or 1/8, its short side never below ``min_size``. Sides are rounded up, so the
             aspect is the original's to within one pixel of the result: relative coordinates stay valid.
-        max_pixels: refuse more than this many pixels (width x height), told by the header, before anything is decoded.
-            Above the default, decoders may still refuse by limits of their own (a WebP right away, a JPEG at 2^30).
+        max_pixels: refuse more than this many pixels (width x height), told by the header, before anything is decoded;
+            by default as :func:`~fiftyone_cam.core.limits.limits` says. Above its default, decoders may still refuse by
+            limits of their own (a WebP right away, a JPEG at 2^30).
 
     Returns:
         ``(H, W, 3)`` uint8 RGB, C-contiguous, writable.
@@ -95,7 +97,7 @@ def read_image(
         if status.st_size == 0:
             raise ImageError("empty file")
         with open(path, "rb") as file:
-            return _read(file, min_size, max_pixels)
+            return _read(file, min_size, limits().pixels if max_pixels is None else max_pixels)
     except FileNotFoundError:
         raise ImageError("file not found") from None
     except PermissionError:
@@ -123,7 +125,9 @@ def _read(file: IO[bytes], min_size: int | None, max_pixels: int) -> NDArray[np.
             file.seek(0)
             short = min(header.size)
             factor = max(s for s in _REDUCE if s == 1 or (min_size is not None and short // s >= min_size))
-            image = _decode_jpeg(file.read(), factor)
+            image = _decode_jpeg(
+                file.read(_MOST_METADATA + 8 * pixels), factor
+            )  # there may be a film after the picture
         else:
             image = _decode_other(header)
         if turn := _TURN.get(orientation):

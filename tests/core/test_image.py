@@ -25,7 +25,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageFile
 
 from fiftyone_cam.core.errors import ImageError
-from fiftyone_cam.core.image import DEFAULT_MAX_PIXELS, read_image
+from fiftyone_cam.core.image import read_image
+from fiftyone_cam.core.limits import Limits
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 
@@ -436,7 +437,7 @@ def png_header(width: int, height: int) -> bytes:
 def test_too_many_pixels_are_refused_by_the_header(folder: Path) -> None:
     bomb = folder / "bomb.png"
     bomb.write_bytes(png_header(20_000, 20_000))
-    assert reason(bomb) == f"too large: 400,000,000 pixels, the limit is {DEFAULT_MAX_PIXELS:,}"
+    assert reason(bomb) == f"too large: 400,000,000 pixels, the limit is {Limits().pixels:,}"
     assert reason(bomb, max_pixels=10**9).startswith("unreadable PNG")  # only now it tried
     jpeg = save(smooth(30, 40), folder / "limit.jpg")
     assert read_image(jpeg, max_pixels=1200).shape == (30, 40, 3)
@@ -444,6 +445,22 @@ def test_too_many_pixels_are_refused_by_the_header(folder: Path) -> None:
     assert reason(jpeg, max_pixels=1199, min_size=10) == "too large: 1,200 pixels, the limit is 1,199"
     bomb.write_bytes(png_header(0, 5))
     assert reason(bomb).startswith("unreadable PNG")
+
+
+def test_the_limit_on_pixels_is_a_setting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(smooth(30, 40), folder / "setting.png")
+    monkeypatch.setenv("FIFTYONE_CAM_MAX_PIXELS", "1199")
+    assert reason(path) == "too large: 1,200 pixels, the limit is 1,199"
+    monkeypatch.setenv("FIFTYONE_CAM_MAX_PIXELS", "1200")
+    assert read_image(path).shape == (30, 40, 3)
+
+
+def test_a_film_behind_a_jpeg_is_not_read(folder: Path) -> None:
+    """As phones append one; here 100 GB of nothing, which no memory would hold."""
+    path = save(smooth(30, 40), folder / "film.jpg")
+    expected = read_image(path)
+    os.truncate(path, 100 << 30)
+    np.testing.assert_array_equal(read_image(path), expected)
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "gif", "bmp", "avif", "jp2", "ppm", "tif", "tif+lzw", "webp"])

@@ -1,0 +1,173 @@
+"""Threads that can be left behind: whatever one task or thread does, every other task is done, once, in order."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.limits import Limits, limits
+from fiftyone_cam.core.workers import NotDoneError, Workers
+
+ROOT = Path(__file__).parents[2]
+
+
+def kill(thread: threading.Thread) -> None:
+    """End a Python thread from outside, at its next instruction, as a debugger or an embedding server can."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+
+
+def named(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+def test_results_and_errors_come_in_order_and_no_thread_stays():
+    with Workers(4, name="ordered") as workers:
+        tasks = [workers.submit(divmod, 100, number) for number in range(50)]
+        with pytest.raises(ZeroDivisionError):
+            workers.result(tasks[0])
+        assert [workers.result(task) for task in tasks[1:]] == [divmod(100, number) for number in range(1, 50)]
+        assert len(named("ordered")) == 4
+    assert not named("ordered")
+
+
+def test_what_hangs_costs_itself_and_its_place_is_taken():
+    free = threading.Event()
+    started = time.monotonic()
+    with Workers(2, seconds=0.3, name="hanging") as workers:
+        tasks = [workers.submit(free.wait if number in (1, 2, 3, 7) else int, number) for number in range(20)]
+        tasks[1].args = tasks[2].args = tasks[3].args = tasks[7].args = (60,)
+        found = []
+        for task in tasks:
+            try:
+                found.append(workers.result(task))
+            except NotDoneError as error:
+                found.append(str(error))
+    late = "not done within 0.3 s"
+    assert found == [late if number in (1, 2, 3, 7) else number for number in range(20)]
+    assert time.monotonic() - started < 10, "the hanging threads were waited for"
+    assert len(named("hanging")) == 4
+    free.set()
+    for thread in named("hanging"):
+        thread.join(10)
+    assert not named("hanging"), "a thread whose place was taken went on"
+
+
+def test_a_task_that_is_slow_and_returns_in_time_is_not_cut_off():
+    with Workers(1, seconds=5) as workers:
+        tasks = [workers.submit(time.sleep, 0.3) for _ in range(3)]  # together more than each alone may take
+        workers.seconds = 0.6
+        assert [workers.result(task) for task in tasks] == [None] * 3
+
+
+def test_a_storage_that_is_gone_ends_it():
+    free = threading.Event()
+    with Workers(8, seconds=0.01, name="gone") as workers:
+        tasks = iter([workers.submit(free.wait, 60) for _ in range(100)])
+        for _ in range(64):
+            with pytest.raises(NotDoneError):
+                workers.result(next(tasks))
+        with pytest.raises(CamError, match=r"65 files hang.*is their storage there\?"):
+            workers.result(next(tasks))
+    free.set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("when", ["idle", "at work"])
+def test_a_thread_that_dies_is_replaced_and_nothing_is_lost(when):
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        for _ in range(20):  # instructions at which a thread can end
+            time.sleep(0.005)
+        done.append(number)
+        return number
+
+    with Workers(2, name="dying") as workers:
+        if when == "idle":
+            for thread in named("dying"):
+                kill(thread)  # takes effect as soon as it gets a task: with that task in hand
+            tasks = [workers.submit(work, number) for number in range(6)]
+        else:
+            tasks = [workers.submit(work, number) for number in range(6)]
+            time.sleep(0.05)
+            for thread in named("dying"):
+                kill(thread)
+        assert [workers.result(task) for task in tasks] == list(range(6))
+    assert sorted(done) == list(range(6))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_task_that_kills_its_thread_is_given_up():
+    def deadly() -> None:
+        raise SystemExit
+
+    with Workers(1) as workers:
+        tasks = [workers.submit(deadly), workers.submit(int, 7)]
+        with pytest.raises(NotDoneError, match="died, twice"):
+            workers.result(tasks[0])
+        assert workers.result(tasks[1]) == 7
+
+
+def test_a_hanging_thread_does_not_keep_the_interpreter(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    code = f"""
+from fiftyone_cam.core.workers import NotDoneError, Workers
+with Workers(2, seconds=0.2) as workers:
+    task = workers.submit(open, {str(fifo)!r})  # waits for a writer that never comes
+    try:
+        workers.result(task)
+    except NotDoneError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "not done within 0.2 s\n"
+
+
+def test_fewer_threads_than_asked_for_will_do():
+    """A real limit on threads, in a process of its own whose user has no other."""
+    code = """
+import os, resource
+from fiftyone_cam.core.workers import Workers
+os.setuid(54321)  # root is exempt
+resource.setrlimit(resource.RLIMIT_NPROC, (4, 4))
+with Workers(64) as workers:
+    tasks = [workers.submit(int, number) for number in range(100)]
+    print(sum(workers.result(task) for task in tasks), len(workers._threads) < 64)
+"""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become a user of no other process")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "4950 True\n", done.stderr
+
+
+# the limits
+
+
+def test_limits_are_the_environments(monkeypatch):
+    assert limits() == Limits()
+    monkeypatch.setenv("FIFTYONE_CAM_MAX_PIXELS", "1e6")
+    monkeypatch.setenv("FIFTYONE_CAM_FILE_SECONDS", "2.5")
+    assert limits() == Limits(1_000_000, 2.5)
+    monkeypatch.setenv("FIFTYONE_CAM_FILE_SECONDS", "0")
+    assert limits().seconds is None
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "nan", "inf"])
+@pytest.mark.parametrize("name", ["FIFTYONE_CAM_MAX_PIXELS", "FIFTYONE_CAM_FILE_SECONDS"])
+def test_a_limit_that_is_none_is_named(monkeypatch, name, text):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(CamError, match=f"{name} is '{text}', expected a number"):
+        limits()
