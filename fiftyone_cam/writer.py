@@ -6,13 +6,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from fiftyone_cam import bulk, fields, runs
 from fiftyone_cam.core.explain import Failure, Result
+from fiftyone_cam.core.workers import Task, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ class Writer:
         self._run = run
         self._names = names
         self._results: list[Result] = []
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="cam-write")
-        self._pending: deque[Future[None]] = deque()
+        self._workers = Workers(1, name="cam-write")
+        self._pending: deque[Task[None]] = deque()
         self._flushed = time.monotonic()
         self._certificate = run.certificate
 
@@ -47,22 +47,22 @@ class Writer:
         try:
             self._flush()
             while self._pending:
-                self._pending.popleft().result()
+                self._workers.result(self._pending.popleft())
             self._run.record["certificate"] = self._certificate
         except Exception:
             if kind is None:
                 raise
             logger.warning("what was computed last could not be written", exc_info=True)
         finally:
-            self._pool.shutdown(wait=True)
+            self._workers.close()
 
     def _flush(self) -> None:
         results, self._results = self._results, []
         self._flushed = time.monotonic()
         if results:
-            self._pending.append(self._pool.submit(self._write, results))
+            self._pending.append(self._workers.submit(self._write, results))
         while len(self._pending) > 2:
-            self._pending.popleft().result()
+            self._workers.result(self._pending.popleft())
 
     def _write(self, results: Sequence[Result]) -> None:
         explained = [result for result in results if not isinstance(result, Failure)]

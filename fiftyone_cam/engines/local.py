@@ -7,10 +7,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fiftyone_cam.core.explain import Explainer, Failure, Item, Prepared, Result, prepare
+from fiftyone_cam.core.limits import limits
+from fiftyone_cam.core.workers import NotDoneError, Task, Workers
 
 
 def explained(
@@ -31,13 +32,20 @@ def explained(
     num_workers = num_workers or min(16, os.cpu_count() or 1)
     preprocessing = explainer.network.preprocessing
     started = time.perf_counter()
-    with ThreadPoolExecutor(num_workers, thread_name_prefix="cam-decode") as pool:
-        ahead: deque[Future[Prepared | Failure]] = deque()
+    with Workers(num_workers, seconds=limits().seconds, name="cam-decode") as workers:
+        ahead: deque[tuple[Item, Task[Prepared | Failure]]] = deque()
         source = iter(items)
 
         def decode_more() -> None:
             for item in itertools.islice(source, 2 * batch_size + num_workers - len(ahead)):
-                ahead.append(pool.submit(prepare, item, preprocessing))
+                ahead.append((item, workers.submit(prepare, item, preprocessing)))
+
+        def decoded() -> Prepared | Failure:
+            item, task = ahead.popleft()
+            try:
+                return workers.result(task)
+            except NotDoneError as error:
+                return Failure(item.id, f"cannot be read: {error}")
 
         try:
             decode_more()
@@ -45,7 +53,7 @@ def explained(
                 waiting = time.perf_counter()
                 batch: list[Prepared] = []
                 while ahead and len(batch) < batch_size:
-                    prepared = ahead.popleft().result()
+                    prepared = decoded()
                     if isinstance(prepared, Prepared):
                         batch.append(prepared)
                     else:
@@ -60,5 +68,4 @@ def explained(
                 clock["seconds"] = now - started
                 yield from results
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
             clock["seconds"] = time.perf_counter() - started
