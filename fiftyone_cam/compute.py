@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -21,9 +23,10 @@ from fiftyone_cam import appearance, fields, runs
 from fiftyone_cam.classifier import Classifier, load_classifier
 from fiftyone_cam.collection import images
 from fiftyone_cam.core.errors import CamError, RunError
-from fiftyone_cam.core.explain import Explainer, Failure, Item
+from fiftyone_cam.core.explain import Explainer, Failure, Item, Result
 from fiftyone_cam.core.network import PRECISIONS
-from fiftyone_cam.engines.local import explained
+from fiftyone_cam.engines import local
+from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.ground_truth import GroundTruth, check_field
 from fiftyone_cam.runs import Collection
 from fiftyone_cam.writer import Writer
@@ -46,6 +49,10 @@ def compute_cam(
     overwrite: bool = False,
     retry_failed: bool = False,
     progress: bool | Callable[[Any], None] | None = None,
+    engine: str = "local",
+    num_actors: int | None = None,
+    gpus_per_actor: float = 1,
+    address: str | None = None,
 ) -> runs.CamRun:
     """Run a classifier over images; store predictions and class activation maps as sample fields.
 
@@ -71,10 +78,17 @@ def compute_cam(
         batch_size: images per forward; halved by itself where memory runs out.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …; by default a GPU where there is one.
         precision: of the forward: ``"float32"``, ``"bfloat16"`` or, on a GPU, ``"float16"``. Maps are float32 always.
-        num_workers: decoding threads; by default one for each core, at most 16.
+        num_workers: decoding threads; by default one for each core, at most 16. With Ray, the CPUs that each actor
+            reserves; by default an even share of the cluster's.
         overwrite: compute again what has a result; a run of another configuration under this key is deleted first.
         retry_failed: compute again what failed before.
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
+        engine: ``"local"``, this process; or ``"ray"``, actors on a Ray cluster (extra ``ray``), which all must be able
+            to read the samples' paths. Only this process writes, the same fields, so a run may go on with the other.
+        num_actors: of Ray; by default one for each ``gpus_per_actor`` GPUs, or for each node of a cluster without.
+        gpus_per_actor: of Ray; 0.5 lets two actors share a GPU.
+        address: of the Ray cluster; ``"auto"`` finds one that runs on this machine. By default the one that this
+            process is connected to or that ``RAY_ADDRESS`` names, or else one on this machine as long as the run takes.
 
     Returns:
         the :class:`CamRun`, whose printed form is the summary.
@@ -83,16 +97,25 @@ def compute_cam(
         RunError: the key is taken, or the run under it has another configuration.
         FieldError: a field is missing, of the wrong type, or not this project's.
         SourceError, HeadError: the classifier cannot be loaded, or has no exact head.
+        CamError: a setting makes no sense, or Ray or its cluster is not there.
 
     >>> run = focam.compute_cam(dataset, "efficientnet_lite0", key="cam", ground_truth="ground_truth")
     >>> dataset.match(F("cam_prediction.label") != F("ground_truth.label"))
     """
     collection = images(samples)
     _check_settings(collection, key, ground_truth, batch_size, num_workers, precision)
+    _check_engine(engine, device, num_actors, gpus_per_actor, address)
     classifier = load_classifier(classifier)
     explainer = Explainer(classifier.network, precision=precision, top_k=top_k)
     truth = GroundTruth(collection, ground_truth, class_map, classifier.classes)
-    classifier.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    explained: Callable[..., Generator[Result, None, None]] = local.explained
+    if engine == "ray":
+        explained = partial(
+            ray_engine.explained, device=device, num_actors=num_actors, gpus_per_actor=gpus_per_actor, address=address
+        )
+        classifier.network.to("cpu")  # from where the actors get it: this process computes nothing
+    else:
+        classifier.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     settings = {
         "ground_truth": ground_truth,
@@ -111,8 +134,13 @@ def compute_cam(
     if items:
         run.update(status="running", process=_this_process(), revision=run.record["revision"] + 1)
         try:
-            with fou.ProgressBar(total=len(items), progress=progress) as bar, Writer(run, list(declared)) as writer:
-                for result in explained(items, explainer, batch_size or 32, num_workers, clock):
+            results = explained(items, explainer, batch_size or 32, num_workers, clock)
+            with (
+                contextlib.closing(results),  # last of all: what was computed is written before actors are sent home
+                fou.ProgressBar(total=len(items), progress=progress) as bar,
+                Writer(run, list(declared)) as writer,
+            ):
+                for result in results:
                     writer.add(result)
                     bar.update()
         except BaseException as error:
@@ -179,6 +207,19 @@ def _check_settings(
             raise CamError(f"{name} is {value}, expected at least 1")
     if ground_truth is not None:
         check_field(samples, ground_truth)
+
+
+def _check_engine(
+    engine: str, device: str | None, num_actors: int | None, gpus_per_actor: float, address: str | None
+) -> None:
+    if engine == "ray":
+        ray_engine.check_settings(device, num_actors, gpus_per_actor, address)
+    elif engine != "local":
+        raise CamError(f"unknown engine {engine!r}, expected 'local' or 'ray'")
+    else:
+        for name, value in (("num_actors", num_actors), ("address", address)):
+            if value is not None:
+                raise CamError(f"{name} is {value!r}, which the local engine does not know: add engine='ray'")
 
 
 # the record

@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 from fiftyone_cam.core.explain import Explainer, Failure, Item, Prepared, Result, prepare
@@ -16,7 +16,7 @@ from fiftyone_cam.core.workers import NotDoneError, Task, Workers
 
 def explained(
     items: Iterable[Item], explainer: Explainer, batch_size: int, num_workers: int | None, clock: dict[str, Any]
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Results of items, in order; ``clock`` says meanwhile where the time went.
 
     Args:
