@@ -39,7 +39,9 @@ class Writer:
 
     def add(self, result: Result) -> None:
         self._results.append(result)
-        if len(self._results) >= CHUNK or time.monotonic() - self._flushed > _FLUSH_SECONDS:
+        late = time.monotonic() - self._flushed > _FLUSH_SECONDS
+        # not before there is a scale: it must come of the first chunk, not of what a slow machine had done by then
+        if len(self._results) >= CHUNK or (late and self._run.record.get("scale") is not None):
             self._flush()
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
