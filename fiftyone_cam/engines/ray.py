@@ -141,7 +141,7 @@ def explained(
                 raise CamError(f"Ray's actors compute nothing: {_reason(computed.error)}") from computed.error
             if computed.error is None:  # otherwise nobody knows what was tried
                 if size == 1:
-                    alone.update(pending)
+                    alone.update(pending.keys())
                     for id in [id for id in pending if alone[id] >= ATTEMPTS]:
                         del pending[id]
                         yield Failure(id, f"the process that computes it dies, {ATTEMPTS} times of {ATTEMPTS}")

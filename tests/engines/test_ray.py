@@ -247,14 +247,18 @@ def test_two_nodes_write_what_one_process_writes_bit_for_bit(nodes, dataset, tmp
 @pytest.mark.slow
 def test_an_actor_and_a_node_die_in_the_middle_and_nothing_is_missing_or_doubled(nodes, dataset, tmp_path, watched):
     fill(dataset, tmp_path, 800)
-    classifier = load(watched, seconds=0.05)
-    killed = []
+    classifier = load(watched, seconds=0.2)
+    killed: list[Any] = []
 
     def kill_actor() -> None:
         killed.append(seen(watched)[0].process)
         os.kill(killed[0], signal.SIGKILL)
 
-    actor, node = once(kill_actor, 100), once(nodes.kill_second, 400)
+    def kill_node() -> None:
+        nodes.kill_second()
+        killed.append(nodes.second)
+
+    actor, node = once(kill_actor, 100), once(kill_node, 300)
 
     def report(bar: Any) -> None:
         actor(bar)
@@ -264,8 +268,8 @@ def test_an_actor_and_a_node_die_in_the_middle_and_nothing_is_missing_or_doubled
         run = focam.compute_cam(dataset, classifier, batch_size=16, engine="ray", num_actors=2, progress=report)
     finally:
         nodes.replace_second()
-    assert killed
-    assert len({forward.process for forward in seen(watched)}) >= 4  # two, one for the killed, one that went on alone
+    assert len(killed) == 2
+    assert len({forward.process for forward in seen(watched)}) >= 3, "nothing took the place of what was killed"
     assert run.complete
     assert run.counts == {"samples": 800, "computed": 800, "failed": 0, "new": 800}
     assert len(set(dataset.values("cam_heatmap.id"))) == 800
