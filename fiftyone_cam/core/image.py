@@ -7,6 +7,7 @@ GIL, in about half of Pillow's time, and reads truncated ones; Pillow has the he
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
@@ -20,6 +21,7 @@ from PIL import Image, ImageFile
 
 from fiftyone_cam.core.errors import ImageError
 from fiftyone_cam.core.limits import limits
+from fiftyone_cam.core.storage import fetch, is_url
 
 # Bytes of a JPEG that are not its pixels: profiles, previews. No JPEG has 8 bytes a pixel.
 _MOST_METADATA = 64 << 20
@@ -74,7 +76,7 @@ def read_image(
     - A truncated JPEG gives what is there, grey for the rest, if a tenth or more of the picture is there.
 
     Args:
-        path: a file on disk; its name does not matter, only its content.
+        path: a file on disk, or a URL that fsspec can open; its name does not matter, only its content.
         min_size: a hint that the caller will shrink the picture's *short* side to this many pixels: a JPEG may then
             be decoded at 1/2, 1/4 or 1/8, its short side never below ``min_size``. Sides are rounded up, so the
             aspect is the original's to within one pixel of the result: relative coordinates stay valid.
@@ -89,6 +91,11 @@ def read_image(
         ImageError: with a short reason, ``"kind"`` or ``"kind: detail"``, such as ``file not found``, ``empty file``,
             ``not an image: begins with b'...'``, ``unreadable PNG: ...``, ``too large: ...``.
     """
+    if is_url(url := os.fspath(path)):
+        content = fetch(url, 8 * max_pixels)  # what 16-bit RGBA would take, uncompressed
+        if not content:
+            raise ImageError("empty file")
+        return _read(io.BytesIO(content), min_size, max_pixels)
     try:
         # Before it is opened: opening a FIFO waits for its writer.
         status = os.stat(path)
