@@ -91,6 +91,7 @@ def read_image(
         ImageError: with a short reason, ``"kind"`` or ``"kind: detail"``, such as ``file not found``, ``empty file``,
             ``not an image: begins with b'...'``, ``unreadable PNG: ...``, ``too large: ...``.
     """
+    max_pixels = limits().pixels if max_pixels is None else max_pixels
     if is_url(url := os.fspath(path)):
         content = fetch(url, 8 * max_pixels)  # what 16-bit RGBA would take, uncompressed
         if not content:
@@ -104,7 +105,7 @@ def read_image(
         if status.st_size == 0:
             raise ImageError("empty file")
         with open(path, "rb") as file:
-            return _read(file, min_size, limits().pixels if max_pixels is None else max_pixels)
+            return _read(file, min_size, max_pixels)
     except FileNotFoundError:
         raise ImageError("file not found") from None
     except PermissionError:
