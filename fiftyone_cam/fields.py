@@ -8,6 +8,7 @@ import fiftyone as fo
 import numpy as np
 from numpy.typing import NDArray
 
+from fiftyone_cam import bulk
 from fiftyone_cam.core.cam import quantize
 from fiftyone_cam.core.errors import FieldError
 from fiftyone_cam.core.explain import ClassMap, Explanation
@@ -32,23 +33,25 @@ def heatmap(class_map: ClassMap, where: Explanation, scale: float | None = None)
         scale: evidence, in logit units, that is drawn in full colour; the same for a whole run, so that a weak map
             looks weak. None: the map's own maximum.
     """
+    return fo.Heatmap(**_drawn(class_map, where, scale))
+
+
+def _drawn(class_map: ClassMap, where: Explanation, scale: float | None) -> dict[str, Any]:
     both_signs = class_map.versus is not None
     evidence = lay_out(class_map.grid, where.box, where.seen, *display_size(*where.size))
     levels, step = quantize(evidence, scale, both_signs=both_signs)
     top = scale / step if scale and step else float(np.iinfo(levels.dtype).max)
-    label = fo.Heatmap(
-        map=levels,
-        range=[-top if both_signs else 0.0, top],
-        label=class_map.label,
-        logit=class_map.logit,
-        bias=class_map.bias,
-        grid=class_map.grid,
-        box=list(where.box),
-        seen=list(where.seen),
-    )
-    if both_signs:
-        label["versus"] = class_map.versus
-    return label
+    drawn = {
+        "map": levels,
+        "range": [-top if both_signs else 0.0, top],
+        "label": class_map.label,
+        "logit": class_map.logit,
+        "bias": class_map.bias,
+        "grid": class_map.grid,
+        "box": list(where.box),
+        "seen": list(where.seen),
+    }
+    return {**drawn, "versus": class_map.versus} if both_signs else drawn
 
 
 def grid_of(label: fo.Heatmap) -> tuple[NDArray[np.float32], Box, Box]:
@@ -99,14 +102,29 @@ def declared(top_k: int, contrast: bool) -> dict[str, dict[str, Any]]:
     return fields
 
 
-def labels(result: Explanation, scale: float | None) -> dict[str, fo.Label]:
-    """All labels of one explanation, by field name without the key."""
-    found: dict[str, fo.Label] = {PREDICTION: prediction(result.maps[0])}
+_CLASSIFICATION = bulk.document(fo.Classification(label="", confidence=0.0))
+_HEATMAP = bulk.document(fo.Heatmap())
+
+
+def documents(result: Explanation, scale: float | None) -> dict[str, dict[str, Any]]:
+    """All labels of one explanation as the database keeps them, by field name without the key.
+
+    They are what :func:`prediction` and :func:`heatmap` become there, without a label object for each.
+    """
+    classifications = [
+        _CLASSIFICATION(label=class_map.label, confidence=class_map.confidence) for class_map in result.maps
+    ]
+    found = {PREDICTION: classifications[0], HEATMAP: _heatmap_document(result.maps[0], result, scale)}
     for rank, class_map in enumerate(result.maps[1:], 2):
-        found[f"{HEATMAP}_{rank}"] = heatmap(class_map, result, scale)
+        found[f"{HEATMAP}_{rank}"] = _heatmap_document(class_map, result, scale)
     if len(result.maps) > 1:
-        found[TOP] = fo.Classifications(classifications=[prediction(class_map) for class_map in result.maps])
+        again = [_CLASSIFICATION(label=entry["label"], confidence=entry["confidence"]) for entry in classifications]
+        found[TOP] = {"_cls": "Classifications", "classifications": again}
     if result.contrast is not None:
-        found[CONTRAST] = heatmap(result.contrast, result, scale)
-    found[HEATMAP] = heatmap(result.maps[0], result, scale)
+        found[CONTRAST] = _heatmap_document(result.contrast, result, scale)
     return found
+
+
+def _heatmap_document(class_map: ClassMap, where: Explanation, scale: float | None) -> dict[str, Any]:
+    drawn = _drawn(class_map, where, scale)
+    return _HEATMAP(**{**drawn, "map": bulk.packed(drawn["map"]), "grid": bulk.packed(drawn["grid"])})

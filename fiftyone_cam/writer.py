@@ -77,7 +77,7 @@ class Writer:
             if isinstance(result, Failure):
                 values[fields.ERROR] = result.reason
             else:
-                values |= {name: label.to_dict() for name, label in fields.labels(result, scale).items()}
+                values |= fields.documents(result, scale)
                 self._certificate = max(self._certificate, result.error)
             documents[result.id] = {self._run.field(name): value for name, value in values.items()}
         bulk.write(self._run.dataset, documents)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import fiftyone as fo
 import numpy as np
 
-from fiftyone_cam import fields, runs
+from fiftyone_cam import bulk, fields, runs
 from fiftyone_cam.core.explain import ClassMap, Explanation
 from fiftyone_cam.core.geometry import WHOLE, Box
 
@@ -50,7 +50,7 @@ def made_run(
     run = runs.register(dataset, key, record)
     for name, kwargs in fields.declared(top_k, contrast=False).items():
         run.claim_field(name, **kwargs)
-    columns: dict[str, dict[str, object]] = {name: {} for name in fields.declared(top_k, contrast=False)}
+    written: dict[str, dict[str, object]] = {}
     for sample_id, entry in made.items():
         values: dict[str, object] = {fields.ERROR: "cannot be read"}
         if entry is not None:
@@ -61,9 +61,8 @@ def made_run(
                 label, second = entry.runner_up
                 maps.append(ClassMap(label, second, entry.bias, grid - np.float32(logit - second), 0.1))
             explanation = Explanation(sample_id, tuple(maps), None, entry.box, entry.seen, (48, 64), 0.0)
-            values = dict(fields.labels(explanation, 1.0))
-        for name, column in columns.items():
-            column[sample_id] = values.get(name)
-    for name, column in columns.items():
-        dataset.set_values(run.field(name), column, key_field="id", progress=False)
+            values = dict(fields.documents(explanation, 1.0))
+        names = fields.declared(top_k, contrast=False)
+        written[sample_id] = {run.field(name): values.get(name) for name in names}
+    bulk.write(dataset, written)
     return run

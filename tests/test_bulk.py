@@ -30,6 +30,15 @@ def test_arrays_are_decoded_as_fiftyone_does(array, fortran):
     np.testing.assert_array_equal(found, expected)
 
 
+@settings(deadline=None, max_examples=100)
+@given(array=arrays)
+def test_what_is_packed_is_read_back_by_fiftyone_too(array):
+    for read in (fou.deserialize_numpy_array, bulk.array):
+        found = read(bulk.packed(array))
+        assert (found.dtype, found.shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(found, array)
+
+
 def test_arrays_in_other_versions_of_the_format_are_decoded_too():
     stream = io.BytesIO()
     np.lib.format.write_array(stream, np.eye(3), version=(2, 0))

@@ -1,0 +1,56 @@
+"""The plain documents that are written are the label objects that FiftyOne would have written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+import pytest
+
+from fiftyone_cam import bulk, fields
+from fiftyone_cam.core.explain import ClassMap, Explanation
+
+ARRAYS = ("map", "grid")
+
+
+def comparable(document: Any) -> Any:
+    """A document without its ids, and with its arrays unpacked."""
+    if isinstance(document, dict):
+        return {
+            key: (bulk.array(value).dtype.str, bulk.array(value).tolist()) if key in ARRAYS else comparable(value)
+            for key, value in document.items()
+            if key != "_id"
+        }
+    return [comparable(entry) for entry in document] if isinstance(document, list) else document
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+@pytest.mark.parametrize("scale", [None, 2.0])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_documents_are_what_label_objects_become(rng, top_k, scale, wrong):
+    grids = rng.normal(size=(top_k + 1, 5, 7)).astype(np.float32)
+    maps = tuple(ClassMap(f"class {i}", 3.0 - i, 0.25, grid, 0.5) for i, grid in enumerate(grids[:-1]))
+    contrast = ClassMap("class 0", 1.5, 0.0, grids[-1], None, "truth") if wrong else None
+    box, seen = (-0.1, 0.05, 1.1, 0.9), (0.0, 0.05, 1.0, 0.9)
+    explanation = Explanation("1", maps, contrast, box, seen, (480, 640), 0.0)
+
+    expected: dict[str, fo.Label] = {
+        fields.PREDICTION: fields.prediction(maps[0]),
+        fields.HEATMAP: fields.heatmap(maps[0], explanation, scale),
+    }
+    for rank, class_map in enumerate(maps[1:], 2):
+        expected[f"{fields.HEATMAP}_{rank}"] = fields.heatmap(class_map, explanation, scale)
+    if top_k > 1:
+        expected[fields.TOP] = fo.Classifications(classifications=[fields.prediction(entry) for entry in maps])
+    if contrast is not None:
+        expected[fields.CONTRAST] = fields.heatmap(contrast, explanation, scale)
+
+    found = fields.documents(explanation, scale)
+    assert {name: comparable(document) for name, document in found.items()} == {
+        name: comparable(label.to_dict()) for name, label in expected.items()
+    }
+    assert set(found) < set(fields.declared(top_k, contrast=True))
+    ids = [document["_id"] for document in found.values() if "_id" in document]
+    ids += [entry["_id"] for entry in found.get(fields.TOP, {}).get("classifications", [])]
+    assert len(set(ids)) == len(ids)
