@@ -106,7 +106,6 @@ def compute_cam(
     _check_settings(collection, key, ground_truth, batch_size, num_workers, precision)
     _check_engine(engine, device, num_actors, gpus_per_actor, address)
     classifier = load_classifier(classifier)
-    explainer = Explainer(classifier.network, precision=precision, top_k=top_k)
     truth = GroundTruth(collection, ground_truth, class_map, classifier.classes)
     explained: Callable[..., Generator[Result, None, None]] = local.explained
     if engine == "ray":
@@ -117,6 +116,7 @@ def compute_cam(
     else:
         classifier.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
+    explainer = Explainer(classifier.network.for_inference(), precision=precision, top_k=top_k)
     settings = {
         "ground_truth": ground_truth,
         "class_map": dict(class_map) if class_map else None,

@@ -81,7 +81,7 @@ Result = Explanation | Failure
 def prepare(item: Item, preprocessing: Preprocessing) -> Prepared | Failure:
     """Decode one image and shape it for the network. Never raises for what is wrong with the file."""
     try:
-        image = read_image(item.path)
+        image = read_image(item.path, min_size=preprocessing.least)
         height, width = image.shape[:2]
         pixels = preprocessing.apply(torch.from_numpy(image).permute(2, 0, 1))
         return Prepared(item, pixels, preprocessing.frame(height, width), (height, width))
@@ -131,6 +131,13 @@ class Explainer:
                 results.update((result.id, result) for result in self._attempt(group[start : start + size]))
         return [results[prepared.item.id] for prepared in batch]
 
+    def compile(self, batch: Sequence[Prepared]) -> bool:
+        """Compile the network for batches like this one: see :meth:`GapNetwork.compile`."""
+        groups = _same_shape(batch)
+        if self.precision != "float32" or len(groups) != 1 or self.batch_limit is not None:
+            return False
+        return self.network.compile(_stacked(batch))
+
     def _attempt(self, batch: Sequence[Prepared]) -> list[Result]:
         """Explain; halve where memory or one bad image breaks the whole, down to the image that does."""
         try:
@@ -153,7 +160,7 @@ class Explainer:
     def _explain(self, batch: Sequence[Prepared]) -> list[Result]:
         network, count = self.network, len(batch)
         with network.evaluating(), torch.inference_mode():
-            logits, features = network.forward(torch.stack([prepared.pixels for prepared in batch]), self.precision)
+            logits, features = network.forward(_stacked(batch), self.precision)
             if self.classes is None:
                 indices = logits.nan_to_num(nan=-torch.inf).topk(self.top_k, dim=1).indices
             else:
@@ -220,6 +227,10 @@ def _contrast(first: ClassMap, second: ClassMap) -> ClassMap:
         bias=first.bias - second.bias,
         grid=first.grid - second.grid,
     )
+
+
+def _stacked(batch: Sequence[Prepared]) -> Tensor:
+    return torch.stack([prepared.pixels for prepared in batch])
 
 
 def _same_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:

@@ -198,10 +198,19 @@ class Preprocessing:
 
     def frame(self, height: int, width: int) -> Box:
         """Where the network's input lies on the whole image; reaches beyond it where the input is padded."""
+        return _frame(self, height, width)
+
+    def least(self, height: int, width: int) -> int:
+        """The short side, in pixels, to which an image may be shrunk beforehand without being enlarged afterwards.
+
+        Where the network expects aliased pixels (``antialias=False``), nothing may be shrunk.
+
+        >>> Preprocessing((Resize(short=256), CenterCrop((224, 224)))).least(3000, 4000)
+        256
+        """
         shape = self._shape(height, width)
-        x, w = _back(shape.x, width)
-        y, h = _back(shape.y, height)
-        return (x, y, w, h)
+        scale = max(shape.y.scale, shape.x.scale) if self.antialias else 1.0
+        return math.ceil(min(height, width) * min(1.0, scale) - 1e-9)
 
     def input_size(self, height: int = 224, width: int = 224) -> tuple[int, int]:
         """Height and width of the network's input for an image of this size."""
@@ -249,6 +258,14 @@ class Preprocessing:
             interpolation=data["interpolation"],
             antialias=data["antialias"],
         )
+
+
+@lru_cache(maxsize=1024)
+def _frame(preprocessing: Preprocessing, height: int, width: int) -> Box:
+    shape = preprocessing._shape(height, width)
+    x, w = _back(shape.x, width)
+    y, h = _back(shape.y, height)
+    return (x, y, w, h)
 
 
 def _scaled(axis: Axis, size: int) -> Axis:

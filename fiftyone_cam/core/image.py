@@ -46,6 +46,8 @@ _TURN: dict[int, Callable[[Any], Any]] = {
     8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
 
+_ON_ITS_SIDE = (5, 6, 7, 8)
+
 # OpenCV names no reduced RGB reads, but RGB and 1/2, 1/4, 1/8 are bits; the "grey" names are those of the scale alone.
 # RGB as libjpeg gives it: swapping the channels of a whole BGR picture afterwards took a quarter of the time.
 _REDUCE = {
@@ -57,7 +59,10 @@ _REDUCE = {
 
 
 def read_image(
-    path: str | os.PathLike[str], *, min_size: int | None = None, max_pixels: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    min_size: int | Callable[[int, int], int] | None = None,
+    max_pixels: int | None = None,
 ) -> NDArray[np.uint8]:
     """Read an image file as the App shows it: upright, first frame, 8 bits a channel.
 
@@ -79,7 +84,8 @@ def read_image(
         path: a file on disk, or a URL that fsspec can open; its name does not matter, only its content.
         min_size: a hint that the caller will shrink the picture's *short* side to this many pixels: a JPEG may then
             be decoded at 1/2, 1/4 or 1/8, its short side never below ``min_size``. Sides are rounded up, so the
-            aspect is the original's to within one pixel of the result: relative coordinates stay valid.
+            aspect is the original's to within one pixel of the result: relative coordinates stay valid. A function
+            gets the picture's height and width.
         max_pixels: refuse more than this many pixels (width x height), told by the header, before anything is decoded;
             by default as :func:`~fiftyone_cam.core.limits.limits` says. Above its default, decoders may still refuse by
             limits of their own (a WebP right away, a JPEG at 2^30).
@@ -114,7 +120,7 @@ def read_image(
         raise ImageError(f"cannot open: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _read(file: IO[bytes], min_size: int | None, max_pixels: int) -> NDArray[np.uint8]:
+def _read(file: IO[bytes], min_size: int | Callable[[int, int], int] | None, max_pixels: int) -> NDArray[np.uint8]:
     prefix = file.read(16)
     # Not Image.open: it warns of, and refuses, what is too large for Pillow's own global limit, not for ours.
     for name in _FORMATS:
@@ -132,6 +138,9 @@ def _read(file: IO[bytes], min_size: int | None, max_pixels: int) -> NDArray[np.
         if name == "JPEG":
             file.seek(0)
             short = min(header.size)
+            if callable(min_size):
+                height, width = header.size if orientation in _ON_ITS_SIDE else header.size[::-1]
+                min_size = min_size(height, width)
             factor = max(s for s in _REDUCE if s == 1 or (min_size is not None and short // s >= min_size))
             image = _decode_jpeg(
                 file.read(_MOST_METADATA + 8 * pixels), factor

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import logging
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,9 +14,13 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from fiftyone_cam.core.compilation import Forward, compiled
 from fiftyone_cam.core.errors import CamError, SourceError
+from fiftyone_cam.core.folding import folded
 from fiftyone_cam.core.geometry import Box, Preprocessing
 from fiftyone_cam.core.head import evaluating, find_head, tapped_forward
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ACTIVATIONS = ("softmax", "sigmoid")
@@ -63,6 +70,7 @@ class GapNetwork:
                     "give one name for each logit, in order"
                 )
             self.grid_frame = measure_grid_frame(self, example)
+        self._compiled: tuple[torch.Size, Forward] | None = None
 
     def _noise(self, count: int) -> Tensor:
         """Inputs of the size that a picture gets, with the statistics of normalised pixels; the same each time."""
@@ -87,6 +95,45 @@ class GapNetwork:
             self.device = device
         return self
 
+    def for_inference(self) -> GapNetwork:
+        """The same classifier to run fast and never train: a copy with batch normalisation folded, channels last.
+
+        The logits are the same to rounding, the head is found and certified anew. Where a module cannot be copied,
+        it is this network itself.
+
+        >>> network.for_inference().head.error < 1e-5
+        True
+        """
+        fast = copy.copy(self)
+        try:
+            example = self._noise(2)
+            with evaluating(self.module):
+                fast.module = folded(self.module, example[:1]).to(memory_format=torch.channels_last)
+            fast.head = find_head(fast.module, example)
+        except Exception:  # deep copies of others' modules can raise anything
+            logger.debug("the network runs as it is, without folding", exc_info=True)
+            return self
+        return fast
+
+    def compile(self, batch: Tensor) -> bool:
+        """Compile for batches of this shape, if that can be done here; others run as before.
+
+        Takes seconds, in which no other module may run in this process: so it is only done in the main thread, where
+        nobody serves the App, and in float32 on the CPU, where it was measured to pay.
+
+        Args:
+            batch: ``(N, 3, H, W)`` uint8.
+
+        Returns:
+            whether it was done.
+        """
+        if self.device.type != "cpu" or threading.current_thread() is not threading.main_thread():
+            return False
+        with self.evaluating():
+            forward = compiled(self.module, self.head.tap, self._input(batch))
+        self._compiled = None if forward is None else (batch.shape, forward)
+        return forward is not None
+
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """Eval mode for a block of forwards; every training flag comes back."""
@@ -100,13 +147,18 @@ class GapNetwork:
         exactly, whatever the network's own last layer rounded.
         """
         with torch.inference_mode():
-            pixels = self.preprocessing.normalize(batch.to(self.device, non_blocking=True))
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            pixels = self._input(batch)
+            if self._compiled is not None and precision == "float32" and batch.shape == self._compiled[0]:
+                return self._compiled[1](pixels)
             with _autocast(self.device, precision):
                 logits, features = tapped_forward(self.module, pixels, self.head.tap)
             if precision != "float32":
                 logits = nnf.linear(features.float().mean((2, 3)), self.head.weight, self.head.bias)
             return logits.float(), features
+
+    def _input(self, batch: Tensor) -> Tensor:
+        pixels = self.preprocessing.normalize(batch.to(self.device, non_blocking=True))
+        return pixels.contiguous(memory_format=torch.channels_last)
 
     def confidences(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
