@@ -6,6 +6,8 @@ import contextlib
 import logging
 import os
 import socket
+import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping
 from datetime import datetime, timezone
 from functools import partial
@@ -130,15 +132,16 @@ def compute_cam(
 
     items = _pending(collection, run, truth, overwrite, retry_failed)
     device_name = str(classifier.network.device)
-    clock = {"device": device_name, "seconds": 0.0, "images": 0, "waiting_for_decode": 0.0, "explaining": 0.0}
+    clock: dict[str, Any] = defaultdict(float, device=device_name, images=0)
     if items:
         run.update(status="running", process=_this_process(), revision=run.record["revision"] + 1)
+        started = time.perf_counter()
         try:
             results = explained(items, explainer, batch_size or 32, num_workers, clock)
             with (
                 contextlib.closing(results),  # last of all: what was computed is written before actors are sent home
                 fou.ProgressBar(total=len(items), progress=progress) as bar,
-                Writer(run, list(declared)) as writer,
+                Writer(run, list(declared), clock) as writer,
             ):
                 for result in results:
                     writer.add(result)
@@ -146,6 +149,7 @@ def compute_cam(
         except BaseException as error:
             _note_interruption(run, error)
             raise
+        clock["seconds"] = time.perf_counter() - started
     _finish(run, collection, truth, clock, len(items))
     appearance.show(run.dataset, key)
     return run
@@ -315,7 +319,7 @@ def _finish(run: runs.CamRun, samples: Collection, truth: GroundTruth, clock: di
         },
     }
     if clock["images"]:
-        entries["timing"] = clock
+        entries["timing"] = dict(clock)
     if truth.field is not None:
         entries["accuracy"] = _accuracy(samples, run, truth)
         entries["unknown_labels"] = sum(truth.unmatched.values())

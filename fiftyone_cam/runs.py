@@ -167,9 +167,31 @@ class CamRun:
                 f"  throughput   {timing['images'] / timing['seconds']:,.1f} images/s on {timing['device']} "
                 f"({timing['seconds']:,.1f} s, {record['settings']['precision']})"
             )
+            lines.append(f"  time         {where_the_time_went(timing)}")
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def where_the_time_went(timing: Mapping[str, Any]) -> str:
+    """A run's time by what it was spent on, in words; and what to do where it was spent on waiting.
+
+    >>> where_the_time_went({"seconds": 10.0, "waiting_for_decode": 7.1, "forward": 2.5, "images": 100})
+    'waiting for decode 71%, forward 25%; try more workers, or faster storage'
+    """
+    stages = ("forward", "waiting_for_decode", "maps", "waiting_for_writes", "compiling")
+    spent = {stage.replace("_", " "): timing.get(stage, 0.0) for stage in stages}
+    total = max(timing["seconds"], sum(spent.values()))  # the sum is the larger where many actors work at once
+    shares = {name: seconds / total for name, seconds in spent.items()}
+    said = [
+        f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share >= 0.005
+    ]
+    advice = ""
+    if shares["waiting for decode"] > 0.4:
+        advice = "; try more workers, or faster storage"
+    elif shares["waiting for writes"] > 0.4:
+        advice = "; the database is what is slow"
+    return ", ".join(said) + advice
 
 
 def list_runs(samples: Collection) -> list[str]:

@@ -23,11 +23,15 @@ _FLUSH_SECONDS = 2.0
 
 
 class Writer:
-    """Results to the database, in chunks, beside the computation; at most two chunks wait."""
+    """Results to the database, in chunks, beside the computation; at most two chunks wait.
 
-    def __init__(self, run: runs.CamRun, names: Sequence[str]) -> None:
+    ``clock`` (a ``defaultdict(float)``) gets the seconds of ``writing``, and of ``waiting_for_writes``.
+    """
+
+    def __init__(self, run: runs.CamRun, names: Sequence[str], clock: dict[str, Any]) -> None:
         self._run = run
         self._names = names
+        self._clock = clock
         self._results: list[Result] = []
         self._workers = Workers(1, name="cam-write")
         self._pending: deque[Task[None]] = deque()
@@ -48,8 +52,7 @@ class Writer:
         """Write what was computed, also when the computation was interrupted."""
         try:
             self._flush()
-            while self._pending:
-                self._workers.result(self._pending.popleft())
+            self._wait(0)
             self._run.record["certificate"] = self._certificate
         except Exception:
             if kind is None:
@@ -63,8 +66,16 @@ class Writer:
         self._flushed = time.monotonic()
         if results:
             self._pending.append(self._workers.submit(self._write, results))
-        while len(self._pending) > 2:
-            self._workers.result(self._pending.popleft())
+        self._wait(2)
+
+    def _wait(self, most: int) -> None:
+        """Until at most so many chunks are not written."""
+        began = time.perf_counter()
+        while len(self._pending) > most:
+            task = self._pending.popleft()
+            self._workers.result(task)
+            self._clock["writing"] += task.seconds
+        self._clock["waiting_for_writes"] += time.perf_counter() - began
 
     def _write(self, results: Sequence[Result]) -> None:
         explained = [result for result in results if not isinstance(result, Failure)]

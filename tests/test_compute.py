@@ -461,3 +461,14 @@ def test_labels_that_a_database_could_stumble_over(photos):
     assert dict(record["settings"]["class_map"]) == words
     assert set(photos.distinct("cam_prediction.label")) <= set(names)
     assert focam.compute_cam(photos, classifier, ground_truth="truth", class_map=words).counts["new"] == 0
+
+
+def test_the_time_is_told_by_what_it_was_spent_on(photos, classifier):
+    run = focam.compute_cam(photos, classifier, batch_size=4)
+    timing = run.record["timing"]
+    assert timing["images"] == run.counts["computed"]
+    on_the_way = sum(timing[stage] for stage in ("waiting_for_decode", "forward", "maps", "waiting_for_writes"))
+    assert 0 < timing["forward"] < on_the_way <= timing["seconds"]
+    assert timing["decoding"] > 0
+    assert timing["writing"] > 0
+    assert "forward" in str(run)

@@ -33,7 +33,7 @@ class NotDoneError(CamError):
 
 
 class Task(Generic[Value]):
-    """What was submitted: its future, and which thread has been at it since when."""
+    """What was submitted: its future, which thread has been at it since when, and how long it took."""
 
     def __init__(self, function: Callable[..., Value], args: tuple[Any, ...]) -> None:
         self.function = function
@@ -41,6 +41,7 @@ class Task(Generic[Value]):
         self.future: Future[Value] = Future()
         self.thread: threading.Thread | None = None
         self.since = 0.0
+        self.seconds = 0.0
         self.tries = 0
 
 
@@ -144,6 +145,7 @@ class Workers:
             with contextlib.suppress(InvalidStateError):  # tried twice, and the first was not dead after all
                 try:
                     value = task.function(*task.args)
+                    task.seconds = time.monotonic() - task.since
                 except Exception as error:
                     task.future.set_exception(error)
                 else:

@@ -30,15 +30,14 @@ def explained(
         explainer: the batches' consumer.
         batch_size: images per forward.
         num_workers: decoding threads; None: one for each core, at most 16.
-        clock: seconds waited for decoding, seconds explaining, images explained, brought up to date with each batch;
-            seconds compiling, where that pays.
+        clock: a ``defaultdict(float)``, brought up to date with each batch: ``images``, and seconds of ``decoding``
+            (all threads together), ``waiting_for_decode``, ``forward``, ``maps``, and ``compiling`` where that pays.
 
-    >>> clock = {"waiting_for_decode": 0.0, "explaining": 0.0, "images": 0}
+    >>> clock = defaultdict(float)
     >>> results = list(explained([Item("1", "cat.jpg")], explainer, 32, None, clock))
     """
     num_workers = num_workers or min(16, os.cpu_count() or 1)
     preprocessing = explainer.network.preprocessing
-    started = time.perf_counter()
     with Workers(num_workers, seconds=limits().seconds, name="cam-decode") as workers:
         ahead: deque[tuple[Item, Task[Prepared | Failure]]] = deque()
         source = iter(items)
@@ -50,36 +49,31 @@ def explained(
         def decoded() -> Prepared | Failure:
             item, task = ahead.popleft()
             try:
-                return workers.result(task)
+                prepared = workers.result(task)
+                clock["decoding"] += task.seconds
+                return prepared
             except NotDoneError as error:
                 return Failure(item.id, f"cannot be read: {error}")
 
-        try:
-            decode_more()
-            batches = 0
-            while ahead:
-                waiting = time.perf_counter()
-                batch: list[Prepared] = []
-                while ahead and len(batch) < batch_size:
-                    prepared = decoded()
-                    if isinstance(prepared, Prepared):
-                        batch.append(prepared)
-                    else:
-                        yield prepared
-                decode_more()  # before the forward, so that decoding goes on during it
-                computing = time.perf_counter()
-                clock["waiting_for_decode"] += computing - waiting
-                results = explainer(batch) if batch else []
-                now = time.perf_counter()
-                clock["explaining"] += now - computing
-                clock["images"] += len(batch)
-                clock["seconds"] = now - started
-                yield from results
-                batches += 1
-                left = clock["explaining"] / max(1, clock["images"]) * (len(items) - clock["images"])
-                if batches == _BATCHES_BEFORE and left > COMPILING_PAYS:
-                    compiling = time.perf_counter()
-                    explainer.compile(batch)
-                    clock["compiling"] = time.perf_counter() - compiling
-        finally:
-            clock["seconds"] = time.perf_counter() - started
+        decode_more()
+        batches = 0
+        while ahead:
+            waiting = time.perf_counter()
+            batch: list[Prepared] = []
+            while ahead and len(batch) < batch_size:
+                prepared = decoded()
+                if isinstance(prepared, Prepared):
+                    batch.append(prepared)
+                else:
+                    yield prepared
+            decode_more()  # before the forward, so that decoding goes on during it
+            clock["waiting_for_decode"] += time.perf_counter() - waiting
+            results = explainer(batch, clock) if batch else []
+            clock["images"] += len(batch)
+            yield from results
+            batches += 1
+            left = clock["forward"] / max(1, clock["images"]) * (len(items) - clock["images"])
+            if batches == _BATCHES_BEFORE and left > COMPILING_PAYS:
+                compiling = time.perf_counter()
+                explainer.compile(batch)
+                clock["compiling"] += time.perf_counter() - compiling
