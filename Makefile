@@ -2,6 +2,8 @@
 # make test                  the tests, in some minutes (ARGS="-k geometry")
 # make test-slow             the slow ones: trainings, real photos by the hundred, faults, endurance
 # make lint                  format, rules, types
+# make bench                 the benchmark, beside the machine's limits and other libraries (ARGS="--workloads cifar")
+# make profile               where the time of a run goes (IMAGES=/folder)
 # make clean                 remove .venv and everything else that make made
 
 PYTHON ?= python3
@@ -9,7 +11,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -qq
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow lint bench profile install clean
 
 demo: $(firstword $(wildcard $(VENV)/.installed-dev) $(VENV)/.installed-lite)
 	@$(BIN)/python examples/demo.py $(if $(IMAGES),--images "$(IMAGES)") $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -24,6 +26,14 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy
+
+# Without their dependencies: opencv-python would overwrite the cv2/ folder of the distribution that FiftyOne pins.
+bench: $(VENV)/.installed-dev
+	@$(PIP) --no-deps torchcam==0.5.0 grad-cam==1.5.7 ttach==0.0.3
+	@$(BIN)/python -W ignore -m benchmarks $(ARGS)
+
+profile: $(VENV)/.installed-dev
+	@$(BIN)/python -W ignore -m benchmarks.profile $(if $(IMAGES),--images "$(IMAGES)") $(ARGS)
 
 install: $(VENV)/.installed-dev
 

@@ -1,0 +1,109 @@
+"""What the contenders run over: a network, its preprocessing, and photos."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import cv2
+import fiftyone as fo
+import torch
+
+import fiftyone_cam as focam
+
+DATA = Path(os.environ.get("FIFTYONE_CAM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+MEGAPIXELS = (4000, 3000)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row of the benchmark."""
+
+    name: str
+    bound_by: str
+    paths: list[str]
+    classifier: focam.Classifier
+    batch_size: int
+
+    def dataset(self) -> fo.Dataset:
+        """The photos as a new dataset."""
+        dataset = fo.Dataset()
+        dataset.add_samples([fo.Sample(filepath=path) for path in self.paths], progress=False)
+        return dataset
+
+
+def resnet18() -> focam.Classifier:
+    """Random weights: they cost what trained ones cost."""
+    torch.manual_seed(0)
+    steps = (focam.Resize(short=256), focam.CenterCrop((224, 224)))
+    names = [f"class {i}" for i in range(1000)]
+    return focam.load_classifier("resnet18", names, weights=None, preprocessing=focam.Preprocessing(steps))
+
+
+def cifar_resnet20() -> focam.Classifier:
+    return focam.load_classifier(
+        DATA / "weights" / "resnet20-12fca82f.th",
+        CIFAR_CLASSES,
+        arch="cifar_resnet20",
+        preprocessing=focam.Preprocessing(),
+    )
+
+
+def photos(folder: str, count: int) -> list[str]:
+    """The first photos of a folder of real ones, again and again if there are fewer."""
+    found = sorted(str(path) for path in (DATA / folder / "images").iterdir())
+    return list(islice(cycle(found), count))
+
+
+def small_images(count: int) -> list[str]:
+    """CIFAR-10's test images, again and again if more are asked for."""
+    folder = Path(tempfile.gettempdir()) / "fiftyone_cam_cifar10"
+    if not (folder / "test").is_dir():
+        with tarfile.open(next((DATA / "cifar10").glob("*.tar.xz"))) as archive:
+            archive.extractall(folder, (m for m in archive if m.name.startswith("test/")), filter="data")
+    found = sorted(str(path) for path in (folder / "test").glob("*/*"))
+    return list(islice(cycle(found), count))
+
+
+def large_photos(count: int) -> list[str]:
+    """Twelve megapixels each, made of smaller photos."""
+    folder = Path(tempfile.gettempdir()) / "fiftyone_cam_12_megapixels"
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for i, source in enumerate(photos("oxford_pets_259", count)):
+        path = folder / f"{i:04d}.jpg"
+        if not path.exists():
+            image = cv2.resize(cv2.imread(source), MEGAPIXELS, interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        paths.append(str(path))
+    return paths
+
+
+WORKLOADS: dict[str, Callable[[float], Workload]] = {
+    "resnet18": lambda part: Workload(
+        "ResNet-18, photos", "compute", photos("ilsvrc_val_800", round(320 * part)), resnet18(), 32
+    ),
+    "resnet18-pets": lambda part: Workload(
+        "ResNet-18, pets", "compute", photos("oxford_pets_259", round(256 * part)), resnet18(), 32
+    ),
+    "lite0": lambda part: Workload(
+        "EfficientNet-Lite0, photos",
+        "compute",
+        photos("ilsvrc_val_800", round(320 * part)),
+        focam.load_classifier("efficientnet_lite0"),
+        32,
+    ),
+    "cifar": lambda part: Workload(
+        "CIFAR-10 ResNet-20, small images", "overhead", small_images(round(10_000 * part)), cifar_resnet20(), 256
+    ),
+    "large": lambda part: Workload(
+        "ResNet-18, 12 megapixels", "decode", large_photos(round(200 * part)), resnet18(), 32
+    ),
+}
+"""By name, for a part of the images: 1 is all of them."""
