@@ -50,15 +50,20 @@ def main() -> None:
     print(focam.audit(test, "cam"))
 
     # What speaks for a class, and against it, in the mean over the test images that are rightly taken for it?
-    options.out.mkdir(parents=True, exist_ok=True)
-    figure, panels = plt.subplots(2, 5, figsize=(9, 3.9), layout="constrained")
-    for name, panel in zip(CLASSES, panels.flat, strict=True):
-        right = test.match((F("cam_correct") == True) & (F("ground_truth.label") == name))  # noqa: E712
-        grids = [heatmap.grid for heatmap in right.values("cam_heatmap")]
-        drawn = panel.imshow(np.mean(grids, axis=0), cmap="coolwarm", vmin=-15, vmax=15)
-        panel.set(title=f"{name}: {len(grids) / test.count_values('ground_truth.label')[name]:.0%} right")
+    means, shares = {}, {}
+    for name in CLASSES:
+        of_class = test.match(F("ground_truth.label") == name)
+        right = of_class.match(F("cam_correct") == True)  # noqa: E712
+        means[name] = np.mean([heatmap.grid for heatmap in right.values("cam_heatmap")], axis=0)
+        shares[name] = len(right) / len(of_class)
+    most = max(np.abs(mean).max() for mean in means.values())
+    figure, panels = plt.subplots(2, 5, figsize=(9, 4), layout="constrained")
+    for (name, mean), panel in zip(means.items(), panels.flat, strict=True):
+        drawn = panel.imshow(mean, cmap="coolwarm", vmin=-most, vmax=most)
+        panel.set_title(f"{name}\n{shares[name]:.0%} right", fontsize=10)
         panel.set_axis_off()
     figure.colorbar(drawn, ax=panels, label="evidence, logit units")
+    options.out.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out / "classes.png", dpi=100)
 
     # Wrong and sure: what did it see? The contrastive map, cam_contrast, answers "why this and not the truth".
