@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from fiftyone_cam.core.errors import CamError, FieldError, HeadError, RunError, 
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.progress import Clock, Progress
 from fiftyone_cam.models import build
+from fiftyone_cam.models.small_gap_net import SmallGapNet
 from fiftyone_cam.train import train_classifier
 from tests.toys import striped
 
@@ -475,6 +477,24 @@ def test_a_loss_that_is_no_number_is_told_on_the_run(stripes, tmp_path):
     assert run.record["status"] == "stopped"
     assert "the loss became" in run.record["stopped_by"]
     assert "stopped by" in str(run)
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(stripes, tmp_path, monkeypatch):
+    monkeypatch.setattr(Clock, "due", True)
+
+    def poison(progress: Progress) -> None:
+        if progress.epoch == 2:
+            for module in [found for found in gc.get_objects() if type(found) is SmallGapNet]:
+                next(module.parameters()).data.fill_(torch.nan)
+
+    out = tmp_path / "out"
+    with pytest.raises(TrainingError, match=r"loss became nan in epoch 2 of 3.* of epoch 1, is in .*out"):
+        train_classifier(stripes, "ground_truth", out=out, progress=poison, **QUICK)
+    assert details(out)["epoch"] == 1
+    assert all(tensor.isfinite().all() for tensor in weights(out).values())
+    train_classifier(stripes, "ground_truth", out=out, **QUICK)
+    train_classifier(stripes, "ground_truth", out=tmp_path / "whole", **QUICK)
+    assert same(weights(out), weights(tmp_path / "whole"))
 
 
 def test_a_key_that_is_taken_is_refused_and_nothing_is_changed(trained, tmp_path):
