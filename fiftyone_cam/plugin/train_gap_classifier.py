@@ -81,6 +81,10 @@ class TrainGapClassifier(foo.Operator):
             return types.Property(inputs, view=view)
 
         params = ctx.params
+        if "settings" in params:  # by the caller, as Python does
+            inputs.str("label_field", label="Label field", default=params.get("label_field"), required=True)
+            inputs.str("out", label="Output directory", default=params.get("out"), required=True)
+            return types.Property(inputs, view=view)
         prop = inputs.str(
             "label_field",
             label="Label field",

@@ -177,6 +177,19 @@ def test_a_bar_shows_the_loss_and_a_delegated_run_records_it(
     assert trainings.load_training(stripes, "delegated").record["status"] == "complete"
 
 
+def test_what_python_schedules_is_what_it_would_do_at_once(stripes: fo.Dataset, tmp_path: Path) -> None:
+    by_python = focam.train_classifier(stripes, "ground_truth", out=tmp_path / "python", seed=3, key="p", **QUICK)
+    scheduled = {
+        "label_field": "ground_truth",
+        "out": str(tmp_path / "out"),
+        "settings": {"seed": 3, "key": "q", **QUICK},
+    }
+    assert valid(TrainGapClassifier, stripes, **scheduled)
+    run(TrainGapClassifier(), stripes, **scheduled)
+    assert trainings.list_trainings(stripes) == ["p", "q"]
+    assert focam.load_classifier(tmp_path / "out").fingerprint == by_python.fingerprint
+
+
 def test_the_form_for_maps_lists_what_was_trained_on_the_dataset(stripes: fo.Dataset, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "stripes"
     assert "checkpoint" in form(ComputeCam, stripes, source="checkpoint")
