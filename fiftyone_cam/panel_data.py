@@ -82,7 +82,7 @@ def missing(samples: Collection, key: str | None) -> Missing | None:
     if not samples.limit(1).exists(spread).values("id") and not samples.exists(spread).limit(1).values("id"):
         return Missing("samples", "None of the samples in this view was audited: show all samples, or audit these.")
     if why := report.stale(run):
-        return Missing("fresh", f"{why[0].upper()}{why[1:]}.")
+        return Missing("fresh", str(_sentence(why)))
     if not audited["objects"]:
         return Missing("objects", "The audit knows no objects, so there are no verdicts: audit with a field that says "
                        "where things are (boxes, polygons or masks).")  # fmt: skip
@@ -108,10 +108,10 @@ def wrong_view(samples: Collection, key: str) -> fo.DatasetView:
 
 
 def said(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
-    """Of one sample: ``true``, its true class; ``verdict``; ``contrast``, whether it has a contrastive map.
+    """Of one sample: ``true``, its true class; ``verdict``; ``contrast``, whether it has a contrastive map; ``stale``.
 
     >>> said(dataset, sample.id, "cam")
-    {'true': 'tabby', 'verdict': 'distracted', 'contrast': True}
+    {'true': 'tabby', 'verdict': 'distracted', 'contrast': True, 'stale': None}
     """
     run = runs.load_run(samples, key)
     truth = (run.record.get("audit") or {}).get("ground_truth") or run.record["settings"].get("ground_truth")
@@ -127,6 +127,7 @@ def said(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
         for name, [value] in zip(there, sample.values(list(there.values())), strict=True):
             found[name] = value
     found["contrast"] = found["contrast"] is not None
+    found["stale"] = _sentence(report.stale(run))
     return found
 
 
@@ -179,3 +180,7 @@ def picture(samples: Collection, sample_id: str, field: str, side: int = 64) -> 
     laid = signed_map(heat, (max(1, round(height * scale)), max(1, round(width * scale))))
     versus = heat["versus"] if heat.has_attribute("versus") else None
     return Picture(heat.label, versus, sample.filepath, width / height, [[round(float(v), 3) for v in r] for r in laid])
+
+
+def _sentence(text: str | None) -> str | None:
+    return text and f"{text[0].upper()}{text[1:]}."

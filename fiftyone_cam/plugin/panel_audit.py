@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import fiftyone as fo
@@ -100,35 +101,40 @@ class AuditPanel(foo.Panel):
         ctx.ops.clear_view()
 
     def show_base(self, ctx: Any) -> None:
-        self._show(ctx, self._base(ctx), None)
+        self._show(ctx, None, lambda base, key: base)
 
     def show_verdict(self, ctx: Any) -> None:
         verdict = ctx.params["verdict"]
-        self._show(ctx, report.verdict_view(self._base(ctx), ctx.panel.state.key, verdict), verdict)
+        self._show(ctx, verdict, lambda base, key: report.verdict_view(base, key, verdict))
 
     def show_unjudged(self, ctx: Any) -> None:
-        self._show(ctx, panel_data.unjudged_view(self._base(ctx), ctx.panel.state.key), "without a verdict")
+        self._show(ctx, "without a verdict", panel_data.unjudged_view)
 
     def show_class(self, ctx: Any) -> None:
         labels = ctx.panel.state.classes
         row = ctx.params["row"]
         if row < len(labels):
-            self._show(ctx, report.class_view(self._base(ctx), ctx.panel.state.key, labels[row]), labels[row])
+            self._show(ctx, labels[row], lambda base, key: report.class_view(base, key, labels[row]))
         else:  # the last row is all of them
             self.show_base(ctx)
 
     def show_region(self, ctx: Any) -> None:
         region, label, correct = json.loads(ctx.params["id"])
-        view = report.region_view(self._base(ctx), ctx.panel.state.key, region, label, correct)
         words = ("wrong" if correct is False else "predictions", f"of {label}" if label else "", f"looking at {region}")
-        self._show(ctx, view, " ".join(filter(None, words)))
+        self._show(
+            ctx,
+            " ".join(filter(None, words)),
+            lambda base, key: report.region_view(base, key, region, label, correct),
+        )
 
     def show_map(self, ctx: Any) -> None:
-        label, wrong = ctx.panel.state.drawn[ctx.params["trace_idx"]]
-        view = report.class_view(self._base(ctx), ctx.panel.state.key, label)
-        if wrong:
-            view = panel_data.wrong_view(view, ctx.panel.state.key)
-        self._show(ctx, view, f"wrong of {label}" if wrong else label)
+        label, wrong, _ = ctx.panel.state.drawn[ctx.params["trace_idx"]]
+
+        def make(base: fo.DatasetView, key: str) -> fo.DatasetView:
+            view = report.class_view(base, key, label)
+            return panel_data.wrong_view(view, key) if wrong else view
+
+        self._show(ctx, f"wrong of {label}" if wrong else label, make)
 
     def open_sample(self, ctx: Any) -> None:
         if ctx.params.get("id"):
@@ -137,7 +143,7 @@ class AuditPanel(foo.Panel):
     def lasso(self, ctx: Any) -> None:
         ids = [point["id"] for point in ctx.params.get("data") or [] if point.get("id")]
         if ids:
-            self._show(ctx, self._base(ctx).select(ids), "in the lasso")
+            self._show(ctx, "in the lasso", lambda base, key: base.select(ids))
 
     def toggle_maps(self, ctx: Any) -> None:
         ctx.panel.state.maps = not ctx.panel.state.maps
@@ -151,8 +157,13 @@ class AuditPanel(foo.Panel):
     def _base(self, ctx: Any) -> fo.DatasetView:
         return fo.DatasetView._build(ctx.dataset, ctx.panel.state.base or [])
 
-    def _show(self, ctx: Any, view: fo.DatasetView, words: str | None) -> None:
-        ctx.panel.state.set({"shown": _text(view), "filter": words})
+    def _show(self, ctx: Any, words: str | None, make: Callable[[fo.DatasetView, str], fo.DatasetView]) -> None:
+        state = ctx.panel.state
+        if _audited_at(ctx.dataset, state.key) != state.audited_at:  # deleted, or audited anew, since it was counted
+            self._update(ctx)
+            return
+        view = make(self._base(ctx), state.key)
+        state.set({"shown": _text(view), "filter": words})
         ctx.ops.set_view(view)
 
     def _update(self, ctx: Any) -> None:
@@ -177,6 +188,7 @@ class AuditPanel(foo.Panel):
         state, data = ctx.panel.state, ctx.panel.data
         data.clear()  # what is set is merged into what was there, trace by trace
         record = runs.load_run(base, key).record["audit"]
+        state.audited_at = record["audited_at"]
         table = report.class_table(base, key)
         *rows, total = table
         verdicts = {word: getattr(total, word) for word in report.VERDICTS}
@@ -298,7 +310,8 @@ class AuditPanel(foo.Panel):
             who = "errors look at" if body["errors"] else "predictions look at"
             of = f"{body['looked']:,} wrong predictions" if body["errors"] else f"{body['looked']:,} predictions"
             more = f" The {REGIONS} largest of {body['regions']:,}." if body["regions"] > REGIONS else ""
-            about = f"Mean share of the positive evidence, over {of}, by class.{more} Click a bar to see them"
+            about = f"Mean share of the positive evidence, over {of}, by class; the mark is the share of the area."
+            about += f"{more} Click a bar to see them"
             _heading(panel, "looked", f"What {who}", about)
             panel.plot(
                 "regions",
@@ -348,6 +361,8 @@ class AuditPanel(foo.Panel):
             return
         more = f"The {MAPS} most frequent of {body['classes']:,} classes. " if body["classes"] > MAPS else ""
         about = f"{more}Photos squashed to squares: a bright corner is a watermark, a bright centre a habit. "
+        if any(entry[2] for entry in state.drawn):
+            about += "Where a class has more than are averaged, they are drawn at random. "
         _heading(panel, "means", "Where the evidence is, on the mean", f"{about}Click a map to see its samples")
         panel.plot(
             "maps",
@@ -378,6 +393,13 @@ _TABLE = {
 
 def _heading(panel: types.Object, name: str, title: str, about: str) -> None:
     panel.view(f"heading_{name}", types.HeaderView(label=title, description=about))
+
+
+def _audited_at(dataset: fo.Dataset, key: str) -> str | None:
+    if key not in runs.list_runs(dataset):
+        return None
+    audit = runs.load_run(dataset, key).record.get("audit")
+    return audit and audit["audited_at"]
 
 
 def _stages(view: fo.DatasetView) -> list[dict[str, Any]]:

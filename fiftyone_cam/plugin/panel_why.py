@@ -185,6 +185,8 @@ class WhyPanel(foo.Panel):
         if state.verdict:
             words += f" · {state.verdict}"
         panel.md(words, name="words")
+        if state.stale:
+            panel.view("stale", types.AlertView(label=state.stale, severity="warning"))
         split = parts[0]["evidence_in"] is not None
         about = "Each logit is evidence plus bias, exactly. Click a bar to see the map of its class"
         panel.view("heading", types.HeaderView(label="Where the logits come from", description=about))
@@ -210,7 +212,8 @@ class WhyPanel(foo.Panel):
             row.btn("explain", label=f"Explain the {TOP} strongest", on_click=self.explain_top, variant="outlined",
                     title="Loads the classifier and runs it on this picture")  # fmt: skip
         if not split:
-            row.btn("audit", label="Split by the object", on_click=self.audit, variant="outlined",
+            label = "Audit again" if state.stale else "Split by the object"
+            row.btn("audit", label=label, on_click=self.audit, variant="outlined",
                     title="Audit attention with a field that says where the object is")  # fmt: skip
         view = types.AutocompleteView(label="See what speaks for any class", allow_user_input=False)
         classes = runs.load_run(ctx.dataset, state.key).classes

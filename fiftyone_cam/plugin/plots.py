@@ -18,6 +18,7 @@ VERDICTS = {"trusted": "#3fa66b", "shortcut": "#e0a126", "confused": "#4f86e8", 
 
 CLASSES = ("#4f86e8", "#e0a126", "#3fa66b", "#b072d8", "#e5707a", "#35a7b8", "#a88c5f")
 OTHERS = "#8c8c8c"
+MARK = "#e5484d"
 
 INFERNO = [[0, "#000004"], [0.25, "#57106e"], [0.5, "#bc3754"], [0.75, "#f98e09"], [1, "#fcffa4"]]
 """The App's Plotly knows it under no name."""
@@ -65,7 +66,10 @@ def points(points: Sequence[report.Point]) -> list[dict[str, Any]]:
 
 
 def region_bars(rows: Sequence[report.RegionRow], correct: bool | None, most: int) -> list[dict[str, Any]]:
-    """A bar for each region, stacked of the classes: each part is what the class adds to the mean of all."""
+    """A bar for each region, stacked of the classes: each part is what the class adds to the mean of all.
+
+    And a mark for each where its share of the area is: what the bar would be if the evidence lay anywhere alike.
+    """
     together = [row for row in rows if row.label is None][:most]
     if not together:
         return []
@@ -84,11 +88,24 @@ def region_bars(rows: Sequence[report.RegionRow], correct: bool | None, most: in
     if max(rest) > 1e-6:
         name = "other classes" if len(size) > len(labels) else "no class"
         traces.append(_bar(name, OTHERS, regions, rest, [[region, None, correct] for region in regions]))
-    return traces
+    area = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "its share of the area",
+        "y": [_short(region) for region in regions],
+        "x": [row.area for row in together],
+        "marker": {"color": MARK, "symbol": "line-ns", "size": 16, "line": {"width": 3, "color": MARK}},
+        "hoverinfo": "skip",  # or it would take the clicks on the bar beneath
+    }
+    return [*traces, area]
 
 
 def mean_maps(maps: Sequence[report.MeanMap]) -> tuple[list[Any], list[Any], dict[str, Any]]:
-    """Two rows of maps, all predictions above and wrong ones below; the traces, what each shows, and the layout."""
+    """Two rows of maps, all predictions above and wrong ones below.
+
+    Returns:
+        the traces; for each its class, whether it is of the wrong ones, and whether of some of many; and the layout.
+    """
     top = max((float(m.max()) for entry in maps for m in (entry.mean, entry.errors) if m is not None), default=1.0)
     traces: list[Any] = []
     drawn: list[Any] = []
@@ -96,7 +113,9 @@ def mean_maps(maps: Sequence[report.MeanMap]) -> tuple[list[Any], list[Any], dic
     hidden = {"visible": False, "showgrid": False, "zeroline": False, "fixedrange": True}
     width = 1 / max(len(maps), 1)
     for column, entry in enumerate(maps):
-        for row, (mean, n) in enumerate(((entry.mean, entry.used), (entry.errors, entry.used_errors))):
+        above = (entry.mean, entry.used, entry.samples, _short(entry.label or "", 16))
+        below = (entry.errors, entry.used_errors, entry.wrong, "wrong")
+        for row, (mean, used, of, name) in enumerate((above, below)):
             number = 2 * column + row + 1
             x, y = (f"{axis}{number if number > 1 else ''}" for axis in "xy")
             domain = [column * width + 0.006, (column + 1) * width - 0.006]
@@ -106,7 +125,7 @@ def mean_maps(maps: Sequence[report.MeanMap]) -> tuple[list[Any], list[Any], dic
                 **hidden, "domain": [bottom, bottom + 0.40], "anchor": x, "autorange": "reversed",
                 "scaleanchor": x, "constrain": "domain",
             }  # fmt: skip
-            title = f"{_short(entry.label or '', 16)} ({n:,})" if row == 0 else f"wrong ({n:,})"
+            title = f"{name} ({used:,})" if used == of else f"{name} ({used:,} of {of:,})"
             layout["annotations"].append(
                 {"text": title, "x": sum(domain) / 2, "y": bottom + 0.40, "xref": "paper", "yref": "paper",
                  "xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": 12}}
@@ -115,10 +134,11 @@ def mean_maps(maps: Sequence[report.MeanMap]) -> tuple[list[Any], list[Any], dic
                 continue
             traces.append(
                 {"type": "heatmap", "z": [[round(float(v), 4) for v in line] for line in mean], "xaxis": x, "yaxis": y,
-                 "colorscale": INFERNO, "zmin": 0, "zmax": max(top, 1e-6), "showscale": False,
+                 "colorscale": INFERNO, "zmin": 0, "zmax": max(top, 1e-6), "showscale": not traces,
+                 "colorbar": {"title": {"text": "logit"}, "thickness": 10, "outlinewidth": 0},
                  "hovertemplate": "%{z:.2f}<extra></extra>"}
             )  # fmt: skip
-            drawn.append([entry.label, row == 1])
+            drawn.append([entry.label, row == 1, used < of])
     return traces, drawn, layout
 
 
@@ -149,7 +169,7 @@ def logit_bars(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         "y": names,
         "x": [part["logit"] for part in parts],
         "ids": ids,
-        "marker": {"color": "#e5484d", "symbol": "line-ns", "size": 20, "line": {"width": 3, "color": "#e5484d"}},
+        "marker": {"color": MARK, "symbol": "line-ns", "size": 20, "line": {"width": 3, "color": MARK}},
         "hovertemplate": "%{x:.2f}<extra>logit</extra>",
     }
     return [*bars, total]

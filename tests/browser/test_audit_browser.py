@@ -36,6 +36,15 @@ def bare(photos: list[tuple[Path, str]]) -> Iterator[fo.Dataset]:
 
 
 @pytest.fixture(scope="module")
+def unaudited(photos: list[tuple[Path, str]]) -> Iterator[fo.Dataset]:
+    """Photos with maps."""
+    dataset = known.dataset("unaudited", photos[:7])
+    focam.compute_cam(dataset, "efficientnet_lite0", key="cam", ground_truth="ground_truth")
+    yield dataset
+    dataset.delete()
+
+
+@pytest.fixture(scope="module")
 def panel(audited: fo.Dataset, app: AppPage) -> Locator:
     """The panel, open beside the grid."""
     app.open(audited)
@@ -85,11 +94,12 @@ def test_a_row_and_a_bar_set_the_view(audited: fo.Dataset, app: AppPage, panel: 
 
     rows = [row for row in report.region_table(audited, "cam") if row.label == "space shuttle"]
     assert rows[0].region == "astronaut"  # what it looked at instead
-    bars = panel.locator(".barlayer .trace.bars").first.locator(".point path")
     label = panel.locator(".ytick text").get_by_text("astronaut", exact=True)
-    names = panel.locator(".js-plotly-plot").first.locator(".ytick text").all_text_contents()
-    expect(label).to_be_visible()
-    bars.nth(names.index("astronaut")).click(force=True)
+    label.scroll_into_view_if_needed()
+    box = label.bounding_box()
+    assert box
+    app.page.mouse.click(box["x"] + box["width"] + 20, box["y"] + box["height"] / 2)  # where the bar begins
+    expect(panel.get_by_text("wrong of space shuttle looking at astronaut")).to_be_visible()
     shows(app, report.region_view(audited, "cam", "astronaut", "space shuttle").count())
     back(app, panel, len(audited))
 
@@ -182,3 +192,21 @@ def test_what_is_missing_is_said_with_a_button_that_does_it(bare: fo.Dataset, ap
     expect(panel.get_by_text("no class activation maps yet")).to_be_visible()
     panel.get_by_role("button", name="Compute class activation maps").click()
     expect(app.prompt.get_by_text("Compute class activation maps").first).to_be_visible()
+
+
+def test_the_panel_audits_what_has_no_audit(unaudited: fo.Dataset, app: AppPage) -> None:
+    app.open(unaudited)
+    panel = open_panel(app)
+    panel.get_by_role("button", name="Audit attention").click()
+    expect(app.prompt.get_by_text("Fields that say where things are")).to_be_visible()
+    app.shot("audit_form")
+    app.submit("Audit")
+    words = app.until(lambda: app.words() if "of the positive evidence lies on the object" in app.words() else None,
+                      "the summary of the audit")  # fmt: skip
+    app.done()
+
+    unaudited.reload()
+    counts = report.verdict_counts(unaudited, "cam")
+    assert sum(counts.values()) > 0
+    assert f"{counts['trusted']} trusted" in words
+    expect(panel.get_by_role("button", name="trusted")).to_contain_text(str(counts["trusted"]))

@@ -21,7 +21,7 @@ from fiftyone_cam.plugin.audit_attention import AuditAttention, class_map, objec
 from fiftyone_cam.plugin.compare_cam_runs import CompareCamRuns
 from fiftyone_cam.plugin.localize_from_cam import LocalizeFromCam
 from fiftyone_cam.plugin.panel_audit import AuditPanel
-from fiftyone_cam.plugin.plots import region_bars
+from fiftyone_cam.plugin.plots import mean_maps, region_bars
 from tests.toys import tiny_gap, write_photos
 
 NAMES = ["cat", "dog", "*fish* <b>"]
@@ -169,8 +169,35 @@ def test_bars_add_up_to_the_mean_of_all() -> None:
     means = {r: sum(shares[label, r] * sizes[label] for label in labels) / n for r in ("grass", "sky")}
     rows += [report.RegionRow(None, region, n, 1, mean, 0.1) for region, mean in means.items()]
     traces = region_bars(rows, False, 10)
-    stacked = dict(zip(traces[0]["y"], np.sum([trace["x"] for trace in traces], axis=0), strict=True))
-    assert stacked == pytest.approx(means)
+    bars = [trace["x"] for trace in traces if trace["type"] == "bar"]
+    assert dict(zip(traces[0]["y"], np.sum(bars, axis=0), strict=True)) == pytest.approx(means)
+    [area] = [trace["x"] for trace in traces if trace["type"] == "scatter"]
+    assert area == [0.1, 0.1]
+
+
+def test_what_is_drawn_of_many_says_so() -> None:
+    grid = np.ones((2, 2), np.float32)
+    maps = [report.MeanMap("cat", grid, 900, 300, grid, 20, 20), report.MeanMap("dog", grid, 5, 5, None, 0, 0)]
+    traces, drawn, layout = mean_maps(maps)
+    titles = [note["text"] for note in layout["annotations"]]
+    assert titles == ["cat (300 of 900)", "wrong (20)", "dog (5)", "wrong (0)"]
+    assert len(traces) == len(drawn) == 3
+    assert [some for *_, some in drawn] == [True, False, False]
+
+    body = {"samples": 50_000, "verdict": False, "classes": 99, "accuracy": None, "inside": None, "area": None}
+    body |= {"points": 2000, "audited": 50_000, "regions": 40, "errors": True, "looked": 1234}
+    panel, ctx = _panel(fo.Dataset(), body=body, maps=True, drawn=drawn, layout=layout)
+    shown = panel.render(ctx).type.properties
+    said = " ".join(str(shown[name].view.description) for name in shown if name.startswith("heading_"))
+    for words in (
+        "The 50 most frequent of 99",
+        "10 largest of 40",
+        "over 1,234 wrong predictions",
+        "2,000 of 50,000 samples, drawn at random",
+        "6 most frequent of 99 classes",
+        "averaged, they are drawn at random",
+    ):
+        assert words in said
 
 
 def _panel(dataset: fo.Dataset, view: fo.DatasetView | None = None, **state: Any) -> tuple[AuditPanel, Any]:
@@ -204,6 +231,34 @@ def test_the_panel_keeps_counting_where_one_came_from(computed: fo.Dataset) -> N
     panel.on_change_view(ctx)
     assert ctx.panel.state.body["samples"] == 5
     assert ctx.panel.state.filter is None
+
+
+def test_the_panel_counts_anew_where_its_run_has_changed(computed: fo.Dataset) -> None:
+    focam.compute_cam(computed, network(seed=5), key="other", ground_truth="ground_truth")
+    for key in ("cam", "other"):
+        focam.audit(computed, key, objects="things", object_labels=["thing"])
+    panel, ctx = _panel(computed)
+    panel.on_load(ctx)
+    assert (ctx.panel.state.keys, ctx.panel.state.key) == (["cam", "other"], "other")
+    ctx.params["value"] = "cam"
+    panel.pick(ctx)
+    assert ctx.panel.state.body["verdicts"] == report.verdict_counts(computed, "cam")
+
+    def click(before: Any) -> Any:
+        _, ctx = _panel(computed, **dict(before.panel_state))
+        ctx.params["verdict"] = "trusted"
+        panel.show_verdict(ctx)
+        return ctx
+
+    ctx = click(ctx)
+    assert ctx.panel.state.filter == "trusted"
+    focam.audit(computed, "cam")  # of no objects: there is no verdict any more
+    ctx = click(ctx)
+    assert (ctx.panel.state.missing, ctx.panel.state.body["verdict"]) == ("objects", False)
+    focam.delete_run(computed, "cam")
+    state = click(ctx).panel.state
+    assert (state.key, state.missing) == ("other", None)
+    assert state.body["verdicts"] == report.verdict_counts(computed, "other")
 
 
 def test_the_plugin_loads_without_torch() -> None:
