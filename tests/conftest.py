@@ -42,6 +42,18 @@ os.environ.update(
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+_ORDER = ("core", "", "browser")
+"""Folders of tests: what fails first should be the nearest to the cause, and the fastest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        return _ORDER.index(folder if folder in _ORDER else "")
+
+    items.sort(key=rank)  # stable: what shares fixtures stays together
+
+
 def pytest_sessionfinish() -> None:
     """Leave nothing on a server that is not this session's own."""
     if "fiftyone" in sys.modules:
