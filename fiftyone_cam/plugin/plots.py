@@ -109,25 +109,25 @@ def mean_maps(maps: Sequence[report.MeanMap]) -> tuple[list[Any], list[Any], dic
     top = max((float(m.max()) for entry in maps for m in (entry.mean, entry.errors) if m is not None), default=1.0)
     traces: list[Any] = []
     drawn: list[Any] = []
-    layout: dict[str, Any] = {"showlegend": False, "margin": {"t": 26, "l": 48, "r": 8, "b": 8}, "annotations": []}
+    layout: dict[str, Any] = {"showlegend": False, "margin": {"t": 26, "l": 8, "r": 8, "b": 8}, "annotations": []}
     hidden = {"visible": False, "showgrid": False, "zeroline": False, "fixedrange": True}
     width = 1 / max(len(maps), 1)
     for column, entry in enumerate(maps):
-        above = (entry.mean, entry.used, entry.samples, _short(entry.label or "", 16))
+        above = (entry.mean, entry.used, entry.samples, _short(entry.label or "", 13))
         below = (entry.errors, entry.used_errors, entry.wrong, "wrong")
         for row, (mean, used, of, name) in enumerate((above, below)):
             number = 2 * column + row + 1
             x, y = (f"{axis}{number if number > 1 else ''}" for axis in "xy")
             domain = [column * width + 0.006, (column + 1) * width - 0.006]
-            bottom = 0.54 if row == 0 else 0.0
+            bottom = 0.52 if row == 0 else 0.0
             layout[f"xaxis{number if number > 1 else ''}"] = {**hidden, "domain": domain, "anchor": y}
             layout[f"yaxis{number if number > 1 else ''}"] = {
-                **hidden, "domain": [bottom, bottom + 0.40], "anchor": x, "autorange": "reversed",
+                **hidden, "domain": [bottom, bottom + 0.37], "anchor": x, "autorange": "reversed",
                 "scaleanchor": x, "constrain": "domain",
             }  # fmt: skip
-            title = f"{name} ({used:,})" if used == of else f"{name} ({used:,} of {of:,})"
+            title = f"{name}<br>{used:,}" if used == of else f"{name}<br>{used:,} of {of:,}"
             layout["annotations"].append(
-                {"text": title, "x": sum(domain) / 2, "y": bottom + 0.40, "xref": "paper", "yref": "paper",
+                {"text": title, "x": sum(domain) / 2, "y": bottom + 0.37, "xref": "paper", "yref": "paper",
                  "xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": 12}}
             )  # fmt: skip
             if mean is None:

@@ -180,7 +180,7 @@ def test_what_is_drawn_of_many_says_so() -> None:
     maps = [report.MeanMap("cat", grid, 900, 300, grid, 20, 20), report.MeanMap("dog", grid, 5, 5, None, 0, 0)]
     traces, drawn, layout = mean_maps(maps)
     titles = [note["text"] for note in layout["annotations"]]
-    assert titles == ["cat (300 of 900)", "wrong (20)", "dog (5)", "wrong (0)"]
+    assert titles == ["cat<br>300 of 900", "wrong<br>20", "dog<br>5", "wrong<br>0"]
     assert len(traces) == len(drawn) == 3
     assert [some for *_, some in drawn] == [True, False, False]
 
