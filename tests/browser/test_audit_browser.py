@@ -160,9 +160,11 @@ def test_the_modal_says_why(audited: fo.Dataset, app: AppPage) -> None:
     app.open(audited)
     wrong = audited.match({"cam_verdict": "distracted"}).first()
     index = audited.values("id").index(wrong.id)
-    box = app.lookers.nth(index).bounding_box()
+    shows(app, len(audited))  # not the view of the test before
+    looker = app.lookers.nth(index)
+    box = looker.bounding_box()
     assert box
-    app.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] - 12)
+    looker.click(position={"x": box["width"] / 2, "y": box["height"] - 12})
     modal = app.page.locator("#modal")
     modal.locator('[data-cy="panel-tab-cam_why"]').click()
     expect(modal.get_by_text("Where the logits come from")).to_be_visible()
