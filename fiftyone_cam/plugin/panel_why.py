@@ -193,7 +193,7 @@ class WhyPanel(foo.Panel):
         panel.plot(
             "logits",
             on_click=self.show_class,
-            height=f"{110 + 40 * len(parts)}px",
+            height=f"{100 + 30 * len(parts)}px",
             layout={
                 "barmode": "relative",
                 "bargap": 0.35,
@@ -221,4 +221,4 @@ class WhyPanel(foo.Panel):
         if state.picture:
             about = "Blue speaks against it; what no colour lies on says nothing"
             panel.view("seen", types.HeaderView(label=f"What speaks {state.picture}", description=about))
-            panel.plot("map", height="340px", layout=state.layout, config={"displayModeBar": False})
+            panel.plot("map", height="300px", layout=state.layout, config={"displayModeBar": False})

@@ -176,6 +176,7 @@ def test_the_modal_says_why(audited: fo.Dataset, app: AppPage) -> None:
     modal.get_by_role("button", name="Predicted against true").click()
     expect(modal.get_by_text(f"What speaks for {wrong.cam_prediction.label} against space shuttle")).to_be_visible()
     expect(modal.locator(".heatmaplayer image")).to_be_visible()
+    modal.locator(".heatmaplayer image").scroll_into_view_if_needed()
     app.shot("why")
 
     bar = modal.locator(".barlayer .trace.bars").nth(1).locator(".point path").nth(1)
