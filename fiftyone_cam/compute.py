@@ -35,6 +35,8 @@ from fiftyone_cam.writer import Writer
 
 logger = logging.getLogger(__name__)
 
+ENGINES = ("local", "ray")
+
 
 def compute_cam(
     samples: Collection,
@@ -219,7 +221,7 @@ def _check_engine(
     if engine == "ray":
         ray_engine.check_settings(device, num_actors, gpus_per_actor, address)
     elif engine != "local":
-        raise CamError(f"unknown engine {engine!r}, expected 'local' or 'ray'")
+        raise CamError(f"unknown engine {engine!r}, expected one of {ENGINES}")
     else:
         for name, value in (("num_actors", num_actors), ("address", address)):
             if value is not None:

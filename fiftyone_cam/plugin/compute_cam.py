@@ -96,6 +96,7 @@ class ComputeCam(foo.Operator):
 
     def _advanced(self, inputs: types.Object, ctx: Any) -> None:
         forms.device(inputs, ctx)
+        forms.engine(inputs, ctx.params)
         inputs.int(
             "batch_size",
             label="Batch size",
@@ -130,6 +131,7 @@ class ComputeCam(foo.Operator):
             from fiftyone_cam.compute import compute_cam
 
             source, kwargs = models.asked(params)
+            ray = {"num_actors": params.get("num_actors") or None, "gpus_per_actor": params.get("gpus_per_actor", 1)}
             samples = ctx.target_view(require_flat=True)
 
             run = compute_cam(
@@ -146,6 +148,7 @@ class ComputeCam(foo.Operator):
                 overwrite=bool(params.get("overwrite")),
                 retry_failed=bool(params.get("retry_failed")),
                 progress=report,
+                **({"engine": "ray", **ray} if params.get("engine") == "ray" else {}),
             )
             run.update(loaded_from=[source, kwargs])
             if params.get("colors"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,11 @@ PRECISIONS = {
     "float32": "Exact to rounding",
     "bfloat16": "Faster on recent GPUs and CPUs; maps are still added up in float32",
     "float16": "Faster on GPUs; maps are still added up in float32",
+}
+
+ENGINES = {
+    "local": "The machine that runs this",
+    "ray": "Actors of Ray, on the cluster that RAY_ADDRESS names or else on this machine; all must find the images",
 }
 
 
@@ -339,3 +345,26 @@ def device(inputs: types.Object, ctx: Any) -> None:
         refuse(prop, f"this machine has no {asked}: it has {', '.join(found)}")
     if asked == "cuda" and "cuda:0" not in found and not ctx.requesting_delegated_execution:
         refuse(prop, f"this machine has no GPU that PyTorch can use: it has {', '.join(found)}")
+
+
+def engine(inputs: types.Object, params: Mapping[str, Any]) -> None:
+    """Where to compute; asked only where there is a choice.
+
+    Which cluster is no question for a form: whoever starts the server says so, with ``RAY_ADDRESS``.
+    """
+    if find_spec("ray") is None:
+        return
+    prop = inputs.str("engine", label="Engine", default="local", view=choices(ENGINES))
+    if params.get("engine") != "ray":
+        return
+    if str(params.get("device") or "").startswith("cuda:"):
+        refuse(prop, f"Ray chooses the GPU of each actor: with it, the device is cuda, not {params['device']}")
+    inputs.int(
+        "num_actors",
+        label="Actors",
+        description="Empty: one for each GPU of the cluster, or for each node of a cluster without",
+        min=1,
+    )
+    inputs.float(
+        "gpus_per_actor", label="GPUs per actor", description="0.5 lets two actors share one", min=0, default=1.0
+    )

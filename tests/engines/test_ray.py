@@ -60,7 +60,7 @@ def test_without_ray_it_is_said_what_to_install():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"engine": "spark"}, "unknown engine 'spark', expected 'local' or 'ray'"),
+        ({"engine": "spark"}, "unknown engine 'spark', expected one of"),
         ({"num_actors": 2}, "num_actors is 2, which the local engine does not know"),
         ({"address": "auto"}, "address is 'auto', which the local engine does not know"),
         ({"engine": "ray", "num_actors": 0}, "num_actors is 0, expected at least 1"),

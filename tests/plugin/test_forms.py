@@ -14,6 +14,7 @@ import yaml
 from fiftyone.operators.executor import ExecutionContext
 
 from fiftyone_cam import fields, models
+from fiftyone_cam.compute import ENGINES
 from fiftyone_cam.core.network import PRECISIONS
 from fiftyone_cam.plugin import OPERATORS, forms
 from fiftyone_cam.plugin import models as sources
@@ -53,6 +54,7 @@ def test_names_read_from_sources_are_the_packages_own() -> None:
 
 def test_constants_are_the_sdks_own() -> None:
     assert set(forms.PRECISIONS) == set(PRECISIONS)
+    assert set(forms.ENGINES) == set(ENGINES)
     assert set(fields.declared(1, contrast=True)) == {*forms.WRITES, forms.CONTRAST}
 
 
@@ -77,7 +79,7 @@ for cls in OPERATORS:
     operator = cls()
     operator.plugin_name = "fiftyone_cam"
     names.append(operator.name)
-    for params in ({}, {"advanced": True, "ground_truth": "ground_truth", "source": "timm", "device": "cpu"}):
+    for params in ({}, {"advanced": True, "ground_truth": "ground_truth", "source": "timm", "engine": "ray"}):
         context = ExecutionContext({"dataset_name": dataset.name, "params": params}, operator_uri=operator.uri)
         if isinstance(operator, foo.Panel):
             continue
@@ -141,6 +143,19 @@ def test_what_is_wrong_is_said_at_its_field(
 def test_only_the_field_of_the_chosen_source_is_asked(labelled: fo.Dataset) -> None:
     for source in sources.SOURCES:
         assert set(sources.SOURCES) & set(form(ComputeCam, labelled, source=source)) == {source}
+
+
+def test_the_engine_is_asked_where_ray_is_installed_and_its_settings_where_it_is_chosen(labelled: fo.Dataset) -> None:
+    pytest.importorskip("ray")
+    simple = {"source": "torchvision", "torchvision": "resnet18", "key": "cam"}
+    assert "engine" not in form(ComputeCam, labelled, **simple)
+    local = form(ComputeCam, labelled, **simple, advanced=True)
+    ray = form(ComputeCam, labelled, **simple, advanced=True, engine="ray")
+    assert "engine" in local
+    assert set(ray) - set(local) == {"num_actors", "gpus_per_actor"}
+    assert set(ray.values()) == {None}
+    wrong = form(ComputeCam, labelled, **simple, advanced=True, engine="ray", device="cuda:99")
+    assert "the device is cuda, not cuda:99" in str(wrong["engine"])
 
 
 def test_a_video_dataset_is_refused(dataset: fo.Dataset) -> None:
