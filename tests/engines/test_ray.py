@@ -355,7 +355,8 @@ def test_a_driver_is_killed_its_own_cluster_ends_and_the_next_call_finishes(data
     driver.wait()
     done = set(dataset.exists("cam_heatmap").values("id"))
     assert 0 < len(done) < 800
-    wait_until(lambda: not any(process.is_running() for process in cluster if _alive(process)), 60)
+    wait_until(lambda: not any(psutil.pid_exists(forward.process) for forward in seen(watched)))
+    wait_until(lambda: not any(_alive(process) for process in cluster), 240)  # Ray's agents take a minute or two
 
     said = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True, timeout=300)
     assert int(said.stdout.split()[-1]) == 800 - len(done)
@@ -370,7 +371,7 @@ def _written(dataset: fo.Dataset) -> int:
 
 def _alive(process: psutil.Process) -> bool:
     try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 
