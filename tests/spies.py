@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.toys import tiny_gap
-
 
 class Spy(nn.Module):
     """A small network that leaves a line in a folder for each forward away from home: where, and how many images.
@@ -34,9 +32,9 @@ class Spy(nn.Module):
         unloadable: bool = False,
     ) -> None:
         super().__init__()
-        self.network = tiny_gap()
-        if wide:
-            self.network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        torch.manual_seed(0)
+        features = nn.Conv2d(3, 8, 1) if wide else nn.Conv2d(3, 8, 3, stride=4, padding=1)
+        self.network = nn.Sequential(features, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
         self.folder = str(folder)
         self.seconds = seconds
         self.poison = poison
