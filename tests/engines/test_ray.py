@@ -342,7 +342,7 @@ print(focam.compute_cam(dataset, classifier, batch_size=16, engine="ray", num_ac
 
 
 @pytest.mark.slow
-def test_a_driver_is_killed_its_own_cluster_ends_and_the_next_call_finishes(dataset, tmp_path, watched):
+def test_a_driver_is_killed_its_actors_end_and_the_next_call_finishes(dataset, tmp_path, watched):
     fill(dataset, tmp_path, 800)
     dataset.persistent = True  # the other process must find it
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -350,13 +350,11 @@ def test_a_driver_is_killed_its_own_cluster_ends_and_the_next_call_finishes(data
     command = [sys.executable, "-c", DRIVER, dataset.name, str(watched)]
     driver = subprocess.Popen(command, cwd=ROOT, env=environment)
     wait_until(lambda: _written(dataset) > 0 or driver.poll() is not None, 240)
-    cluster = psutil.Process(driver.pid).children(recursive=True)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     done = set(dataset.exists("cam_heatmap").values("id"))
     assert 0 < len(done) < 800
     wait_until(lambda: not any(psutil.pid_exists(forward.process) for forward in seen(watched)))
-    wait_until(lambda: not any(_alive(process) for process in cluster), 240)  # Ray's agents take a minute or two
 
     said = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True, timeout=300)
     assert int(said.stdout.split()[-1]) == 800 - len(done)
@@ -367,13 +365,6 @@ def test_a_driver_is_killed_its_own_cluster_ends_and_the_next_call_finishes(data
 def _written(dataset: fo.Dataset) -> int:
     dataset.reload()
     return int(dataset.count("cam_heatmap")) if dataset.has_sample_field("cam_heatmap") else 0
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
