@@ -17,8 +17,9 @@ class Spy(nn.Module):
     """A small network that leaves a line in a folder for each forward away from home: where, and how many images.
 
     ``wide``: results of 16 kB, with a map of 64 x 64 cells for a picture of 64 x 64 pixels. And away from home:
-    ``seconds``: how slow a forward is. ``poison``: it ends its process at once when it sees a picture of one colour.
-    ``detour``: the forward takes another path. ``unloadable``: it cannot even be unpickled.
+    ``seconds``: how slow a forward is. ``meet``: it waits until so many processes have begun. ``poison``: it ends its
+    process at once when it sees a picture of one colour. ``detour``: it takes another path. ``unloadable``: it cannot
+    even be unpickled.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Spy(nn.Module):
         *,
         wide: bool = False,
         seconds: float = 0.0,
+        meet: int = 1,
         poison: bool = False,
         detour: bool = False,
         unloadable: bool = False,
@@ -37,6 +39,7 @@ class Spy(nn.Module):
         self.network = nn.Sequential(features, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
         self.folder = str(folder)
         self.seconds = seconds
+        self.meet = meet
         self.poison = poison
         self.detour = detour
         self.unloadable = unloadable
@@ -55,6 +58,9 @@ class Spy(nn.Module):
             database = any(name in sys.modules for name in ("fiftyone", "pymongo", "mongoengine"))
             with open(Path(self.folder) / str(os.getpid()), "a") as file:
                 file.write(f"{_node()} {len(input)} {int(database)} {torch.get_num_threads()}\n")
+            deadline = time.monotonic() + 120
+            while len(os.listdir(self.folder)) < self.meet and time.monotonic() < deadline:
+                time.sleep(0.05)
             if self.detour:
                 return input.mean((2, 3))
         output: Tensor = self.network(input)

@@ -209,7 +209,7 @@ def test_two_nodes_write_what_one_process_writes_bit_for_bit(nodes, dataset, tmp
     fill(dataset, tmp_path, 600)
     Path(dataset.skip(5).first().filepath).write_text("no picture")
     dataset.skip(133).limit(1).set_values("filepath", ["/nowhere/a.png"])
-    classifier = load(watched)
+    classifier = load(watched, meet=2)
     reports = []
     settings = {"ground_truth": "ground_truth", "top_k": 2, "batch_size": 16}
     one = focam.compute_cam(dataset, classifier, "one", **settings, num_workers=1)
@@ -247,7 +247,7 @@ def test_two_nodes_write_what_one_process_writes_bit_for_bit(nodes, dataset, tmp
 @pytest.mark.slow
 def test_an_actor_and_a_node_die_in_the_middle_and_nothing_is_missing_or_doubled(nodes, dataset, tmp_path, watched):
     fill(dataset, tmp_path, 800)
-    classifier = load(watched, seconds=0.2)
+    classifier = load(watched, seconds=0.2, meet=2)
     killed: list[Any] = []
 
     def kill_actor() -> None:
@@ -336,7 +336,7 @@ from fiftyone_cam.core.geometry import Preprocessing, Resize
 from tests.spies import Spy
 dataset = fo.load_dataset(sys.argv[1])
 square = Preprocessing((Resize(size=(64, 64)),))
-classifier = focam.load_classifier(Spy(Path(sys.argv[2]), seconds=0.05), ["cat", "dog", "fish"], preprocessing=square)
+classifier = focam.load_classifier(Spy(Path(sys.argv[2]), seconds=0.5), ["cat", "dog", "fish"], preprocessing=square)
 print(focam.compute_cam(dataset, classifier, batch_size=16, engine="ray", num_actors=2).counts["new"])
 """
 
