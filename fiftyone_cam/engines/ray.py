@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCHES_PER_BLOCK = 4
-"""Batches that an actor gets at once: what its death costs, and how often progress is heard of."""
+BATCHES_PER_BLOCK = {"cpu": 4, "cuda": 16}
+"""Batches that an actor gets at once: what its death costs, and how often progress is heard of.
+
+More on a GPU, which has nothing to do while the first batch of a block is decoded.
+"""
 
 ATTEMPTS = 3
 """How often an image may be alone with an actor that dies before it is given up."""
@@ -59,8 +62,8 @@ def check_settings(device: str | None, num_actors: int | None, gpus_per_actor: f
     """
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise CamError("engine='ray' needs Ray Data, which is not installed: pip install 'fiftyone_cam[ray]'")
-    if device is not None and device.startswith("cuda:"):
-        raise CamError(f"device is {device!r}, but Ray chooses the GPU of each actor: expected 'cuda', 'cpu' or None")
+    if device not in (None, "cpu", "cuda"):
+        raise CamError(f"device is {device!r}, expected 'cuda', 'cpu' or None: Ray chooses the GPU of each actor")
     if num_actors is not None and num_actors < 1:
         raise CamError(f"num_actors is {num_actors}, expected at least 1")
     if not gpus_per_actor >= 0 or math.isinf(gpus_per_actor):
@@ -113,7 +116,7 @@ def explained(
         plan = _plan(_nodes(), num_actors, gpus_per_actor, num_workers, device)
         clock["device"] = f"{plan.device}, {plan.actors} Ray actor{'s' if plan.actors > 1 else ''}"
         work = _Work(ray.put(explainer), batch_size, plan)
-        size = batch_size * BATCHES_PER_BLOCK
+        size = batch_size * BATCHES_PER_BLOCK[plan.device]
         alone: Counter[str] = Counter()
         anything, fruitless = False, 0
         while pending:
@@ -234,7 +237,7 @@ def _plan(
     Plan(actors=4, cpus=4, gpus=1, device='cuda')
     """
     has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
-    wants_gpu = has_gpus if device is None else device.startswith("cuda")
+    wants_gpu = has_gpus if device is None else device == "cuda"
     gpus = gpus_per_actor if wants_gpu else 0.0
     if wants_gpu and gpus == 0:
         if device is not None:
