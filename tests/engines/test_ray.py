@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -379,7 +380,7 @@ def test_actors_wait_for_a_slow_writer_and_the_drivers_memory_stays_flat(nodes, 
     count, weight = 12_000, 3 * 64 * 64 * 4  # three maps of 16 kB a result: 590 MB of results in all
     [path] = write_photos(tmp_path, 1, (64, 64))
     explainer = Explainer(load(watched, wide=True).network, top_k=3)
-    clock = {"waiting_for_decode": 0.0, "explaining": 0.0, "images": 0}
+    clock: dict[str, Any] = defaultdict(float)
     process = psutil.Process()
     memory, ahead, taken = [], [], 0
     items = [Item(str(i), path) for i in range(count)]
