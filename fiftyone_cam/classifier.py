@@ -94,7 +94,8 @@ def _load(
     if not isinstance(source, (str, os.PathLike)):
         raise SourceError(f"expected a name, a path, a zoo model or a torch.nn.Module, found {type(source).__name__}")
 
-    name, path = os.fspath(source), Path(source).expanduser()
+    name = os.fspath(source)
+    path = Path(os.path.expanduser(name))  # pathlib's raises for an unknown user
     if name in LITE:
         return sources.from_lite(name, classes)
     if name.startswith("timm:"):
@@ -103,9 +104,9 @@ def _load(
         return sources.from_huggingface(name[3:], classes=classes, **kwargs)
     if name in architectures():
         return sources.from_torchvision(name, weights, classes, **kwargs)
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's raise where the name is too long
         return sources.from_checkpoint(path)
-    if path.is_file():
+    if os.path.isfile(path):
         if trust_pickle:
             return sources.from_pickle(path, classes, preprocessing)
         return sources.from_state_dict(path, arch, classes, preprocessing)
@@ -179,7 +180,7 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
         elif arch not in LITE and arch not in architectures() and not str(arch).startswith("timm:"):
             raise SourceError(f"{arch} cannot be built by name, so a checkpoint could not be loaded: save a state dict")
         folder = Path(folder).expanduser().absolute()
-        if folder.exists() and any(folder.iterdir()) and not (folder / sources.CHECKPOINT_JSON).is_file():
+        if folder.exists() and not sources.may_replace(folder):
             raise SourceError(f"{folder} holds something else: give a folder that is new or empty")
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -8,11 +8,14 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
@@ -143,6 +146,7 @@ def from_huggingface(model: Any, processor: Any = None, classes: Sequence[str] |
 
     ``trust_remote_code=True`` among ``kwargs`` is that asking.
     """
+    kwargs.setdefault("trust_remote_code", False)  # left open, transformers asks on the terminal of the server
     transformers = _optional("transformers", "huggingface")
     name = model if isinstance(model, str) else str(getattr(model, "name_or_path", "") or type(model).__name__)
     try:
@@ -150,7 +154,7 @@ def from_huggingface(model: Any, processor: Any = None, classes: Sequence[str] |
             model = transformers.AutoModelForImageClassification.from_pretrained(model, **kwargs)
         if processor is None:
             processor = transformers.AutoImageProcessor.from_pretrained(name, **kwargs)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnpicklingError) as error:
         raise SourceError(
             f"Hugging Face cannot load {name!r}: {_first_line(error)}. "
             "Expected an image classifier of the hub or a local folder; an object without a processor needs processor="
@@ -222,10 +226,29 @@ def from_checkpoint(folder: Path) -> Source:
         raise SourceError(f"{folder} holds no {CHECKPOINT_JSON}: it is no checkpoint of this project") from error
     except (KeyError, TypeError, ValueError) as error:
         raise SourceError(f"{folder / CHECKPOINT_JSON} cannot be read: {error!r}") from error
+    if not isinstance(arch, str) or any(character in arch.removeprefix("timm:") for character in ":/"):
+        raise SourceError(f"{folder / CHECKPOINT_JSON} names {arch!r}: expected an architecture, not an address")
     source = from_state_dict(folder / CHECKPOINT_WEIGHTS, arch, classes, preprocessing)
     source.origin = {"source": "checkpoint", "model": folder.name, "arch": arch}
     source.activation = data.get("activation", source.activation)
     return source
+
+
+def may_replace(folder: Path) -> bool:
+    """Whether a checkpoint may be written there: the folder is empty, or this project wrote what would be replaced.
+
+    >>> may_replace(Path("runs/pets"))
+    True
+    """
+    if not folder.is_dir():
+        return False
+    if not (folder / CHECKPOINT_JSON).is_file():
+        return not any(folder.iterdir())
+    try:
+        data = json.loads((folder / CHECKPOINT_JSON).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and {"arch", "classes", "preprocessing"} <= data.keys()
 
 
 def from_state_dict(
@@ -370,8 +393,27 @@ def _pair(size: Any) -> tuple[int, int]:
     return int(values[0]), int(values[-1])
 
 
+def _check_size(path: Path) -> None:
+    """See that a file can be read, before it is: nothing in it is larger than it says, and memory is large enough."""
+    try:
+        size = path.stat().st_size
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > size:  # PyTorch writes its archives without compression
+                raise SourceError(
+                    f"{path.name} has {size:,} bytes and unpacks to {unpacked:,}: no file of torch.save does. "
+                    "It was not opened"
+                )
+    except (OSError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
+    if size > (free := psutil.virtual_memory().available):
+        raise SourceError(f"{path.name} has {size:,} bytes, and {free:,} are free in memory: it was not opened")
+
+
 def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Tensors by name, without running anything that the file could name."""
+    _check_size(path)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

