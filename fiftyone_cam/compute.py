@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
+import signal
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version
@@ -16,12 +17,11 @@ from typing import Any
 
 import fiftyone as fo
 import fiftyone.core.utils as fou
-import psutil
 import torch
 from fiftyone import ViewField as F
 from pymongo.errors import PyMongoError
 
-from fiftyone_cam import appearance, fields, runs
+from fiftyone_cam import appearance, fields, ownership, runs
 from fiftyone_cam.classifier import Classifier, load_classifier
 from fiftyone_cam.collection import images
 from fiftyone_cam.core.errors import CamError, RunError
@@ -127,18 +127,18 @@ def compute_cam(
         "precision": precision,
         "top_k": top_k,
     }
+    ownership.refresh(collection._dataset)
     run = _open(collection._dataset, key, classifier, settings, overwrite)
-    declared = fields.declared(top_k, contrast=ground_truth is not None)
-    for name, kwargs in declared.items():
-        run.claim_field(name, **kwargs)
-
-    items = _pending(collection, run, truth, overwrite, retry_failed)
     device_name = str(classifier.network.device)
     clock: dict[str, Any] = defaultdict(float, device=device_name, images=0)
-    if items:
-        run.update(status="running", process=_this_process(), revision=run.record["revision"] + 1)
-        started = time.perf_counter()
-        try:
+    with _noting_what_stops_it(run, collection), _terminable():
+        declared = fields.declared(top_k, contrast=ground_truth is not None)
+        for name, kwargs in declared.items():
+            run.claim_field(name, **kwargs)
+        items = _pending(collection, run, truth, overwrite, retry_failed)
+        if items:
+            run.update(revision=run.record["revision"] + 1, counts=_counts(collection, run, len(items)))
+            started = time.perf_counter()
             results = explained(items, explainer, batch_size or 32, num_workers, clock)
             with (
                 contextlib.closing(results),  # last of all: what was computed is written before actors are sent home
@@ -148,11 +148,9 @@ def compute_cam(
                 for result in results:
                     writer.add(result)
                     bar.update()
-        except BaseException as error:
-            _note_interruption(run, error)
-            raise
-        clock["seconds"] = time.perf_counter() - started
-    _finish(run, collection, truth, clock, len(items))
+            clock["seconds"] = time.perf_counter() - started
+        ownership.refresh(run.dataset)
+        _finish(run, collection, truth, clock, len(items))
     appearance.show(run.dataset, key)
     return run
 
@@ -238,9 +236,10 @@ def _open(
     described = classifier.describe()
     if key in runs.list_runs(dataset):
         run = runs.load_run(dataset, key)
-        _refuse_second_writer(run)
+        ownership.refuse_second(run)
         changed = _differences(run.record, described, settings)
         if not changed:
+            ownership.take(run)
             return run
         if not overwrite:
             raise RunError(
@@ -248,7 +247,7 @@ def _open(
                 "use another key, or overwrite=True to delete its results and compute anew"
             )
         run.delete()
-    return runs.register(
+    run = runs.register(
         dataset,
         key,
         {
@@ -261,6 +260,8 @@ def _open(
             "created_at": datetime.now(timezone.utc).isoformat(),
         },
     )
+    ownership.take(run)
+    return run
 
 
 _IDENTITY = ("sha256", "classes", "preprocessing", "activation")
@@ -276,33 +277,63 @@ def _differences(record: Mapping[str, Any], classifier: Mapping[str, Any], setti
     return ["another classifier" if name == "sha256" else name for name in found]
 
 
-def _this_process() -> dict[str, Any]:
-    process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+class Terminated(SystemExit):
+    """The process was asked to end (SIGTERM): what was computed is written, and then it ends as any other does."""
 
 
-def _refuse_second_writer(run: runs.CamRun) -> None:
-    """Two writers under one key would compute everything twice. A dead one is taken over."""
-    writer = run.record.get("process")
-    if run.record["status"] != "running" or not writer or writer["host"] != socket.gethostname():
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does. A handler that somebody else has set stays, as do other threads'."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not mine:
+        yield
         return
+
+    def end(number: int, _: Any) -> None:
+        raise Terminated(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
     try:
-        alive = psutil.Process(writer["pid"]).create_time() == writer["started"]
-    except psutil.Error:
-        alive = False
-    if alive and writer["pid"] != os.getpid():
-        raise RunError(
-            f"run {run.key!r} is being computed by process {writer['pid']}: wait for it, stop it, or use another key"
-        )
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _note_interruption(run: runs.CamRun, error: BaseException) -> None:
-    if isinstance(error.__cause__, PyMongoError):
+@contextlib.contextmanager
+def _noting_what_stops_it(run: runs.CamRun, samples: Collection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        _note_interruption(run, samples, error)
+        raise
+
+
+def _note_interruption(run: runs.CamRun, samples: Collection, error: BaseException) -> None:
+    """Say where it stopped, on the record and in the log."""
+    if isinstance(error.__cause__, PyMongoError) or isinstance(error, PyMongoError):
+        ownership.forget(run)
         return  # the database is what is gone: the next call finds out by itself
     try:
-        run.update(status="interrupted", stopped_by=f"{type(error).__name__}: {error}"[:500])
+        reason = type(error).__name__ + (f": {error}" if str(error) else "")
+        counts = _counts(samples, run, run.record["counts"]["new"])
+        ownership.leave(run, status="interrupted", stopped_by=reason[:500], counts=counts)
+        done = counts["computed"] + counts["failed"]
+        logger.warning(
+            "run %r stopped (%s): %s of %s samples are done and safe; the same call goes on from there",
+            *(run.key, reason.splitlines()[0][:200], f"{done:,}", f"{counts['samples']:,}"),
+        )
     except Exception:  # the first error is the one to see
         logger.debug("could not record the interruption of run %s", run.key, exc_info=True)
+
+
+def _counts(samples: Collection, run: runs.CamRun, new: int) -> dict[str, int]:
+    """From what is in the database."""
+    return {
+        "samples": samples.count("id"),
+        "computed": samples.exists(run.field(fields.HEATMAP)).count(),
+        "failed": samples.exists(run.field(fields.ERROR)).count(),
+        "new": new,
+    }
 
 
 def _finish(run: runs.CamRun, samples: Collection, truth: GroundTruth, clock: dict[str, Any], new: int) -> None:
@@ -311,21 +342,16 @@ def _finish(run: runs.CamRun, samples: Collection, truth: GroundTruth, clock: di
     failures = {str(reason): int(n) for reason, n in run.dataset.count_values(error).items() if reason is not None}
     entries: dict[str, Any] = {
         "status": "complete",
-        "process": None,
+        "stopped_by": None,
         "failures": dict(sorted(failures.items(), key=lambda entry: -entry[1])),
-        "counts": {
-            "samples": samples.count("id"),
-            "computed": samples.exists(run.field(fields.HEATMAP)).count(),
-            "failed": samples.exists(error).count(),
-            "new": new,
-        },
+        "counts": _counts(samples, run, new),
     }
     if clock["images"]:
         entries["timing"] = dict(clock)
     if truth.field is not None:
         entries["accuracy"] = _accuracy(samples, run, truth)
         entries["unknown_labels"] = sum(truth.unmatched.values())
-    run.update(**entries)
+    ownership.leave(run, **entries)
     for path in (f"{run.field(fields.PREDICTION)}.label", f"{run.field(fields.PREDICTION)}.confidence", error):
         run.dataset.create_index(path)
 

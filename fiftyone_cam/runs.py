@@ -1,19 +1,19 @@
 """Runs: one computation over a collection, registered on the dataset under a key, with all that it owns.
 
-What a run owns (fields, their indexes, saved views, files) is written down before it is made, so that whatever happens
-in between, deleting the run deletes it, and nothing else is ever overwritten or deleted.
+What a run owns (fields, their indexes, saved views) is written down before it is made, so that whatever happens in
+between, deleting the run deletes it, and nothing else is ever overwritten or deleted.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import fiftyone as fo
+from mongoengine.errors import DoesNotExist
 
+from fiftyone_cam import ownership
 from fiftyone_cam.core.errors import FieldError, RunError
 
 METHOD = "fiftyone_cam"
@@ -49,8 +49,15 @@ class CamRun:
 
     @property
     def counts(self) -> dict[str, int]:
-        """``samples`` that were asked for, ``computed`` with a result, ``failed`` without; of the last call ``new``."""
-        return dict(self.record["counts"])
+        """``samples`` that were asked for, ``computed`` with a result, ``failed`` without; of the last call ``new``.
+
+        While it is computed, and where it was killed, the results are counted when they are asked for.
+        """
+        counts = dict(self.record["counts"])
+        if self.record["status"] == "running" and self.dataset.has_sample_field(self.field("heatmap")):
+            counts["computed"] = self.dataset.exists(self.field("heatmap")).count()
+            counts["failed"] = self.dataset.exists(self.field("error")).count()
+        return counts
 
     @property
     def failures(self) -> dict[str, int]:
@@ -63,8 +70,15 @@ class CamRun:
         return float(self.record["certificate"])
 
     @property
+    def status(self) -> str:
+        """``new``, ``running``, ``interrupted`` or ``complete``. What a dead process called running is interrupted."""
+        running = self.record["status"] == "running"
+        return "interrupted" if running and ownership.holder(self.record) is None else str(self.record["status"])
+
+    @property
     def complete(self) -> bool:
-        return self.record["status"] == "complete"
+        """Whether all samples that were asked for have a result or a reason. Those added since do not count."""
+        return self.status == "complete"
 
     def field(self, name: str) -> str:
         """The full name of one of this run's fields: ``field("heatmap") == "cam_heatmap"``."""
@@ -72,9 +86,10 @@ class CamRun:
 
     def update(self, **entries: Any) -> None:
         """Change entries of the record and save it."""
-        self.record.update(entries, updated_at=datetime.now(timezone.utc).isoformat())
-        config = self.dataset.init_run(method=METHOD, **self.record)
-        self.dataset.update_run_config(self.key, config)
+        entries["updated_at"] = datetime.now(timezone.utc).isoformat()
+        if not ownership.write(self, entries):
+            raise RunError(f"run {self.key!r} was deleted meanwhile")
+        self.dataset._doc.runs[self.key].reload()  # what FiftyOne's own get_run_info reads
 
     def claim_field(self, name: str, *, index: bool | str = False, **kwargs: Any) -> str:
         """Declare a field ``{key}_{name}`` as this run's, or find that it already is.
@@ -99,6 +114,7 @@ class CamRun:
                 )
             self.update(fields={**self.record["fields"], path: name})
         if not self.dataset.has_sample_field(path):
+            ownership.refresh(self.dataset)
             self.dataset.add_sample_field(path, **kwargs)
         if index:
             self.dataset.create_index(path if index is True else f"{path}.{index}")
@@ -126,32 +142,35 @@ class CamRun:
         self.dataset.save_view(full, view, overwrite=True, **kwargs)
         return full
 
-    def claim_file(self, path: str | os.PathLike[str]) -> None:
-        """Write down a file that goes when the run goes."""
-        path = str(Path(path).absolute())
-        if path not in self.record["files"]:
-            self.update(files=[*self.record["files"], path])
-
     def delete(self) -> None:
-        """Delete the run and all that it owns."""
-        _delete_fields(self.dataset, list(self.record["fields"]))
+        """Delete the run and all that it owns.
+
+        Raises:
+            RunError: it is being computed.
+        """
+        ownership.refuse_second(self)
+        # by its key as well as by its record, which may have come with a dataset from elsewhere
+        _delete_fields(self.dataset, [path for path in self.record["fields"] if path.startswith(f"{self.key}_")])
         for name in self.record["views"]:
-            if self.dataset.has_saved_view(name):
+            if name.startswith(f"{self.key} ") and self.dataset.has_saved_view(name):
                 self.dataset.delete_saved_view(name)
-        for path in self.record["files"]:
-            Path(path).unlink(missing_ok=True)
         self.dataset.delete_run(self.key)
 
     def __str__(self) -> str:
         record = self.record
         classifier, counts = record["classifier"], self.counts
         lines = [
-            f"CAM run {self.key!r} on {self.dataset.name!r}: {record['status']}",
+            f"CAM run {self.key!r} on {self.dataset.name!r}: {self.status}",
             f"  classifier   {classifier['model']} ({classifier['source']}), {len(classifier['classes'])} classes, "
             f"weights {classifier['sha256'][:12]}",
             f"  samples      {counts['computed']:,} with a map, {counts['failed']:,} failed, of {counts['samples']:,}; "
             f"{counts['new']:,} new",
         ]
+        missing = counts["samples"] - counts["computed"] - counts["failed"]
+        if missing > 0:
+            lines.append(
+                f"               {missing:,} have neither: compute_cam with the same arguments goes on with them"
+            )
         lines += [f"               {count:,} x {reason}" for reason, count in list(self.failures.items())[:10]]
         if record.get("accuracy") is not None:
             unknown = record.get("unknown_labels") or 0
@@ -218,6 +237,11 @@ def load_run(samples: Collection, key: str) -> CamRun:
             f"dataset {dataset.name!r} has no CAM run {key!r}, "
             + (f"only {', '.join(map(repr, known))}" if known else "nor any other: make one with compute_cam")
         )
+    try:
+        dataset._doc.runs[key].reload()  # another process may be computing it
+    except DoesNotExist:
+        ownership.refresh(dataset)
+        raise RunError(f"run {key!r} was deleted meanwhile") from None
     record = dataset.get_run_info(key).config.serialize()
     for entry in ("cls", "type", "method"):
         record.pop(entry, None)
@@ -225,10 +249,10 @@ def load_run(samples: Collection, key: str) -> CamRun:
 
 
 def delete_run(samples: Collection, key: str) -> None:
-    """Delete a run with its fields, indexes, saved views and files.
+    """Delete a run with its fields, indexes and saved views.
 
     Raises:
-        RunError: there is no such run of this project.
+        RunError: there is no such run of this project, or it is being computed.
 
     >>> focam.delete_run(dataset, "cam")
     """
@@ -242,7 +266,7 @@ def register(dataset: fo.Dataset, key: str, record: Mapping[str, Any]) -> CamRun
         RunError: the key is not a name that a field can have, or another project's run has it.
     """
     check_key(dataset, key)
-    complete = {"fields": {}, "views": [], "files": [], "failures": {}, "certificate": 0.0, **record}
+    complete = {"fields": {}, "views": [], "failures": {}, "certificate": 0.0, **record}
     dataset.register_run(key, dataset.init_run(method=METHOD, **complete))
     return CamRun(dataset, key, complete)
 
@@ -263,6 +287,7 @@ def _delete_fields(dataset: fo.Dataset, paths: Sequence[str]) -> None:
     """Delete fields with their indexes, and with what the App's settings say of them."""
     from fiftyone_cam import appearance  # which itself asks for runs
 
+    ownership.refresh(dataset)
     for index in list(dataset.list_indexes()):
         if index.partition(".")[0] in paths:
             dataset.drop_index(index)

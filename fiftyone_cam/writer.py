@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fiftyone_cam import bulk, fields, runs
+from fiftyone_cam import bulk, fields, ownership, runs
 from fiftyone_cam.core.explain import Failure, Result
 from fiftyone_cam.core.workers import Task, Workers
 
@@ -91,6 +91,7 @@ class Writer:
                 values |= fields.documents(result, scale)
                 self._certificate = max(self._certificate, result.error)
             documents[result.id] = {self._run.field(name): value for name, value in values.items()}
+        ownership.keep(self._run)
         bulk.write(self._run.dataset, documents)
 
 

@@ -14,14 +14,14 @@ from fiftyone_cam.plugin.restore_colors import recolor
 
 
 class DeleteCamRun(foo.Operator):
-    """A run's fields, indexes, saved views and files: gone, and nothing else."""
+    """A run's fields, indexes and saved views: gone, and nothing else."""
 
     @property
     def config(self) -> foo.OperatorConfig:
         return foo.OperatorConfig(
             name="delete_cam_run",
             label="Delete a CAM run",
-            description="Its fields, indexes, saved views and files, and nothing else",
+            description="Its fields, indexes and saved views, and nothing else",
             dynamic=True,
             risk_level="high",
             view_target=False,
@@ -44,7 +44,7 @@ class DeleteCamRun(foo.Operator):
             return types.Property(inputs, view=view)
         run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts['computed']:,} maps")
         if run is not None:
-            owned = {"fields": list(run.fields), "saved views": run.record["views"], "files": run.record["files"]}
+            owned = {"fields": list(run.fields), "saved views": run.record["views"]}
             lines = [
                 f"- {what}: {', '.join(forms.plain(name) for name in names)}" for what, names in owned.items() if names
             ]

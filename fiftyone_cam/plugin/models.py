@@ -248,7 +248,8 @@ def load(source: str, kwargs: Mapping[str, Any], secret: Callable[[str], str | N
 
             _warm = None  # two at a time may be more than a GPU holds
             token = secret(TOKEN) if source.startswith(SOURCES["huggingface"].argument[:3]) else None
-            _warm = (key, load_classifier(source, **kwargs, **({"token": token} if token else {})))
+            asked: dict[str, Any] = {**kwargs, **({"token": token} if token else {})}
+            _warm = (key, load_classifier(source, **asked))
         return _warm[1]
 
 
