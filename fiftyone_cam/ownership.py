@@ -80,15 +80,15 @@ def take(run: CamRun, **entries: Any) -> None:
     _held.add(str(process["token"]))
 
 
-def keep(run: CamRun) -> None:
-    """Say that the run is still being computed.
+def keep(run: CamRun, **entries: Any) -> None:
+    """Say that the run is still being computed, with further entries for its record.
 
     Raises:
         RunError: it is not this one's any more; nothing may be written.
     """
     now = datetime.now(timezone.utc).isoformat()
     mine = {"config.process.token": run.record["process"]["token"]}
-    if not write(run, {"alive_at": now}, mine) or _registered(run) != _id(run):
+    if not write(run, {"alive_at": now, **entries}, mine) or _registered(run) != _id(run):
         raise RunError(
             f"run {run.key!r} was deleted, or taken over, while it was being computed: nothing more is written"
         )

@@ -53,7 +53,6 @@ class Writer:
         try:
             self._flush()
             self._wait(0)
-            self._run.record["certificate"] = self._certificate
         except Exception:
             if kind is None:
                 raise
@@ -91,7 +90,7 @@ class Writer:
                 values |= fields.documents(result, scale)
                 self._certificate = max(self._certificate, result.error)
             documents[result.id] = {self._run.field(name): value for name, value in values.items()}
-        ownership.keep(self._run)
+        ownership.keep(self._run, certificate=self._certificate)  # before, so that also what a kill leaves is covered
         bulk.write(self._run.dataset, documents)
 
 

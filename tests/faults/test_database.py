@@ -1,19 +1,20 @@
-"""The database is killed in the middle of a run, and started again: what was written is there, the rest follows."""
+"""The database is killed, or its disk is full, in the middle of a run: what was written is there, the rest follows."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fiftyone_cam._mongod import _mongod
+from tests.faults.test_disk import SmallDisk
 from tests.toys import write_photos
 
 ROOT = Path(__file__).parents[2]
@@ -58,15 +59,26 @@ class Database:
         raise TimeoutError("mongod does not listen")
 
     def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
 
 
+@pytest.fixture()
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """Room for a database, and not for much more."""
+    small = SmallDisk(tmp_path / "db", 700 << 10)
+    yield small
+    small.remove()
+
+
 @pytest.mark.slow
-def test_a_killed_database_stops_the_run_with_what_to_do_and_the_next_call_finishes(tmp_path):
+@pytest.mark.parametrize("fault", ["killed", "disk full"])
+def test_a_database_that_is_gone_stops_the_run_with_what_to_do_and_the_next_call_finishes(tmp_path, fault, request):
     if not _mongod().is_file():
         pytest.skip("FiftyOne came without a mongod")
-    (tmp_path / "db").mkdir()
+    if fault == "killed":
+        (tmp_path / "db").mkdir()
+    small: SmallDisk | None = None if fault == "killed" else request.getfixturevalue("disk")
     photos = tmp_path / "paths.json"
     photos.write_text(json.dumps(write_photos(tmp_path, 8)))
     database = Database(tmp_path / "db")
@@ -89,13 +101,19 @@ def test_a_killed_database_stops_the_run_with_what_to_do_and_the_next_call_finis
         assert run.stdout is not None
         for line in run.stdout:
             if line.strip().isdigit() and int(line) >= 600:
-                database.kill()
+                if small is None:
+                    database.kill()
+                else:
+                    small.fill()
                 break
         _, complaint = run.communicate(timeout=240)
         assert run.returncode != 0
         assert "RunError: the database cannot be" in complaint, complaint[-2000:]
         assert "What was written before is safe" in complaint
 
+        if small is not None:
+            database.kill()  # if it has not ended itself
+            small.empty()
         database.start()
         said, complaint = start().communicate(timeout=240)
         counts, distinct, complete = json.loads(said.splitlines()[-1])
