@@ -20,9 +20,10 @@ import numpy as np
 from bson import ObjectId
 from numpy.typing import NDArray
 from pymongo import UpdateOne
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure
 
-from fiftyone_cam.core.errors import FieldError, RunError
+from fiftyone_cam import ownership
+from fiftyone_cam.core.errors import FieldError
 from fiftyone_cam.runs import CamRun, Collection
 
 logger = logging.getLogger(__name__)
@@ -80,13 +81,8 @@ def write(dataset: fo.Dataset, values: Mapping[str, Mapping[str, Any]]) -> None:
     ]
     if not updates:
         return
-    try:
+    with ownership.writing():
         dataset._bulk_write(updates, ids=list(values))
-    except PyMongoError as error:
-        raise RunError(
-            f"the database cannot be written ({type(error).__name__}: {error}): is it running, is its disk full? "
-            "What was written before is safe; do the same again"
-        ) from error
 
 
 def create_index(run: CamRun, name: str, attribute: str = "") -> None:

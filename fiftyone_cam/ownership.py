@@ -7,10 +7,11 @@ dataset, has been deleted or taken over meanwhile, and writes nothing more.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import fiftyone as fo
 import fiftyone.core.odm as foo
 import psutil
 from bson import ObjectId
+from pymongo.errors import PyMongoError
 
 from fiftyone_cam.core.errors import RunError
 
@@ -51,6 +53,25 @@ def holder(record: Mapping[str, Any]) -> str | None:
     except psutil.Error:
         alive = False
     return f"process {process['pid']}" if alive else None
+
+
+def register(dataset: fo.Dataset, key: str, config: fo.RunConfig) -> None:
+    """FiftyOne's ``dataset.register_run``, of which one of several who do it at once succeeds.
+
+    Raises:
+        RunError: somebody else was quicker.
+    """
+    now = datetime.now(timezone.utc).replace(tzinfo=None)
+    document = foo.RunDocument(
+        dataset_id=dataset._doc.id, key=key, version=fo.__version__, timestamp=now, config=config.serialize()
+    )
+    document.save()
+    unused = {"_id": dataset._doc.id, f"runs.{key}": {"$exists": False}}
+    entry = {"$set": {f"runs.{key}": document.id, "last_modified_at": now}}
+    if not foo.get_db_conn()["datasets"].update_one(unused, entry).matched_count:
+        document.delete()
+        raise RunError(f"run {key!r} was begun by somebody else just now: wait for it, or use another key")
+    dataset._doc.reload()
 
 
 def refuse_second(run: CamRun) -> None:
@@ -88,10 +109,12 @@ def keep(run: CamRun, **entries: Any) -> None:
     """
     now = datetime.now(timezone.utc).isoformat()
     mine = {"config.process.token": run.record["process"]["token"]}
-    if not write(run, {"alive_at": now, **entries}, mine) or _registered(run) != _id(run):
-        raise RunError(
-            f"run {run.key!r} was deleted, or taken over, while it was being computed: nothing more is written"
-        )
+    mine_still = write(run, {"alive_at": now, **entries}, mine)
+    if mine_still and _registered(run) != _id(run):  # its dataset was deleted by one who did not know of the run
+        foo.get_db_conn()["runs"].delete_one({"_id": _id(run)})
+        mine_still = False
+    if not mine_still:
+        raise RunError(f"run {run.key!r} was deleted, or taken over, while it was computed: nothing more is written")
 
 
 def leave(run: CamRun, **entries: Any) -> None:
@@ -105,6 +128,22 @@ def leave(run: CamRun, **entries: Any) -> None:
     finally:
         forget(run)
     run.update(process=None, **entries)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Say what to do where the database cannot be written.
+
+    Raises:
+        RunError: it cannot.
+    """
+    try:
+        yield
+    except PyMongoError as error:
+        raise RunError(
+            f"the database cannot be written ({type(error).__name__}: {error}): is it running, is its disk full? "
+            "What was written before is safe; do the same again"
+        ) from error
 
 
 def forget(run: CamRun) -> None:
@@ -124,7 +163,8 @@ def write(run: CamRun, entries: Mapping[str, Any], only_if: Mapping[str, Any] | 
         False if there is no such document.
     """
     change = {"$set": {f"config.{name}": value for name, value in entries.items()}}
-    found = foo.get_db_conn()["runs"].update_one({"_id": _id(run), **(only_if or {})}, change)
+    with writing():
+        found = foo.get_db_conn()["runs"].update_one({"_id": _id(run), **(only_if or {})}, change)
     if found.matched_count:
         run.record.update(entries)
     return bool(found.matched_count)

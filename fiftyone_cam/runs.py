@@ -168,9 +168,7 @@ class CamRun:
         ]
         missing = counts["samples"] - counts["computed"] - counts["failed"]
         if missing > 0:
-            lines.append(
-                f"               {missing:,} have neither: compute_cam with the same arguments goes on with them"
-            )
+            lines.append(f"               {missing:,} have neither: the same call of compute_cam goes on with them")
         lines += [f"               {count:,} x {reason}" for reason, count in list(self.failures.items())[:10]]
         if record.get("accuracy") is not None:
             unknown = record.get("unknown_labels") or 0
@@ -267,7 +265,7 @@ def register(dataset: fo.Dataset, key: str, record: Mapping[str, Any]) -> CamRun
     """
     check_key(dataset, key)
     complete = {"fields": {}, "views": [], "failures": {}, "certificate": 0.0, **record}
-    dataset.register_run(key, dataset.init_run(method=METHOD, **complete))
+    ownership.register(dataset, key, dataset.init_run(method=METHOD, **complete))
     return CamRun(dataset, key, complete)
 
 
