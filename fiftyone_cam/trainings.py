@@ -62,10 +62,6 @@ class TrainingRun(runs.CamRun):
         """The key of FiftyOne's evaluation, for its Model Evaluation panel and ``load_evaluation_results``."""
         return self.field(EVALUATION)
 
-    def update(self, **entries: Any) -> None:
-        self.record.update(entries, updated_at=datetime.now(timezone.utc).isoformat())
-        self.dataset.update_run_config(self.key, self.dataset.init_run(method=METHOD, **self.record))
-
     def clear_evaluation(self) -> None:
         """Delete the evaluation with its field, if it is there."""
         if self.record["evaluated"] and self.dataset.has_evaluation(self.evaluation):
@@ -204,7 +200,7 @@ def check_key(dataset: fo.Dataset, key: str) -> None:
 def register(dataset: fo.Dataset, key: str, record: Mapping[str, Any]) -> TrainingRun:
     """Record a new training."""
     check_key(dataset, key)
-    empty: dict[str, Any] = {"fields": {}, "views": [], "files": [], "failures": {}}
+    empty: dict[str, Any] = {"fields": {}, "views": [], "failures": {}}
     empty |= {"history": [], "epoch": None, "snapshots": {}, "metrics": {}, "evaluated": False}
     complete = {**empty, "created_at": datetime.now(timezone.utc).isoformat(), **record}
     dataset.register_run(key, dataset.init_run(method=METHOD, **complete))

@@ -57,7 +57,8 @@ def blend(
     part = photo[rows, columns]
     if part.size == 0:
         return result
-    levels = np.clip(evidence[rows, columns] * np.float32(255 / max(scale, np.finfo(np.float32).tiny)), 0, 255)
+    scale = max(scale, 1e-35)  # 255 divided by less is no float32
+    levels = np.clip(evidence[rows, columns], 0, np.float32(scale)) * np.float32(255 / scale)
     colours = cv2.applyColorMap(np.rint(levels).astype(np.uint8), COLORMAPS[colormap])
     for channel in range(3):  # one at a time: a quarter of the memory on a 100-megapixel photo
         mixed = (1 - alpha) * part[..., channel].astype(np.float32) + alpha * colours[..., 2 - channel]  # OpenCV: BGR
