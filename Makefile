@@ -1,6 +1,7 @@
 # make demo                  real photos, real weights, class activation maps, the App (IMAGES=/folder, HEADLESS=1)
 # make test                  the tests, in some minutes (ARGS="-k geometry")
 # make test-slow             the slow ones: trainings, real photos by the hundred, faults, endurance
+# make soak                  ten runs and deletions over 50,000 samples: hours (SAMPLES=5000)
 # make lint                  format, rules, types
 # make bench                 the benchmark, beside the machine's limits and other libraries (ARGS="--workloads cifar")
 # make profile               where the time of a run goes (IMAGES=/folder)
@@ -11,7 +12,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -qq
 
-.PHONY: demo test test-slow lint bench profile install clean
+.PHONY: demo test test-slow soak lint bench profile install clean
 
 demo: $(firstword $(wildcard $(VENV)/.installed-dev) $(VENV)/.installed-lite)
 	@$(BIN)/python examples/demo.py $(if $(IMAGES),--images "$(IMAGES)") $(if $(filter-out 0,$(HEADLESS)),--headless)
@@ -21,6 +22,9 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -q --durations=15 -m slow $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	@FIFTYONE_CAM_SOAK=$(or $(SAMPLES),50000) $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/faults/test_soak.py
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --quiet

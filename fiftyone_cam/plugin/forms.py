@@ -250,7 +250,7 @@ def run_key(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]
         notice(
             inputs,
             "continues",
-            f"Run {key} has {counts['computed']:,} maps ({run.record['status']}). It goes on: only samples without a "
+            f"Run {key} has {counts['computed']:,} maps ({run.status}). It goes on: only samples without a "
             "result are computed",
         )
 
