@@ -133,8 +133,7 @@ def compute_cam(
     clock: dict[str, Any] = defaultdict(float, device=device_name, images=0)
     with _noting_what_stops_it(run, collection), _terminable():
         declared = fields.declared(top_k, contrast=ground_truth is not None)
-        for name, kwargs in declared.items():
-            run.claim_field(name, **kwargs)
+        _declare(run, declared)
         items = _pending(collection, run, truth, overwrite, retry_failed)
         if items:
             run.update(revision=run.record["revision"] + 1, counts=_counts(collection, run, len(items)))
@@ -149,8 +148,9 @@ def compute_cam(
                     writer.add(result)
                     bar.update()
             clock["seconds"] = time.perf_counter() - started
-        ownership.refresh(run.dataset)
+        _declare(run, declared)
         _finish(run, collection, truth, clock, len(items))
+    ownership.refresh(run.dataset)
     appearance.show(run.dataset, key)
     return run
 
@@ -275,6 +275,13 @@ def _differences(record: Mapping[str, Any], classifier: Mapping[str, Any], setti
         if record["settings"][name] != value
     ]
     return ["another classifier" if name == "sha256" else name for name in found]
+
+
+def _declare(run: runs.CamRun, declared: Mapping[str, Mapping[str, Any]]) -> None:
+    """Declare the run's fields; again, those that another process, which knew nothing of them, has taken away."""
+    ownership.refresh(run.dataset)
+    for name, kwargs in declared.items():
+        run.claim_field(name, **kwargs)
 
 
 class Terminated(SystemExit):

@@ -113,9 +113,10 @@ class CamRun:
                     "rename or delete it, or use another key"
                 )
             self.update(fields={**self.record["fields"], path: name})
-        if not self.dataset.has_sample_field(path):
+        while not self.dataset.has_sample_field(path):
             ownership.refresh(self.dataset)
             self.dataset.add_sample_field(path, **kwargs)
+            ownership.refresh(self.dataset)  # FiftyOne writes all fields at once: another process may have undone it
         if index:
             self.dataset.create_index(path if index is True else f"{path}.{index}")
         return path
