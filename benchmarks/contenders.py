@@ -61,7 +61,10 @@ def forward(workload: Workload, how: str) -> Timed:
             module = module.to(memory_format=torch.channels_last)
     call: Callable[[Tensor], Any] = module
     if how == "compiled":
-        call = compiled(module, network.head.tap, batch) or module
+        fast = compiled(module, network.head.tap, batch)
+        if fast is None:
+            raise RuntimeError("it cannot be compiled here")
+        call = fast
     elif how == "folded":
         call = lambda batch: tapped_forward(module, batch, network.head.tap)  # noqa: E731
     rounds, rest = divmod(len(workload.paths), len(batch))
@@ -95,7 +98,7 @@ def ours(workload: Workload, precision: str = "float32") -> Timed:
 # FiftyOne's own road
 
 
-class _HeatmapProcessor(fout.OutputProcessor):  # type: ignore[misc]
+class _HeatmapProcessor(fout.OutputProcessor):
     """What one would write in half an hour: the CAM of the predicted class, a heatmap label for each image."""
 
     def __init__(self, network: Any, taps: dict[str, Tensor]) -> None:
@@ -106,8 +109,8 @@ class _HeatmapProcessor(fout.OutputProcessor):  # type: ignore[misc]
         weight = self._network.head.weight[indices]
         maps = torch.einsum("nk,nkhw->nhw", weight, self._taps["features"]).clamp_min(0)
         maps = nn.functional.interpolate(maps[:, None], size=(96, 96), mode="bilinear")[:, 0]
-        maps = (maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-6) * 255).byte().cpu().numpy()
-        return [fo.Heatmap(map=values, range=[0, 255]) for values in maps]
+        levels = (maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-6) * 255).byte().cpu().numpy()
+        return [fo.Heatmap(map=values, range=[0, 255]) for values in levels]
 
 
 def fiftyone_model(workload: Workload, maps: bool) -> fout.TorchImageModel:

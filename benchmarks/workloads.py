@@ -15,6 +15,7 @@ import fiftyone as fo
 import torch
 
 import fiftyone_cam as focam
+from fiftyone_cam.core.image import read_image
 
 DATA = Path(os.environ.get("FIFTYONE_CAM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -79,7 +80,9 @@ def large_photos(count: int) -> list[str]:
     for i, source in enumerate(photos("oxford_pets_259", count)):
         path = folder / f"{i:04d}.jpg"
         if not path.exists():
-            image = cv2.resize(cv2.imread(source), MEGAPIXELS, interpolation=cv2.INTER_CUBIC)
+            image = cv2.resize(
+                cv2.cvtColor(read_image(source), cv2.COLOR_RGB2BGR), MEGAPIXELS, interpolation=cv2.INTER_CUBIC
+            )
             cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
         paths.append(str(path))
     return paths
