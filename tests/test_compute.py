@@ -463,8 +463,7 @@ def test_the_time_is_told_by_what_it_was_spent_on(photos, classifier):
     run = focam.compute_cam(photos, classifier, batch_size=4)
     timing = run.record["timing"]
     assert timing["images"] == run.counts["computed"]
-    on_the_way = sum(timing[stage] for stage in ("waiting_for_decode", "forward", "maps", "waiting_for_writes"))
-    assert 0 < timing["forward"] < on_the_way <= timing["seconds"]
-    assert timing["decoding"] > 0
-    assert timing["writing"] > 0
+    assert 0 < timing["forward"] + timing["maps"] + timing["waiting_for_decode"] <= timing["seconds"]
+    for stage in ("forward", "maps", "decoding", "writing"):
+        assert timing[stage] > 0, stage
     assert "forward" in str(run)

@@ -351,13 +351,13 @@ def lay_out(grid: NDArray[np.float32], box: Box, seen: Box, height: int, width: 
     return result
 
 
-def display_size(height: int, width: int, long_side: int = 96) -> tuple[int, int]:
-    """Height and width of a display map: the image's aspect, its long side ``long_side``, at least 1.
+def display_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of a display map: the image's aspect, its long side 96, or 64 where the image is no larger.
 
-    >>> display_size(480, 640)
-    (72, 96)
+    >>> display_size(480, 640), display_size(32, 32)
+    ((72, 96), (64, 64))
     """
-    scale = long_side / max(height, width)
+    scale = (64 if max(height, width) <= 64 else 96) / max(height, width)
     return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
 
 

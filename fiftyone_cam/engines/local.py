@@ -1,13 +1,17 @@
-"""The local engine: threads decode ahead, one thread computes; bounded, in order."""
+"""The local engine: threads decode ahead, on a CPU several batches are computed at once; bounded, in order."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Generator, Sequence
 from typing import Any
+
+import torch
+from threadpoolctl import ThreadpoolController
 
 from fiftyone_cam.core.explain import Explainer, Failure, Item, Prepared, Result, prepare
 from fiftyone_cam.core.limits import limits
@@ -18,6 +22,9 @@ COMPILING_PAYS = 120.0
 
 _BATCHES_BEFORE = 3
 """Batches after which it is known how fast the network runs."""
+
+
+_MOST_STREAMS = 4
 
 
 def explained(
@@ -38,7 +45,8 @@ def explained(
     """
     num_workers = num_workers or min(16, os.cpu_count() or 1)
     preprocessing = explainer.network.preprocessing
-    with Workers(num_workers, seconds=limits().seconds, name="cam-decode") as workers:
+    streams = _Streams(explainer)
+    with Workers(num_workers, seconds=limits().seconds, name="cam-decode") as workers, streams:
         ahead: deque[tuple[Item, Task[Prepared | Failure]]] = deque()
         source = iter(items)
 
@@ -57,23 +65,93 @@ def explained(
 
         decode_more()
         batches = 0
-        while ahead:
-            waiting = time.perf_counter()
-            batch: list[Prepared] = []
-            while ahead and len(batch) < batch_size:
-                prepared = decoded()
-                if isinstance(prepared, Prepared):
-                    batch.append(prepared)
-                else:
-                    yield prepared
-            decode_more()  # before the forward, so that decoding goes on during it
-            clock["waiting_for_decode"] += time.perf_counter() - waiting
-            results = explainer(batch, clock) if batch else []
-            clock["images"] += len(batch)
+        while ahead or streams.busy:
+            if ahead and not streams.full:
+                began = time.monotonic()
+                batch: list[Prepared] = []
+                while ahead and len(batch) < batch_size:
+                    prepared = decoded()
+                    if isinstance(prepared, Prepared):
+                        batch.append(prepared)
+                    else:
+                        yield prepared
+                decode_more()  # before the forward, so that decoding goes on during it
+                clock["waiting_for_decode"] += streams.idle_since(began)
+                if batch:
+                    streams.submit(batch)
+                    batches += 1
+                continue
+            results = streams.result(clock)
+            clock["images"] += len(results)
             yield from results
-            batches += 1
-            left = clock["forward"] / max(1, clock["images"]) * (len(items) - clock["images"])
+            left = clock["forward"] / clock["images"] * (len(items) - clock["images"])
             if batches == _BATCHES_BEFORE and left > COMPILING_PAYS:
+                while streams.busy:  # nothing else may run meanwhile
+                    yield from streams.result(clock)
                 compiling = time.perf_counter()
-                explainer.compile(batch)
+                streams.compile(batch)
                 clock["compiling"] += time.perf_counter() - compiling
+
+
+class _Streams:
+    """Batches computed at once, each by its share of the cores; results in the order of submission.
+
+    On a CPU two forwards of one core each finish sooner than one of two: no core waits for another after each layer,
+    nor for the ones that decode and write. A GPU computes one at a time; so does a compiled network, whose number of
+    threads is compiled in.
+    """
+
+    def __init__(self, explainer: Explainer) -> None:
+        self._explainer = explainer
+        cores = torch.get_num_threads()
+        self._count = min(_MOST_STREAMS, cores) if explainer.network.device.type == "cpu" else 1
+        self._threads = max(1, cores // self._count)
+        self._limited = threading.local()
+        self._tasks: deque[Task[tuple[list[Result], dict[str, float]]]] = deque()
+        self._last = time.monotonic()
+
+    def __enter__(self) -> _Streams:
+        self._workers = Workers(self._count, name="cam-compute")
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._workers.close(patience=2.0)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._tasks)
+
+    @property
+    def full(self) -> bool:
+        return len(self._tasks) > self._count  # one waits, so that none of them does
+
+    def submit(self, batch: Sequence[Prepared]) -> None:
+        self._tasks.append(self._workers.submit(self._explain, batch))
+
+    def result(self, clock: dict[str, Any]) -> list[Result]:
+        task = self._tasks.popleft()
+        results, spent = self._workers.result(task)
+        self._last = max(self._last, task.since + task.seconds)
+        for name, seconds in spent.items():
+            clock[name] += seconds / self._count
+        return results
+
+    def idle_since(self, began: float) -> float:
+        """Seconds since then in which nothing was computed, up to now."""
+        if any(not task.future.done() for task in self._tasks):
+            return 0.0
+        ends = [task.since + task.seconds for task in self._tasks]
+        return max(0.0, time.monotonic() - max(began, self._last, *ends))
+
+    def compile(self, batch: Sequence[Prepared]) -> None:
+        if self._explainer.compile(batch):
+            self._workers.close()
+            self._count, self._threads = 1, torch.get_num_threads()
+            self._workers = Workers(1, name="cam-compute")
+
+    def _explain(self, batch: Sequence[Prepared]) -> tuple[list[Result], dict[str, float]]:
+        if self._count > 1 and not hasattr(self._limited, "by"):
+            # of this thread alone, and as long as it lives
+            self._limited.by = ThreadpoolController().limit(limits=self._threads, user_api="openmp")
+        spent: dict[str, float] = defaultdict(float)
+        return self._explainer(batch, spent), spent
