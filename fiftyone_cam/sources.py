@@ -21,7 +21,7 @@ from torch import nn
 
 from fiftyone_cam.core.errors import SourceError
 from fiftyone_cam.core.geometry import Bound, CenterCrop, Pad, Preprocessing, Resize, Step
-from fiftyone_cam.models import LITE, architectures, build
+from fiftyone_cam.models import LITE, SMALL, architectures, build
 
 CHECKPOINT_WEIGHTS = "model.safetensors"
 CHECKPOINT_JSON = "classifier.json"
@@ -307,6 +307,8 @@ def default_preprocessing(arch: str) -> Preprocessing:
         return lite_preprocessing(LITE.index(arch))
     if arch.startswith("timm:"):
         raise SourceError(f"{arch} does not say its preprocessing: pass preprocessing=")
+    if arch in SMALL:
+        return Preprocessing((Resize(size=(32, 32)),))
     import torchvision
 
     return convert(torchvision.models.get_model_weights(arch)["DEFAULT"].transforms())

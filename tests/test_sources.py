@@ -254,3 +254,10 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
         focam.load_classifier(tiny_gap(), NAMES[:2], preprocessing=SQUARE)
     with pytest.raises(focam.SourceError, match="RandomErasing is not known"):
         sources.convert(torchvision.transforms.Compose([torchvision.transforms.RandomErasing()]))
+
+
+@pytest.mark.parametrize("arch", ["cifar_resnet20", "small_gap_net"])
+def test_weights_of_a_network_for_small_images_say_how_to_feed_it(tmp_path, arch):
+    torch.save(build(arch, 3).state_dict(), tmp_path / "weights.pt")
+    classifier = focam.load_classifier(tmp_path / "weights.pt", "abc", arch=arch)
+    assert classifier.network.preprocessing.input_size(480, 640) == (32, 32)

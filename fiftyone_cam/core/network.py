@@ -157,6 +157,8 @@ class GapNetwork:
             return logits.float(), features
 
     def _input(self, batch: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()  # or the copy would not be one that does not block
         pixels = self.preprocessing.normalize(batch.to(self.device, non_blocking=True))
         return pixels.contiguous(memory_format=torch.channels_last)
 
