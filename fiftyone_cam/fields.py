@@ -106,7 +106,9 @@ _CLASSIFICATION = bulk.document(fo.Classification(label="", confidence=0.0))
 _HEATMAP = bulk.document(fo.Heatmap())
 
 
-def documents(result: Explanation, scale: float | None) -> dict[str, dict[str, Any]]:
+def documents(
+    result: Explanation, scale: float | None, contrast_scale: float | None = None
+) -> dict[str, dict[str, Any]]:
     """All labels of one explanation as the database keeps them, by field name without the key.
 
     They are what :func:`prediction` and :func:`heatmap` become there, without a label object for each.
@@ -121,7 +123,7 @@ def documents(result: Explanation, scale: float | None) -> dict[str, dict[str, A
         again = [_CLASSIFICATION(label=entry["label"], confidence=entry["confidence"]) for entry in classifications]
         found[TOP] = {"_cls": "Classifications", "classifications": again}
     if result.contrast is not None:
-        found[CONTRAST] = _heatmap_document(result.contrast, result, scale)
+        found[CONTRAST] = _heatmap_document(result.contrast, result, contrast_scale)
     return found
 
 

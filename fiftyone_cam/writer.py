@@ -80,14 +80,17 @@ class Writer:
         explained = [result for result in results if not isinstance(result, Failure)]
         if self._run.record.get("scale") is None and explained:
             self._run.update(scale=_display_scale([result.maps[0].grid for result in explained]))
-        scale = self._run.record.get("scale")
+        contrasts = [result.contrast.grid for result in explained if result.contrast is not None]
+        if self._run.record.get("contrast_scale") is None and contrasts:
+            self._run.update(contrast_scale=_contrast_scale(contrasts))
+        scale, contrast_scale = (self._run.record.get(name) for name in ("scale", "contrast_scale"))
         documents: dict[str, dict[str, Any]] = {}
         for result in results:
             values: dict[str, Any] = dict.fromkeys(self._names)  # of an earlier computation nothing may stay
             if isinstance(result, Failure):
                 values[fields.ERROR] = result.reason
             else:
-                values |= fields.documents(result, scale)
+                values |= fields.documents(result, scale, contrast_scale)
                 self._certificate = max(self._certificate, result.error)
             documents[result.id] = {self._run.field(name): value for name, value in values.items()}
         ownership.keep(self._run, certificate=self._certificate)  # before, so that also what a kill leaves is covered
@@ -97,3 +100,8 @@ class Writer:
 def _display_scale(grids: Sequence[np.ndarray]) -> float:
     """Evidence that is drawn in full colour: what the strongest tenth of the first images reaches."""
     return max(float(np.percentile([grid.max() for grid in grids], 90)), float(np.finfo(np.float32).tiny))
+
+
+def _contrast_scale(grids: Sequence[np.ndarray]) -> float:
+    """The same for contrastive maps, which between two like classes are far weaker: what half of them reach."""
+    return max(float(np.median([np.abs(grid).max() for grid in grids])), float(np.finfo(np.float32).tiny))

@@ -44,9 +44,9 @@ def test_documents_are_what_label_objects_become(rng, top_k, scale, wrong):
     if top_k > 1:
         expected[fields.TOP] = fo.Classifications(classifications=[fields.prediction(entry) for entry in maps])
     if contrast is not None:
-        expected[fields.CONTRAST] = fields.heatmap(contrast, explanation, scale)
+        expected[fields.CONTRAST] = fields.heatmap(contrast, explanation, 0.5)
 
-    found = fields.documents(explanation, scale)
+    found = fields.documents(explanation, scale, 0.5)
     assert {name: comparable(document) for name, document in found.items()} == {
         name: comparable(label.to_dict()) for name, label in expected.items()
     }

@@ -103,7 +103,7 @@ def _state(bar: Any) -> tuple[float, str]:
         return bar.done, str(bar)
     done, total, seconds = bar.iteration, bar.total or 0, bar.elapsed_time or 0.0
     words = f"{done:,} of {total:,} samples"
-    if done and seconds > 1:
+    if done and seconds > 0.3:
         rate = done / seconds
         words += f" · {rate:,.1f} samples/s · {duration((total - done) / rate)} left"
     return (done / total if total else 0.0), words

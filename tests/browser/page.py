@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-PATIENCE = 180.0
+PATIENCE = float(os.environ.get("FIFTYONE_CAM_PATIENCE", "180"))
 """Seconds to wait for what must come: machines that run tests are slow and shared."""
 
 expect.set_options(timeout=PATIENCE * 1000)
@@ -69,8 +69,15 @@ class AppPage:
     def show(self, path: str, shown: bool = True) -> None:
         """Show or hide a field. The App remembers it, also when the dataset is opened again."""
         box = self.page.locator(f'[data-cy="checkbox-{path}"]').first
-        if box.locator("input").is_checked() != shown:
+
+        def there() -> bool | None:
+            self.page.wait_for_timeout(500)  # what the App remembers comes after the grid does
+            if box.locator("input").is_checked() == shown:
+                return True
             box.click()
+            return None
+
+        self.until(there, f"{path} {'shown' if shown else 'hidden'}")
 
     def count(self) -> str:
         """What the App says of how many samples are in sight: ``"3 of 72 samples"``."""
@@ -113,7 +120,14 @@ class AppPage:
     def choose(self, label: str, value: str) -> None:
         """Pick from a dropdown."""
         self.line(label).get_by_role("combobox").click()
-        self.page.get_by_role("option").filter(has_text=re.compile(rf"^{re.escape(value)}")).first.click()
+        options = self.page.get_by_role("option").filter(has_text=re.compile(rf"^{re.escape(value)}"))
+
+        def chosen() -> bool | None:
+            options.first.click()  # lost where the form is drawn anew at that moment
+            self.page.wait_for_timeout(300)
+            return options.count() == 0 or None
+
+        self.until(chosen, f"{value} of {label} is chosen")
 
     def switch(self, label: str) -> None:
         """Flip a switch or tick a box."""
@@ -147,6 +161,18 @@ class AppPage:
         self.page.mouse.move(5, 5)
         self.settled()
         return self.pixels(self.lookers.nth(index))
+
+    def still(self, index: int = 0) -> np.ndarray:
+        """A picture on the grid once it no longer changes: labels, heatmaps and photos come one after the other."""
+        last = self.picture(index)
+
+        def unchanged() -> np.ndarray | None:
+            nonlocal last
+            self.page.wait_for_timeout(600)
+            before, last = last, self.picture(index)
+            return last if difference(before, last) < 0.2 else None
+
+        return np.asarray(self.until(lambda: (found := unchanged()) is not None or None, "a picture at rest") and last)
 
     def until(self, seen: Callable[[], Any], what: str) -> Any:
         """Wait until something is so; returns what it is then."""

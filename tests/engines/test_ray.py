@@ -224,7 +224,7 @@ def test_two_nodes_write_what_one_process_writes_bit_for_bit(nodes, dataset, tmp
         progress=lambda bar: reports.append(bar.iteration),
     )
     assert stored(dataset, "one") == stored(dataset, "two")
-    for entry in ("counts", "failures", "certificate", "scale", "accuracy", "settings", "classifier"):
+    for entry in ("counts", "failures", "certificate", "scale", "contrast_scale", "accuracy", "settings", "classifier"):
         assert one.record[entry] == two.record[entry], entry
     assert two.complete
     assert two.counts["failed"] == 16
