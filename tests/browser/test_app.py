@@ -35,6 +35,7 @@ def computed(app: AppPage, dataset: fo.Dataset) -> fo.Dataset:
     if not focam.list_runs(dataset):
         compute(app, dataset)
         app.done()
+        dataset.reload()
     return dataset
 
 
