@@ -124,19 +124,18 @@ class Explainer:
         self.classes = classes
         self.batch_limit: int | None = None
         """The largest batch that fitted after memory ran out; None as long as it never did."""
-        self._forward_seconds = 0.0
 
     def __call__(self, batch: Sequence[Prepared], clock: dict[str, Any] | None = None) -> list[Result]:
         """The results of a batch; ``clock`` (a ``defaultdict(float)``) gets the seconds of ``forward`` and ``maps``."""
-        began, self._forward_seconds = time.perf_counter(), 0.0
+        began, forward = time.perf_counter(), _Stopwatch()
         results: dict[str, Result] = {}
         for group in _same_shape(batch):
             size = self.batch_limit or len(group)
             for start in range(0, len(group), size):
-                results.update((result.id, result) for result in self._attempt(group[start : start + size]))
+                results.update((result.id, result) for result in self._attempt(group[start : start + size], forward))
         if clock is not None:
-            clock["forward"] += self._forward_seconds
-            clock["maps"] += time.perf_counter() - began - self._forward_seconds
+            clock["forward"] += forward.seconds
+            clock["maps"] += time.perf_counter() - began - forward.seconds
         return [results[prepared.item.id] for prepared in batch]
 
     def compile(self, batch: Sequence[Prepared]) -> bool:
@@ -146,10 +145,10 @@ class Explainer:
             return False
         return self.network.compile(_stacked(batch))
 
-    def _attempt(self, batch: Sequence[Prepared]) -> list[Result]:
+    def _attempt(self, batch: Sequence[Prepared], forward: _Stopwatch) -> list[Result]:
         """Explain; halve where memory or one bad image breaks the whole, down to the image that does."""
         try:
-            return self._explain(batch)
+            return self._explain(batch, forward)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             out_of_memory, reason = True, "out of memory"
@@ -163,15 +162,14 @@ class Explainer:
         half = (len(batch) + 1) // 2
         if out_of_memory:
             self.batch_limit = min(half, self.batch_limit or half)
-        return self._attempt(batch[:half]) + self._attempt(batch[half:])
+        return self._attempt(batch[:half], forward) + self._attempt(batch[half:], forward)
 
-    def _explain(self, batch: Sequence[Prepared]) -> list[Result]:
+    def _explain(self, batch: Sequence[Prepared], forward: _Stopwatch) -> list[Result]:
         network, count = self.network, len(batch)
         with network.evaluating(), torch.inference_mode():
-            began = time.perf_counter()
-            logits, features = network.forward(_stacked(batch), self.precision)
-            on_cpu = logits.cpu()  # a GPU is waited for here
-            self._forward_seconds += time.perf_counter() - began
+            with forward:
+                logits, features = network.forward(_stacked(batch), self.precision)
+                on_cpu = logits.cpu()  # a GPU is waited for here
             if self.classes is None:
                 indices = logits.nan_to_num(nan=-torch.inf).topk(self.top_k, dim=1).indices
             else:
@@ -238,6 +236,19 @@ def _contrast(first: ClassMap, second: ClassMap) -> ClassMap:
         bias=first.bias - second.bias,
         grid=first.grid - second.grid,
     )
+
+
+class _Stopwatch:
+    """Adds up the seconds spent in its blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: Any) -> None:
+        self.seconds += time.perf_counter() - self._began
 
 
 def _stacked(batch: Sequence[Prepared]) -> Tensor:
