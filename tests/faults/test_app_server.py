@@ -64,7 +64,7 @@ def test_a_delegated_run_outlives_the_server(dataset, tmp_path, processes):
         link.symlink_to(ROOT, target_is_directory=True)
     paths = write_photos(tmp_path, 40, (32, 48))
     dataset.persistent = True
-    dataset.add_samples([fo.Sample(filepath=paths[i % 40], mine=i) for i in range(3000)], progress=False)
+    dataset.add_samples([fo.Sample(filepath=paths[i % 40], mine=i) for i in range(10_000)], progress=False)
     small = Preprocessing((Resize(size=(32, 32)),))
     network = focam.load_classifier(build("small_gap_net", 3), NAMES, preprocessing=small)
     network.origin["arch"] = "small_gap_net"
@@ -119,5 +119,5 @@ def test_a_delegated_run_outlives_the_server(dataset, tmp_path, processes):
     wait_for(lambda: state() != "running", "the end of the run")
     assert state() == "completed"
     check(dataset, before)
-    assert focam.load_run(dataset, "cam").counts["new"] == 3000
+    assert focam.load_run(dataset, "cam").counts["new"] == 10_000
     wait_for(lambda: ask("/fiftyone"), "the new server's answer")
