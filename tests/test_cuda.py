@@ -54,7 +54,7 @@ def test_a_run_takes_the_gpu_by_itself_and_computes_one_batch_at_a_time(dataset,
     run = focam.compute_cam(dataset, classifier, batch_size=8)
     assert run.counts["computed"] == 40
     assert run.record["timing"]["device"].startswith("cuda")
-    assert local._Streams(Explainer(classifier.network))._count == 1
+    assert local._Streams(Explainer(classifier.network), batches=40)._count == 1
 
 
 def test_a_batch_that_does_not_fit_is_halved(network, prepared):

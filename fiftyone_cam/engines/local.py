@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 import time
@@ -45,7 +46,7 @@ def explained(
     """
     num_workers = num_workers or min(16, os.cpu_count() or 1)
     preprocessing = explainer.network.preprocessing
-    streams = _Streams(explainer)
+    streams = _Streams(explainer, batches=math.ceil(len(items) / batch_size))
     with Workers(num_workers, seconds=limits().seconds, name="cam-decode") as workers, streams:
         ahead: deque[tuple[Item, Task[Prepared | Failure]]] = deque()
         source = iter(items)
@@ -101,10 +102,11 @@ class _Streams:
     threads is compiled in.
     """
 
-    def __init__(self, explainer: Explainer) -> None:
+    def __init__(self, explainer: Explainer, batches: int) -> None:
         self._explainer = explainer
         cores = torch.get_num_threads()
-        self._count = min(_MOST_STREAMS, cores) if explainer.network.device.type == "cpu" else 1
+        few = max(1, batches // 2)  # one or two batches are done sooner with all cores at each
+        self._count = min(_MOST_STREAMS, cores, few) if explainer.network.device.type == "cpu" else 1
         self._threads = max(1, cores // self._count)
         self._limited = threading.local()
         self._tasks: deque[Task[tuple[list[Result], dict[str, float]]]] = deque()
