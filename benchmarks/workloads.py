@@ -58,7 +58,7 @@ def cifar_resnet20() -> focam.Classifier:
 
 def photos(folder: str, count: int) -> list[str]:
     """The first photos of a folder of real ones, again and again if there are fewer."""
-    found = sorted(str(path) for path in (DATA / folder / "images").iterdir())
+    found = sorted(str(path) for path in (DATA / folder / "images").rglob("*.[jJ]*"))
     return list(islice(cycle(found), count))
 
 
