@@ -64,8 +64,13 @@ def explained(
             except NotDoneError as error:
                 return Failure(item.id, f"cannot be read: {error}")
 
+        def computed() -> list[Result]:
+            results = streams.result(clock)
+            clock["images"] += len(results)
+            return results
+
         decode_more()
-        batches = 0
+        finished = 0
         while ahead or streams.busy:
             if ahead and not streams.full:
                 began = time.monotonic()
@@ -80,15 +85,13 @@ def explained(
                 clock["waiting_for_decode"] += streams.idle_since(began)
                 if batch:
                     streams.submit(batch)
-                    batches += 1
                 continue
-            results = streams.result(clock)
-            clock["images"] += len(results)
-            yield from results
+            yield from computed()
+            finished += 1
             left = clock["forward"] / clock["images"] * (len(items) - clock["images"])
-            if batches == _BATCHES_BEFORE and left > COMPILING_PAYS:
+            if finished == _BATCHES_BEFORE and left > COMPILING_PAYS:
                 while streams.busy:  # nothing else may run meanwhile
-                    yield from streams.result(clock)
+                    yield from computed()
                 compiling = time.perf_counter()
                 streams.compile(batch)
                 clock["compiling"] += time.perf_counter() - compiling
