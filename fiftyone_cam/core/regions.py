@@ -120,8 +120,8 @@ def partition(
     rank = np.lexsort((sizes, np.zeros(len(filled)) if priority is None else np.asarray(priority)[filled]))
     owner = np.asarray(filled)[rank[inside[:, rank].argmax(axis=1)]]
 
-    # the middle of a strip of rounding's height can be the image's lower edge
-    row = (np.searchsorted(cells.rows, middles[strip], side="right") - 1).clip(0, height - 1)
+    # by its upper end, which is exact: the middle of a strip of rounding's height can be its lower end
+    row = np.searchsorted(cells.rows, breaks[strip], side="right") - 1
     lower, upper = cells.columns[:-1], cells.columns[1:]
     lengths = np.clip(end[:, None], lower, upper) - np.clip(start[:, None], lower, upper)
     index = (owner * height + row)[:, None] * width + np.arange(width)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from skimage.measure import points_in_poly
 
@@ -180,6 +180,9 @@ def test_flipping_image_and_regions_together_flips_the_coverage(cells, shapes):
 
 @law
 @given(cells=grids())
+@example(
+    cells=Cells(np.array([0.4, np.nextafter(0.4, 1), np.nextafter(np.nextafter(0.4, 1), 1), 0.6]), np.array([0.0, 1]))
+)
 def test_the_whole_image_covers_every_cell_that_was_seen(cells):
     expected = (cells.areas > 0).astype(float)
     for shape in (WHOLE_BOX, Polygon.box((-1, -1, 3, 3)), Mask(np.ones((3, 5), bool))):
