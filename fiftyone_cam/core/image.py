@@ -26,6 +26,8 @@ from fiftyone_cam.core.storage import fetch, is_url
 # Bytes of a JPEG that are not its pixels: profiles, previews. No JPEG has 8 bytes a pixel.
 _MOST_METADATA = 64 << 20
 
+_SMALL = 1 << 20
+
 # Recognised by content, never by the file's name. Not everything that Pillow opens: EPS, say, would run Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 Image.init()
@@ -111,7 +113,9 @@ def read_image(
         if status.st_size == 0:
             raise ImageError("empty file")
         with open(path, "rb") as file:
-            return _read(file, min_size, max_pixels)
+            # Pillow reads a header in some forty bites, each of which costs more from a file than from memory.
+            source = io.BytesIO(file.read()) if status.st_size <= _SMALL else file
+            return _read(source, min_size, max_pixels)
     except FileNotFoundError:
         raise ImageError("file not found") from None
     except PermissionError:
