@@ -25,6 +25,12 @@ logger = logging.getLogger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ACTIVATIONS = ("softmax", "sigmoid")
 
+_NEAR = 4 << 20
+"""Bytes of a layer's output that stay near a CPU core while the next layer reads them."""
+
+_LEAST_SLICE = 4
+"""Images below which calling the layers costs more than memory does."""
+
 
 class GapNetwork:
     """A module whose head was found and certified: see :func:`fiftyone_cam.core.head.find_head`.
@@ -70,6 +76,7 @@ class GapNetwork:
                     "give one name for each logit, in order"
                 )
             self.grid_frame = measure_grid_frame(self, example)
+            self._growth = largest_output(self.module, example[:1]) / example[0].nbytes
         self._compiled: tuple[torch.Size, Forward] | None = None
 
     def _noise(self, count: int) -> Tensor:
@@ -122,7 +129,7 @@ class GapNetwork:
         nobody serves the App, and in float32 on the CPU, where it was measured to pay.
 
         Args:
-            batch: ``(N, 3, H, W)`` uint8.
+            batch: ``(N, 3, H, W)`` uint8. It is compiled for slices of it.
 
         Returns:
             whether it was done.
@@ -130,6 +137,7 @@ class GapNetwork:
         if self.device.type != "cpu" or threading.current_thread() is not threading.main_thread():
             return False
         with self.evaluating():
+            batch = self._slices(batch)[0]
             forward = compiled(self.module, self.head.tap, self._input(batch))
         self._compiled = None if forward is None else (batch.shape, forward)
         return forward is not None
@@ -145,16 +153,30 @@ class GapNetwork:
 
         Below float32 the logits are computed anew in float32 from the feature maps: maps and logits then agree
         exactly, whatever the network's own last layer rounded.
+
+        A CPU takes a batch in slices, so small that one layer's output is still in its caches when the next layer
+        reads it.
         """
         with torch.inference_mode():
-            pixels = self._input(batch)
-            if self._compiled is not None and precision == "float32" and batch.shape == self._compiled[0]:
-                return self._compiled[1](pixels)
-            with _autocast(self.device, precision):
-                logits, features = tapped_forward(self.module, pixels, self.head.tap)
-            if precision != "float32":
-                logits = nnf.linear(features.float().mean((2, 3)), self.head.weight, self.head.bias)
-            return logits.float(), features
+            parts = [self._forward(part, precision) for part in self._slices(batch)]
+            logits, features = (torch.cat(part) for part in zip(*parts, strict=True)) if len(parts) > 1 else parts[0]
+            return logits, features
+
+    def _slices(self, batch: Tensor) -> tuple[Tensor, ...]:
+        if self.device.type != "cpu":
+            return (batch,)
+        largest = self._growth * 4 * batch.shape[1:].numel()  # bytes, as float32
+        return torch.split(batch, max(_LEAST_SLICE, int(_NEAR / largest)) * torch.get_num_threads())
+
+    def _forward(self, batch: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+        pixels = self._input(batch)
+        if self._compiled is not None and precision == "float32" and batch.shape == self._compiled[0]:
+            return self._compiled[1](pixels)
+        with _autocast(self.device, precision):
+            logits, features = tapped_forward(self.module, pixels, self.head.tap)
+        if precision != "float32":
+            logits = nnf.linear(features.float().mean((2, 3)), self.head.weight, self.head.bias)
+        return logits.float(), features
 
     def _input(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -174,6 +196,28 @@ class GapNetwork:
             "head": self.head.describe(),
             "grid_frame": list(self.grid_frame),
         }
+
+
+def largest_output(module: nn.Module, example: Tensor) -> int:
+    """Bytes of the largest tensor that a layer takes or gives for an input.
+
+    >>> largest_output(torchvision.models.resnet18(), torch.randn(1, 3, 224, 224))
+    3211264
+    """
+    sizes = [example.nbytes]
+
+    def note(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.nbytes)
+
+    hooks = [part.register_forward_hook(note) for part in module.modules()]
+    try:
+        with torch.inference_mode():
+            module(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes)
 
 
 def measure_grid_frame(network: GapNetwork, example: Tensor) -> Box:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fiftyone_cam.core.errors import CamError, SourceError
 from fiftyone_cam.core.geometry import Preprocessing, Resize
-from fiftyone_cam.core.network import GapNetwork
+from fiftyone_cam.core.network import GapNetwork, largest_output
 from tests.toys import Brightness, tiny_gap
 
 SQUARE = Preprocessing((Resize(size=(128, 128)),))
@@ -55,6 +55,22 @@ def test_lower_precision_keeps_maps_and_logits_in_agreement():
     again = features.double().mean((2, 3)) @ network.head.weight.double().T + network.head.bias.double()
     torch.testing.assert_close(logits.double(), again, rtol=1e-5, atol=1e-6)
     assert (logits - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_slices_change_nothing_and_keep_a_layers_output_small():
+    torch.manual_seed(0)
+    network = GapNetwork(tiny_gap(), ["a", "b", "c"], Preprocessing())
+    assert network.for_inference() is not network
+    for count, side in ((19, 224), (600, 32), (1, 224), (0, 32)):
+        batch = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
+        with network.evaluating(), torch.inference_mode():
+            slices = network._slices(batch)
+            expected = network.module(network._input(batch))
+            found, features = network.forward(batch)
+            largest = largest_output(network.module, network._input(slices[0]))
+        assert sum(map(len, slices)) == len(features) == count
+        assert len(slices[0]) <= 4 * torch.get_num_threads() or largest <= torch.get_num_threads() * 4 << 20
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_not_there_is_named():
