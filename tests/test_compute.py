@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import torch
 from fiftyone import ViewField as F
 
 import fiftyone_cam as focam
+from fiftyone_cam.core import compilation, network
 from fiftyone_cam.core.geometry import CenterCrop, Preprocessing, Resize
+from fiftyone_cam.engines import local
 from tests.toys import Brightness, tiny_gap, write_photos
 
 NAMES = ["cat", "dog", "fish"]
@@ -115,6 +118,28 @@ def test_results_do_not_depend_on_batches_threads_or_views(photos, classifier):
         assert photos.values(f"{key}_prediction.label") == photos.values("one_prediction.label")
         for a, b in zip(photos.values(f"{key}_heatmap"), photos.values("one_heatmap"), strict=True):
             np.testing.assert_allclose(a.grid, b.grid, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_long_run_compiles_on_the_way_and_loses_nothing(photos, classifier, tmp_path, monkeypatch):
+    if not any(map(shutil.which, ("g++", "c++", "clang++"))):
+        pytest.skip("there is no C++ compiler")
+    more = write_photos(tmp_path, 40, seed=1)
+    photos.add_samples([fo.Sample(filepath=path) for path in [*more[:20], str(tmp_path / "gone.jpg"), *more[20:]]])
+    focam.compute_cam(photos, classifier, "plain", batch_size=8)
+    made = []
+    monkeypatch.setattr(network, "compiled", lambda *args: made.append(compilation.compiled(*args)) or made[-1])
+    monkeypatch.setattr(local, "COMPILING_PAYS", 0.0)
+    run = focam.compute_cam(photos, classifier, "compiled", batch_size=8)
+    assert len(made) == 1
+    assert callable(made[0])
+    assert run.record["timing"]["compiling"] > 0
+    assert run.counts == {"samples": 53, "computed": 52, "failed": 1, "new": 53}
+    assert run.record["timing"]["images"] == 52
+    assert photos.values("compiled_prediction.label") == photos.values("plain_prediction.label")
+    for a, b in zip(photos.values("compiled_heatmap"), photos.values("plain_heatmap"), strict=True):
+        if b is not None:
+            np.testing.assert_allclose(a.grid, b.grid, rtol=1e-3, atol=1e-4 * np.abs(b.grid).max())
 
 
 def test_views_of_every_kind(photos, classifier):

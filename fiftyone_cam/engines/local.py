@@ -101,8 +101,7 @@ class _Streams:
     """Batches computed at once, each by its share of the cores; results in the order of submission.
 
     On a CPU two forwards of one core each finish sooner than one of two: no core waits for another after each layer,
-    nor for the ones that decode and write. A GPU computes one at a time; so does a compiled network, whose number of
-    threads is compiled in.
+    nor for the ones that decode and write. A GPU computes one at a time.
     """
 
     def __init__(self, explainer: Explainer, batches: int) -> None:
@@ -149,14 +148,15 @@ class _Streams:
         return max(0.0, time.monotonic() - max(began, self._last, *ends))
 
     def compile(self, batch: Sequence[Prepared]) -> None:
-        if self._explainer.compile(batch):
-            self._workers.close()
-            self._count, self._threads = 1, torch.get_num_threads()
-            self._workers = Workers(1, name="cam-compute")
+        with self._limit():  # the number of threads is compiled in
+            self._explainer.compile(batch)
+
+    def _limit(self) -> Any:
+        """A stream's threads for the calling thread, until the context is left."""
+        return ThreadpoolController().limit(limits=self._threads, user_api="openmp")
 
     def _explain(self, batch: Sequence[Prepared]) -> tuple[list[Result], dict[str, float]]:
         if self._count > 1 and not hasattr(self._limited, "by"):
-            # of this thread alone, and as long as it lives
-            self._limited.by = ThreadpoolController().limit(limits=self._threads, user_api="openmp")
+            self._limited.by = self._limit()
         spent: dict[str, float] = defaultdict(float)
         return self._explainer(batch, spent), spent
