@@ -20,6 +20,7 @@ import fiftyone.core.odm as foo
 import torch
 
 from benchmarks import contenders
+from benchmarks.checks import checks
 from benchmarks.growth import growth
 from benchmarks.workloads import DATA, WORKLOADS, Workload
 from fiftyone_cam.engines import local
@@ -30,8 +31,8 @@ BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 CONTENDERS: dict[str, Callable[[Workload], contenders.Timed]] = {
     "decode alone": contenders.decode,
     "forward, contiguous": lambda workload: contenders.forward(workload, "contiguous"),
-    "forward, channels last": lambda workload: contenders.forward(workload, "channels_last"),
-    "forward, folded": lambda workload: contenders.forward(workload, "folded"),
+    "forward, channels last": lambda workload: contenders.forward(workload, "channels last"),
+    "forward, fastest": lambda workload: contenders.forward(workload, "fastest"),
     "forward, compiled": lambda workload: contenders.forward(workload, "compiled"),
     "compute_cam": contenders.ours,
     "compute_cam, bfloat16": lambda workload: contenders.ours(workload, "bfloat16"),
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--part", type=float, default=1.0, help="of the images: 0.2 for a quick look")
     parser.add_argument("--growth", type=int, nargs="*", default=[], metavar="N", help="2000 10000 50000")
+    parser.add_argument("--checks", action="store_true", help="what speed costs in exactness, and the first result")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
     options = parser.parse_args()
     if not DATA.is_dir():
@@ -69,6 +71,9 @@ def main() -> None:
             _write(results, options.out)
     if options.growth:
         results["growth"] = growth(options.growth)
+        _write(results, options.out)
+    if options.checks:
+        results["checks"] = checks()
         _write(results, options.out)
     foo.drop_database()
 
@@ -102,7 +107,7 @@ def ratios(workload: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     if own is None:
         return found
-    for limit, kinds in (("limit", ("contiguous", "channels last", "folded")), ("limit, compiled", ("compiled",))):
+    for limit, kinds in (("limit", ("contiguous", "channels last", "fastest")), ("limit, compiled", ("compiled",))):
         forwards = [rate[f"forward, {kind}"] for kind in kinds if f"forward, {kind}" in rate]
         if forwards and "decode alone" in rate:
             found[f"of the {limit}"] = own * (1 / rate["decode alone"] + 1 / max(forwards))
@@ -145,6 +150,8 @@ def table(results: dict[str, Any]) -> str:
             f"| {row['samples']:,} | {row['ms']:.3f} | {row['memory_mb']:.0f} | {row['bytes']:,.0f} |"
             for row in results["growth"]
         ]
+    if "checks" in results:
+        lines += ["", *(f"- {name}: {sentence}." for name, sentence in results["checks"].items())]
     return "\n".join(lines)
 
 
