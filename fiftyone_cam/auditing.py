@@ -131,14 +131,14 @@ def computed(samples: Collection, key: str) -> tuple[Collection, CamRun]:
     """The images of a collection, and a run on them whose results can be worked with.
 
     Raises:
-        RunError: there is no such run, or it is being computed, or was killed while it was.
+        RunError: there is no such run, or it is being computed.
 
     >>> collection, run = computed(dataset, "cam")
     """
     collection = images(samples)
     run = runs.load_run(collection, key)
-    if run.record["status"] == "running":
-        raise RunError(f"run {key!r} is being computed, or was killed: wait for it, or call compute_cam to finish it")
+    if run.status == "running":
+        raise RunError(f"run {key!r} is being computed: wait for it, or stop it")
     return collection, run
 
 

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from fiftyone_cam import sources
 from fiftyone_cam.core.errors import SourceError
-from fiftyone_cam.core.explain import Explainer, Explanation, Failure, Item, Prepared, prepare
+from fiftyone_cam.core.explain import Explainer, Explanation, Failure, Item, Prepared, prepare, prepared_in_time
 from fiftyone_cam.core.geometry import Preprocessing
+from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.network import GapNetwork
+from fiftyone_cam.core.workers import Workers
 from fiftyone_cam.fields import heatmap, prediction
 from fiftyone_cam.models import LITE, architectures
 
@@ -215,7 +217,9 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
         >>> classifier.explain("cat.jpg").maps[0].label
         'tabby'
         """
-        prepared = prepare(Item("", os.fspath(path)), self.network.preprocessing)
+        item = Item("", os.fspath(path))
+        with Workers(1, seconds=limits().seconds, name="cam-decode") as workers:
+            prepared = prepared_in_time(workers, workers.submit(prepare, item, self.network.preprocessing), item)
         if isinstance(prepared, Failure):
             return prepared
         classes = None if labels is None else [self.index(label) for label in labels]

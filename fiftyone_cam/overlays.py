@@ -8,7 +8,6 @@ import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ import fiftyone.core.utils as fou
 from fiftyone_cam import fields, runs
 from fiftyone_cam.core.errors import CamError, FieldError, ImageError
 from fiftyone_cam.core.image import read_image
+from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.overlay import Picture, blend, caption, check_style, sheet, stack, thumbnail
+from fiftyone_cam.core.workers import NotDoneError, Task, Workers
 from fiftyone_cam.runs import Collection
 
 MANIFEST, CONTACT_SHEET = "manifest.csv", "contact_sheet.png"
@@ -121,23 +122,32 @@ def export_overlays(
     for row in pending.values():
         row["error"] = "not written: the export was interrupted"
     manifest.save(rows)
-    workers = min(16, os.cpu_count() or 1)
-    with fou.ProgressBar(total=len(pending), progress=progress) as bar, ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[None]] = deque()
-        try:
+    count = min(16, os.cpu_count() or 1)
+    ahead: deque[tuple[dict[str, Any], Task[None]]] = deque()
+    try:
+        with (
+            fou.ProgressBar(total=len(pending), progress=progress) as bar,
+            Workers(count, seconds=limits().seconds, name="cam-overlay") as workers,
+        ):
+
+            def finish_one() -> None:
+                row, task = ahead.popleft()
+                try:
+                    workers.result(task)
+                except NotDoneError as error:
+                    row["error"] = f"cannot be read: {error}"
+                bar.update()
+
             for sample in samples.view().exists(field).select_fields(field):
                 if sample.id not in pending:  # computed since
                     continue
-                ahead.append(pool.submit(export, pending[sample.id], sample[field]))
-                if len(ahead) > 2 * workers:
-                    ahead.popleft().result()
-                    bar.update()
+                ahead.append((pending[sample.id], workers.submit(export, pending[sample.id], sample[field])))
+                if len(ahead) > 2 * count:
+                    finish_one()
             while ahead:
-                ahead.popleft().result()
-                bar.update()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            manifest.save(rows)
+                finish_one()
+    finally:
+        manifest.save(rows)
 
     shown = [thumbnails[row["id"]] for row in worst if row["id"] in thumbnails]
     if shown:

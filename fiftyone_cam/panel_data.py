@@ -72,8 +72,8 @@ def missing(samples: Collection, key: str | None) -> Missing | None:
         return Missing("run", "This dataset has no class activation maps yet: compute them first.")
     run = runs.load_run(samples, key)
     audited = run.record.get("audit")
-    if run.record["status"] == "running":
-        return Missing("results", f"Run {key} is being computed, or was stopped: wait for it, or continue it.")
+    if run.status == "running":
+        return Missing("results", f"Run {key} is being computed: wait for it, or stop it.")
     if not audited:
         return Missing("audit", f"Run {key} has maps, and no audit: audit it to see where it looked, and where not.")
     spread = run.field("spread")

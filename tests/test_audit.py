@@ -12,7 +12,7 @@ import pytest
 from fiftyone import ViewField as F
 
 import fiftyone_cam as focam
-from fiftyone_cam import bulk, report, runs
+from fiftyone_cam import bulk, ownership, report, runs
 from fiftyone_cam.core.evidence import focus
 from fiftyone_cam.core.geometry import Preprocessing, Resize
 from tests.made_runs import Made, made_run
@@ -528,9 +528,15 @@ def test_fields_that_cannot_be_used_are_refused_with_what_could_be(dataset):
 
 def test_a_run_that_is_being_computed_is_left_alone(dataset):
     ids = add(dataset, {})
-    made_run(dataset, {ids[0]: Made("cat", LEFT)}, CLASSES).update(status="running")
-    with pytest.raises(focam.RunError, match="being computed, or was killed"):
+    run = made_run(dataset, {ids[0]: Made("cat", LEFT)}, CLASSES)
+    ownership.take(run)
+    with pytest.raises(focam.RunError, match="is being computed: wait for it"):
         focam.audit(dataset)
+    ownership.forget(run)  # as if it had been killed: what it left can be worked with
+    run.update(process=None)
+    assert run.status == "interrupted"
+    focam.audit(dataset)
+    assert dataset.first()["cam_verdict"] is not None
 
 
 def test_a_field_of_the_user_is_never_taken(dataset):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +16,8 @@ from torchvision.transforms import InterpolationMode, v2
 from fiftyone_cam.core.errors import TrainingError
 from fiftyone_cam.core.explain import Failure, Item, prepare
 from fiftyone_cam.core.geometry import Bound, Preprocessing
+from fiftyone_cam.core.limits import limits
+from fiftyone_cam.core.workers import NotDoneError, Task, Workers
 
 SMALL_INPUT = 64
 """Inputs below this side are shifted by an eighth in training instead of being cut out at random scales."""
@@ -105,26 +106,30 @@ class Pictures:
         self._memory = memory or Memory(0)
 
     def batches(self, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        workers = min(16, os.cpu_count() or 1)
-        with ThreadPoolExecutor(workers, thread_name_prefix="train-decode") as pool:
-            ahead: deque[list[Future[Tensor | None]]] = deque()
+        count = min(16, os.cpu_count() or 1)
+        with Workers(count, seconds=limits().seconds, name="cam-decode") as workers:
+            ahead: deque[list[Task[Tensor | None]]] = deque()
             waiting = iter(chunks)
 
             def decode_more() -> None:
                 while len(ahead) < 3 and (chunk := next(waiting, None)) is not None:
-                    ahead.append([pool.submit(self._read, int(index)) for index in chunk])
+                    ahead.append([workers.submit(self._read, int(index)) for index in chunk])
 
-            try:
+            def picture(index: int, task: Task[Tensor | None]) -> Tensor | None:
+                try:
+                    return workers.result(task)
+                except NotDoneError as error:
+                    self.failures[self.items[index].id] = f"cannot be read: {error}"
+                    return None
+
+            decode_more()
+            for chunk in chunks:
+                pictures = [picture(int(index), task) for index, task in zip(chunk, ahead.popleft(), strict=True)]
                 decode_more()
-                for chunk in chunks:
-                    pictures = [future.result() for future in ahead.popleft()]
-                    decode_more()
-                    read = [picture is not None for picture in pictures]
-                    augment = self._augment or (lambda picture: picture)
-                    inputs = [augment(picture) for picture in pictures if picture is not None]
-                    yield torch.stack(inputs) if inputs else torch.empty(0), self.targets[torch.from_numpy(chunk)[read]]
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+                read = [found is not None for found in pictures]
+                augment = self._augment or (lambda picture: picture)
+                inputs = [augment(found) for found in pictures if found is not None]
+                yield torch.stack(inputs) if inputs else torch.empty(0), self.targets[torch.from_numpy(chunk)[read]]
 
     def _read(self, index: int) -> Tensor | None:
         item = self.items[index]

@@ -20,6 +20,7 @@ from fiftyone_cam.core.errors import CamError, ImageError
 from fiftyone_cam.core.geometry import Box, Preprocessing, inside, visible
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.network import GapNetwork
+from fiftyone_cam.core.workers import NotDoneError, Task, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,18 @@ def prepare(item: Item, preprocessing: Preprocessing) -> Prepared | Failure:
         return Failure(item.id, str(error))
     except Exception as error:
         return Failure(item.id, f"cannot be preprocessed: {_reason(error)}")
+
+
+def prepared_in_time(workers: Workers, task: Task[Prepared | Failure], item: Item) -> Prepared | Failure:
+    """What :func:`prepare`, a task of these workers, gives; a failure where the file does not answer in time.
+
+    >>> with Workers(1, seconds=60) as workers:
+    ...     prepared = prepared_in_time(workers, workers.submit(prepare, item, preprocessing), item)
+    """
+    try:
+        return workers.result(task)
+    except NotDoneError as error:
+        return Failure(item.id, f"cannot be read: {error}")
 
 
 class Explainer:

@@ -103,10 +103,10 @@ def find_head(module: nn.Module, example: Tensor) -> Head:
     for pooled, tap in reversed(probe.pooled):
         for linear in reversed(probe.linear):
             if _same(linear.input, pooled) and _same(linear.output, logits):
-                return _certified(module, example, tap, linear.weight, linear.bias)
+                return certified(module, example, tap, linear.weight, linear.bias)
         if _same(pooled, logits):
             identity = torch.eye(logits.shape[1], device=logits.device)
-            return _certified(module, example, tap, identity, torch.zeros_like(identity[0]))
+            return certified(module, example, tap, identity, torch.zeros_like(identity[0]))
     if probe.single_cell and not probe.pooled:
         raise HeadError(
             f"the feature maps have a single cell for an input of {example.shape[2]}x{example.shape[3]}: there is no "
@@ -119,7 +119,15 @@ def find_head(module: nn.Module, example: Tensor) -> Head:
     )
 
 
-def _certified(module: nn.Module, example: Tensor, tap: Tap, weight: Tensor, bias: Tensor) -> Head:
+def certified(module: nn.Module, example: Tensor, tap: Tap, weight: Tensor, bias: Tensor) -> Head:
+    """This weight and bias as the module's head, if the mean of each map plus the bias *is* the logit.
+
+    Raises:
+        HeadError: it is not.
+
+    >>> certified(module, example, head.tap, head.weight, head.bias).error < 1e-5
+    True
+    """
     weight, bias = weight.detach().float().clone(), bias.detach().float().clone()
     with torch.no_grad():
         logits, features = tapped_forward(module, example, tap)

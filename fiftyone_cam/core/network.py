@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from fiftyone_cam.core.compilation import Forward, compiled
 from fiftyone_cam.core.errors import CamError, SourceError
 from fiftyone_cam.core.folding import folded
 from fiftyone_cam.core.geometry import Box, Preprocessing
-from fiftyone_cam.core.head import evaluating, find_head, tapped_forward
+from fiftyone_cam.core.head import certified, evaluating, find_head, tapped_forward
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class GapNetwork:
     def for_inference(self) -> GapNetwork:
         """The same classifier to run fast and never train: a copy with batch normalisation folded, channels last.
 
-        The logits are the same to rounding, the head is found and certified anew. Where a module cannot be copied,
+        The logits are the same to rounding, the head is certified anew. Where a module cannot be copied,
         it is this network itself.
 
         >>> network.for_inference().head.error < 1e-5
@@ -116,7 +117,7 @@ class GapNetwork:
             example = self._noise(2)
             with evaluating(self.module):
                 fast.module = folded(self.module, example[:1]).to(memory_format=torch.channels_last)
-            fast.head = find_head(fast.module, example)
+            fast.head = certified(fast.module, example, self.head.tap, self.head.weight, self.head.bias)
         except Exception:  # deep copies of others' modules can raise anything
             logger.debug("the network runs as it is, without folding", exc_info=True)
             return self
@@ -162,11 +163,19 @@ class GapNetwork:
             logits, features = (torch.cat(part) for part in zip(*parts, strict=True)) if len(parts) > 1 else parts[0]
             return logits, features
 
+    def slice_size(self, shape: Sequence[int], threads: int) -> int:
+        """How many images of a shape, ``(3, H, W)``, a CPU should take at once with so many threads.
+
+        >>> resnet18.slice_size((3, 224, 224), threads=2)
+        8
+        """
+        largest = self._growth * 4 * math.prod(shape)  # bytes, as float32
+        return max(_LEAST_SLICE, int(_NEAR / largest)) * threads
+
     def _slices(self, batch: Tensor) -> tuple[Tensor, ...]:
         if self.device.type != "cpu":
             return (batch,)
-        largest = self._growth * 4 * batch.shape[1:].numel()  # bytes, as float32
-        return torch.split(batch, max(_LEAST_SLICE, int(_NEAR / largest)) * torch.get_num_threads())
+        return torch.split(batch, self.slice_size(batch.shape[1:], torch.get_num_threads()))
 
     def _forward(self, batch: Tensor, precision: str) -> tuple[Tensor, Tensor]:
         pixels = self._input(batch)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-from fiftyone_cam.core.explain import Explainer, Failure, Item, Prepared, Result, prepare
+from fiftyone_cam.core.explain import Explainer, Failure, Item, Prepared, Result, prepare, prepared_in_time
 from fiftyone_cam.core.limits import limits
-from fiftyone_cam.core.workers import NotDoneError, Task, Workers
+from fiftyone_cam.core.workers import Task, Workers
 
 COMPILING_PAYS = 120.0
 """Seconds of forwards still to come from which on compiling pays: it takes 10 to 20 and gains 10 to 50%."""
@@ -46,7 +46,7 @@ def explained(
     """
     num_workers = num_workers or min(16, os.cpu_count() or 1)
     preprocessing = explainer.network.preprocessing
-    streams = _Streams(explainer, batches=math.ceil(len(items) / batch_size))
+    streams = _Streams(explainer, len(items))
     with Workers(num_workers, seconds=limits().seconds, name="cam-decode") as workers, streams:
         ahead: deque[tuple[Item, Task[Prepared | Failure]]] = deque()
         source = iter(items)
@@ -57,12 +57,9 @@ def explained(
 
         def decoded() -> Prepared | Failure:
             item, task = ahead.popleft()
-            try:
-                prepared = workers.result(task)
-                clock["decoding"] += task.seconds
-                return prepared
-            except NotDoneError as error:
-                return Failure(item.id, f"cannot be read: {error}")
+            prepared = prepared_in_time(workers, task, item)
+            clock["decoding"] += task.seconds
+            return prepared
 
         def computed() -> list[Result]:
             results = streams.result(clock)
@@ -70,17 +67,21 @@ def explained(
             return results
 
         decode_more()
-        finished = 0
+        finished = taken = 0
         while ahead or streams.busy:
             if ahead and not streams.full:
                 began = time.monotonic()
                 batch: list[Prepared] = []
-                while ahead and len(batch) < batch_size:
+                size = batch_size
+                while ahead and len(batch) < size:
                     prepared = decoded()
-                    if isinstance(prepared, Prepared):
-                        batch.append(prepared)
-                    else:
+                    if not isinstance(prepared, Prepared):
                         yield prepared
+                    else:
+                        if not batch:
+                            size = min(batch_size, streams.share(len(items) - taken, prepared.pixels.shape))
+                        batch.append(prepared)
+                    taken += 1
                 decode_more()  # before the forward, so that decoding goes on during it
                 clock["waiting_for_decode"] += streams.idle_since(began)
                 if batch:
@@ -104,11 +105,11 @@ class _Streams:
     nor for the ones that decode and write. A GPU computes one at a time.
     """
 
-    def __init__(self, explainer: Explainer, batches: int) -> None:
+    def __init__(self, explainer: Explainer, images: int) -> None:
         self._explainer = explainer
         cores = torch.get_num_threads()
-        few = max(1, batches // 2)  # one or two batches are done sooner with all cores at each
-        self._count = min(_MOST_STREAMS, cores, few) if explainer.network.device.type == "cpu" else 1
+        self._count = min(_MOST_STREAMS, cores, max(1, images)) if explainer.network.device.type == "cpu" else 1
+        self._submitted = 0
         self._threads = max(1, cores // self._count)
         self._limited = threading.local()
         self._tasks: deque[Task[tuple[list[Result], dict[str, float]]]] = deque()
@@ -129,7 +130,17 @@ class _Streams:
     def full(self) -> bool:
         return len(self._tasks) > self._count  # one waits, so that none of them does
 
+    def share(self, left: int, shape: Sequence[int]) -> int:
+        """How many of the images that are left the next batch should have: few at first, so that no stream waits for
+        long, and few at last, so that all end together.
+        """
+        if self._count == 1:
+            return left
+        piece = self._explainer.network.slice_size(shape, self._threads)
+        return min(piece * math.ceil(left / self._count / piece), piece * 2**self._submitted)
+
     def submit(self, batch: Sequence[Prepared]) -> None:
+        self._submitted += 1
         self._tasks.append(self._workers.submit(self._explain, batch))
 
     def result(self, clock: dict[str, Any]) -> list[Result]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -21,6 +22,7 @@ import torch
 from PIL import Image
 
 import fiftyone_cam as focam
+from fiftyone_cam import trainings
 from fiftyone_cam.core.geometry import Preprocessing, Resize
 from tests.faults.running import NAMES, check, classifier, foreign
 from tests.toys import tiny_gap, write_photos
@@ -131,27 +133,32 @@ sys.stdin.read()
 """
 
 
-def test_files_that_hang_cost_their_samples_after_the_time_limit(photos, network, monkeypatch):
-    """A regular file of which ``open`` does not return: who holds a lease on it lets others wait, for 45 s.
+@contextlib.contextmanager
+def hanging(paths: list[str]) -> Iterator[None]:
+    """Regular files of which ``open`` does not return: who holds a lease on them lets others wait, for 45 s.
 
     That is how a network storage behaves that does not answer.
     """
     if not sys.platform.startswith("linux"):
         pytest.skip("leases are Linux's")
-    monkeypatch.setenv("FIFTYONE_CAM_FILE_SECONDS", "2")
-    before, paths = foreign(photos), photos.values("filepath")
-    hanging = [paths[number] for number in (20, 21, 22, 50)]
     holder = subprocess.Popen(
-        [sys.executable, "-c", LEASE, *hanging], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", LEASE, *paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         if holder.stdout is None or holder.stdout.readline() != "held\n":
             pytest.skip("this file system knows no leases")
+        yield
+    finally:
+        holder.communicate()
+
+
+def test_files_that_hang_cost_their_samples_after_the_time_limit(photos, network, monkeypatch):
+    monkeypatch.setenv("FIFTYONE_CAM_FILE_SECONDS", "2")
+    before, paths = foreign(photos), photos.values("filepath")
+    with hanging([paths[number] for number in (20, 21, 22, 50)]):
         began = time.monotonic()
         run = focam.compute_cam(photos, network, batch_size=4, num_workers=2)
         took = time.monotonic() - began
-    finally:
-        holder.communicate()
     assert run.failures == {"cannot be read: not done within 2 s": 4}
     assert took < 40, f"the hanging files were waited for: {took:.0f} s"
     check(photos, before)
@@ -162,6 +169,25 @@ def test_files_that_hang_cost_their_samples_after_the_time_limit(photos, network
         time.sleep(0.5)
     assert not [thread for thread in threading.enumerate() if thread.name == "cam-decode"]
     assert focam.compute_cam(photos, network, retry_failed=True).counts["computed"] == 60
+
+
+def test_a_file_that_hangs_costs_overlays_trainings_and_explanations_only_itself(photos, network, monkeypatch, tmp_path):
+    photos.set_values("truth", [fo.Classification(label="light" if i % 2 else "dark") for i in range(60)])
+    focam.compute_cam(photos, network)
+    monkeypatch.setenv("FIFTYONE_CAM_FILE_SECONDS", "2")
+    [bad] = photos.values("filepath")[20:21]
+    reason = "cannot be read: not done within 2 s"
+    began = time.monotonic()
+    with hanging([bad]):
+        assert network.explain(bad).reason == reason
+        overlays = focam.export_overlays(photos, "cam", tmp_path / "overlays")
+        focam.train_classifier(
+            photos, "truth", out=tmp_path / "trained", arch="small_gap_net", epochs=1, size=32, key="mine"
+        )
+        took = time.monotonic() - began
+    assert (overlays.written, overlays.skipped) == (59, {reason: 1})
+    assert trainings.load_training(photos, "mine").failures == {reason: 1}
+    assert took < 40, f"the hanging file was waited for: {took:.0f} s"
 
 
 def test_out_of_memory_in_the_forward_halves_batches_and_costs_at_most_the_image_that_is_too_large(photos):
