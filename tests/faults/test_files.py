@@ -171,7 +171,7 @@ def test_files_that_hang_cost_their_samples_after_the_time_limit(photos, network
     assert focam.compute_cam(photos, network, retry_failed=True).counts["computed"] == 60
 
 
-def test_a_file_that_hangs_costs_overlays_trainings_and_explanations_only_itself(photos, network, monkeypatch, tmp_path):
+def test_a_file_that_hangs_costs_overlays_and_trainings_only_itself(photos, network, monkeypatch, tmp_path):
     photos.set_values("truth", [fo.Classification(label="light" if i % 2 else "dark") for i in range(60)])
     focam.compute_cam(photos, network)
     monkeypatch.setenv("FIFTYONE_CAM_FILE_SECONDS", "2")
