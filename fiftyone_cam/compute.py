@@ -134,6 +134,7 @@ def compute_cam(
     with _noting_what_stops_it(run, collection), _terminable():
         declared = fields.declared(top_k, contrast=ground_truth is not None)
         _declare(run, declared)
+        appearance.show(run.dataset, key)  # now: an open App may look at the first results
         items = _pending(collection, run, truth, overwrite, retry_failed)
         if items:
             run.update(revision=run.record["revision"] + 1, counts=_counts(collection, run, len(items)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
@@ -156,8 +157,9 @@ class ComputeCam(foo.Operator):
             return run
 
         grouped = _is_grouped(ctx.dataset)
-        run = yield from work.run(ctx, compute, "Loading the classifier")
+        run = yield from work.run(ctx, compute, "Loading the classifier", first=partial(show, ctx))
         if not ctx.delegated:
+            ctx.dataset.reload()
             yield from show(ctx)
         words = _words(run)
         if not grouped:  # the App keeps the sidebar's groups that it has for as long as the dataset stays open
@@ -166,8 +168,7 @@ class ComputeCam(foo.Operator):
 
 
 def show(ctx: Any) -> Iterator[Any]:
-    """Let the open App show what a run left on the dataset."""
-    ctx.dataset.reload()
+    """Let the open App show what a run wrote to the dataset."""
     yield ctx.ops.reload_dataset()
     yield ctx.ops.reload_samples()
     yield ctx.ops.set_active_fields(appearance.visible(ctx.dataset))

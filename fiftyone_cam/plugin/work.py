@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
@@ -31,11 +31,18 @@ _stops: dict[str, threading.Event] = {}
 """What is being done now in this process, by a name of its own, and how to end it."""
 
 
-def run(ctx: Any, work: Callable[[Report], Result], preparing: str) -> Generator[Any, None, Result]:
+_FIRST = 200
+"""Samples after which there is something to see: more than one chunk of results."""
+
+
+def run(
+    ctx: Any, work: Callable[[Report], Result], preparing: str, first: Callable[[], Iterable[Any]] | None = None
+) -> Generator[Any, None, Result]:
     """Do work that takes a ``progress`` function, and yield what the App shows meanwhile.
 
     A delegated run reports to its record instead. Where the reader of this generator goes away, or somebody presses
-    Stop, the work ends at its next report; what it has written stays.
+    Stop, the work ends at its next report; what it has written stays. ``first`` is yielded once, on the way, when the
+    first results are there: nobody should wait for the last one to see that it works.
 
     >>> result = yield from work.run(ctx, lambda report: compute_cam(…, progress=report), "Loading the classifier")
     """
@@ -43,20 +50,25 @@ def run(ctx: Any, work: Callable[[Report], Result], preparing: str) -> Generator
         return work(_recorder(ctx))
 
     latest: tuple[float | None, str] = (None, preparing)
+    seen = 0
     name = uuid.uuid4().hex
     stopped = _stops[name] = threading.Event()
 
     def report(bar: Any) -> None:
-        nonlocal latest
+        nonlocal latest, seen
         if stopped.is_set():
             raise Stopped("What was computed is kept, and the next run of the same goes on from there")
         latest = _state(bar)
+        seen = getattr(bar, "iteration", 0)
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="fiftyone_cam")
     future = pool.submit(work, report)
     try:
         while not future.done():
             progress, label = latest
+            if first is not None and seen >= _FIRST:
+                yield from first()
+                first = None
             yield _progress(ctx, progress, "Stopping" if stopped.is_set() else label, name)
             wait([future], timeout=_BEAT)
         error = future.exception()

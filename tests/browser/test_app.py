@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,6 +171,26 @@ def test_stop_keeps_what_was_computed_and_the_next_run_goes_on(app: AppPage, pho
     words = app.until(lambda: app.words() if "Certificate" in app.words() else None, "the summary")
     assert f"{len(many)} have a map ({len(many) - some} new)" in words
     app.done()
+    many.delete()
+
+
+def test_the_first_results_are_seen_long_before_the_last(app: AppPage, photos: list[tuple[Path, str]]) -> None:
+    many = fo.Dataset("more", persistent=True, overwrite=True)
+    many.add_samples(fo.Sample(filepath=str(path)) for path, _ in photos * 50)
+    app.open(many)
+    app.browse(TITLE)
+    app.submit("Compute")
+    began = time.monotonic()
+    app.until(lambda: "the classifier" in app.words() or "left" in app.words() or None, "a sign of life")
+    plain = app.picture()
+    app.until(lambda: difference(app.picture(), plain) > 3 or None, "a heatmap on the grid")
+    print(f"first heatmap on the screen {time.monotonic() - began:.1f} s after the button was pressed")
+    app.shot("first")
+    assert "left" in app.words(), app.words()  # it still runs
+    app.prompt.get_by_role("button", name="Stop").click()
+    app.until(lambda: "Stopped" in app.words() or None, "the word that it stopped")
+    app.done()
+    assert not app.errors
     many.delete()
 
 
