@@ -536,7 +536,7 @@ def test_a_run_that_is_being_computed_is_left_alone(dataset):
     run.update(process=None)
     assert run.status == "interrupted"
     focam.audit(dataset)
-    assert dataset.first()["cam_verdict"] is not None
+    assert dataset.first()["cam_spread"] is not None
 
 
 def test_a_field_of_the_user_is_never_taken(dataset):

@@ -47,7 +47,12 @@ def explained(
     num_workers = num_workers or min(16, os.cpu_count() or 1)
     preprocessing = explainer.network.preprocessing
     streams = _Streams(explainer, len(items))
-    with Workers(num_workers, seconds=limits().seconds, name="cam-decode") as workers, streams:
+    # In eval mode for all of it: streams that took turns with the training flags would see each other's.
+    with (
+        explainer.network.evaluating(),
+        Workers(num_workers, seconds=limits().seconds, name="cam-decode") as workers,
+        streams,
+    ):
         ahead: deque[tuple[Item, Task[Prepared | Failure]]] = deque()
         source = iter(items)
 
