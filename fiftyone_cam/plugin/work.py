@@ -31,8 +31,8 @@ _stops: dict[str, threading.Event] = {}
 """What is being done now in this process, by a name of its own, and how to end it."""
 
 
-_FIRST = 200
-"""Samples after which there is something to see: more than one chunk of results."""
+_FIRST = 128
+"""Samples of a first chunk of results. One beat after they are there, they are in the database as well."""
 
 
 def run(
@@ -50,7 +50,7 @@ def run(
         return work(_recorder(ctx))
 
     latest: tuple[float | None, str] = (None, preparing)
-    seen = 0
+    seen, due = 0, False
     name = uuid.uuid4().hex
     stopped = _stops[name] = threading.Event()
 
@@ -66,9 +66,10 @@ def run(
     try:
         while not future.done():
             progress, label = latest
-            if first is not None and seen >= _FIRST:
+            if first is not None and due:
                 yield from first()
                 first = None
+            due = seen >= _FIRST
             yield _progress(ctx, progress, "Stopping" if stopped.is_set() else label, name)
             wait([future], timeout=_BEAT)
         error = future.exception()
