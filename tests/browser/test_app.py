@@ -176,7 +176,7 @@ def test_stop_keeps_what_was_computed_and_the_next_run_goes_on(app: AppPage, pho
 
 def test_the_first_results_are_seen_long_before_the_last(app: AppPage, photos: list[tuple[Path, str]]) -> None:
     many = fo.Dataset("more", persistent=True, overwrite=True)
-    many.add_samples(fo.Sample(filepath=str(path)) for path, _ in photos * 50)
+    many.add_samples(fo.Sample(filepath=str(path)) for path, _ in photos * 100)
     app.open(many)
     app.browse(TITLE)
     app.submit("Compute")
