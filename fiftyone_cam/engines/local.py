@@ -142,7 +142,7 @@ class _Streams:
         if self._count == 1:
             return left
         piece = self._explainer.network.slice_size(shape, self._threads)
-        return min(piece * math.ceil(left / self._count / piece), piece * 2**self._submitted)
+        return min(piece * math.ceil(left / self._count / piece), piece << min(self._submitted, 16))
 
     def submit(self, batch: Sequence[Prepared]) -> None:
         self._submitted += 1
