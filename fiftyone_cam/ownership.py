@@ -49,7 +49,9 @@ def holder(record: Mapping[str, Any]) -> str | None:
     if process["pid"] == os.getpid():
         return "this process" if process.get("token") in _held else None
     try:
-        alive = psutil.Process(process["pid"]).create_time() == process["started"]
+        owner = psutil.Process(process["pid"])
+        # a container without an init process keeps the dead in its list
+        alive = owner.create_time() == process["started"] and owner.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         alive = False
     return f"process {process['pid']}" if alive else None

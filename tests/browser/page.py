@@ -13,7 +13,7 @@ import cv2
 import fiftyone as fo
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import FloatRect, Locator, Page, expect
 
 PATIENCE = float(os.environ.get("FIFTYONE_CAM_PATIENCE", "180"))
 """Seconds to wait for what must come: machines that run tests are slow and shared."""
@@ -173,6 +173,22 @@ class AppPage:
             return last if difference(before, last) < 0.2 else None
 
         return np.asarray(self.until(lambda: (found := unchanged()) is not None or None, "a picture at rest") and last)
+
+    def box(self, what: Locator) -> FloatRect:
+        """Where something is on the screen, scrolled into sight, once it stays there: a panel draws itself anew
+        after what changes the view, and an element found before that is gone, or elsewhere, after it."""
+        last: FloatRect | None = None
+
+        def rests() -> FloatRect | None:
+            nonlocal last
+            before = last
+            what.scroll_into_view_if_needed()
+            last = what.bounding_box()  # none where it was drawn anew in between
+            self.page.wait_for_timeout(400)
+            return last if last is not None and last == before else None
+
+        box: FloatRect = self.until(rests, "an element at rest")
+        return box
 
     def until(self, seen: Callable[[], Any], what: str) -> Any:
         """Wait until something is so; returns what it is then."""

@@ -94,10 +94,7 @@ def test_a_row_and_a_bar_set_the_view(audited: fo.Dataset, app: AppPage, panel: 
 
     rows = [row for row in report.region_table(audited, "cam") if row.label == "space shuttle"]
     assert rows[0].region == "astronaut"  # what it looked at instead
-    label = panel.locator(".ytick text").get_by_text("astronaut", exact=True)
-    label.scroll_into_view_if_needed()
-    box = label.bounding_box()
-    assert box
+    box = app.box(panel.locator(".ytick text").get_by_text("astronaut", exact=True))
     app.page.mouse.click(box["x"] + box["width"] + 20, box["y"] + box["height"] / 2)  # where the bar begins
     expect(panel.get_by_text("wrong of space shuttle looking at astronaut")).to_be_visible()
     shows(app, report.region_view(audited, "cam", "astronaut", "space shuttle").count())
@@ -106,9 +103,7 @@ def test_a_row_and_a_bar_set_the_view(audited: fo.Dataset, app: AppPage, panel: 
 
 def test_a_point_opens_its_sample_and_a_lasso_sets_the_view(audited: fo.Dataset, app: AppPage, panel: Locator) -> None:
     points = panel.locator(".scatterlayer .trace").last.locator(".points path")
-    points.first.scroll_into_view_if_needed()
-    box = points.first.bounding_box()
-    assert box
+    box = app.box(points.first)
     app.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(app.page.locator("#modal [data-cy='modal-looker-container']")).to_be_visible()
     app.page.mouse.click(8, 500)  # beside it
@@ -116,8 +111,7 @@ def test_a_point_opens_its_sample_and_a_lasso_sets_the_view(audited: fo.Dataset,
 
     left = [p for p in report.scatter(audited, "cam")[0] if p.inside is not None and p.inside < 0.5]
     plot = panel.locator(".js-plotly-plot").nth(1).locator(".cartesianlayer .bglayer rect, .draglayer .nsewdrag").first
-    area = plot.bounding_box()
-    assert area
+    area = app.box(plot)
     x0, x1 = area["x"] + 2, area["x"] + area["width"] * (0.5 + 0.02) / 1.04
     y0, y1 = area["y"] + 2, area["y"] + area["height"] - 2
     mouse = app.page.mouse
@@ -162,8 +156,7 @@ def test_the_modal_says_why(audited: fo.Dataset, app: AppPage) -> None:
     index = audited.values("id").index(wrong.id)
     shows(app, len(audited))  # not the view of the test before
     looker = app.lookers.nth(index)
-    box = looker.bounding_box()
-    assert box
+    box = app.box(looker)
     looker.click(position={"x": box["width"] / 2, "y": box["height"] - 12})
     modal = app.page.locator("#modal")
     modal.locator('[data-cy="panel-tab-cam_why"]').click()

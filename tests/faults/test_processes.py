@@ -7,10 +7,11 @@ import signal
 import threading
 
 import fiftyone as fo
+import psutil
 import pytest
 
 import fiftyone_cam as focam
-from tests.faults.running import NAMES, Child, check, classifier, foreign
+from tests.faults.running import NAMES, Child, check, classifier, foreign, wait_for
 from tests.toys import write_photos
 
 pytestmark = pytest.mark.slow
@@ -125,8 +126,14 @@ def test_the_second_is_refused_while_the_first_lives_and_takes_over_when_it_is_g
     assert run.status == "running"
     with pytest.raises(focam.RunError, match=f"is being computed by process {first.process.pid}"):
         focam.delete_run(many, "cam")
-    first.kill()
+    first.process.kill()
+    dead = psutil.Process(first.process.pid)
+    wait_for(
+        lambda: dead.status() == psutil.STATUS_ZOMBIE, "its end"
+    )  # nobody has waited for it, and its number is kept
     assert focam.load_run(many, "cam").status == "interrupted"
     assert "interrupted" in str(focam.load_run(many, "cam"))
+    first.kill()
+    assert focam.load_run(many, "cam").status == "interrupted"
     assert focam.compute_cam(many, classifier()).counts["computed"] == 2000
     check(many, before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -25,16 +26,21 @@ from tests.toys import Brightness, write_photos
 
 SAMPLES = int(os.environ.get("FIFTYONE_CAM_SOAK", "600"))
 ROUNDS = 10
+RESULTS = 4096
+"""Bytes that the results of a sample take at most."""
 
 
 class Usage(NamedTuple):
-    """What there is after a deletion."""
+    """What there is after a deletion: memory in MiB, and Python's blocks of it; the database's documents in MiB, what
+    they take in its files, and how large those are."""
 
     resident: float
+    blocks: int
     files: int
     threads: int
     documents: float
     stored: float
+    disk: float
     indexes: int
     others: int
     temporary: int
@@ -43,14 +49,17 @@ class Usage(NamedTuple):
     def now(cls, dataset: fo.Dataset, folder: Path) -> Usage:
         gc.collect()
         process, database = psutil.Process(), foo.get_db_conn()
+        database.client.admin.command("fsync")  # what is in use is known to the last checkpoint
         stats = database.command("collstats", dataset._sample_collection_name)
         others = sum(database[name].count_documents({}) for name in ("runs", "views", "fs.files", "fs.chunks"))
         return cls(
             resident=process.memory_info().rss / 2**20,
+            blocks=sys.getallocatedblocks(),
             files=process.num_fds(),
             threads=threading.active_count(),
             documents=stats["size"] / 2**20,
-            stored=(stats["storageSize"] + stats["totalIndexSize"]) / 2**20,
+            stored=(stats["storageSize"] - stats["freeStorageSize"]) / 2**20,
+            disk=(stats["storageSize"] + stats["totalIndexSize"]) / 2**20,
             indexes=stats["nindexes"],
             others=others,
             temporary=sum(len(files) for _, _, files in os.walk(folder)),
@@ -91,6 +100,8 @@ def test_ten_runs_and_deletions_leave_nothing_behind(dataset, tmp_path, monkeypa
         assert getattr(last, name) <= getattr(first, name), f"{name} grew: {usages}"
     assert (last.indexes, last.others, last.temporary) == (before.indexes, before.others, before.temporary)
     assert last.documents == pytest.approx(before.documents, rel=0.01)
-    # MongoDB keeps freed room for itself, and uses it again
-    assert last.stored <= 1.5 * max(usage.stored for usage in usages[1:4]), f"the database grew: {usages}"
-    assert last.resident <= 1.1 * first.resident + 20, f"memory grew: {usages}"
+    # MongoDB keeps freed room for itself, and uses it again: its files never hold more than two runs' results
+    assert last.stored <= 1.5 * before.stored + 1, f"the database grew: {usages}"
+    assert last.disk <= before.disk + 2 * RESULTS * SAMPLES / 2**20 + 1, f"the database's files grew: {usages}"
+    assert last.blocks <= 1.001 * first.blocks, f"objects were kept: {usages}"
+    assert last.resident <= 1.02 * first.resident, f"memory grew: {usages}"
