@@ -135,7 +135,7 @@ def export_overlays(
                 try:
                     workers.result(task)
                 except NotDoneError as error:
-                    row["error"] = f"cannot be read: {error}"
+                    row["error"] = str(error)
                 bar.update()
 
             for sample in samples.view().exists(field).select_fields(field):

@@ -119,7 +119,7 @@ class Pictures:
                 try:
                     return workers.result(task)
                 except NotDoneError as error:
-                    self.failures[self.items[index].id] = f"cannot be read: {error}"
+                    self.failures[self.items[index].id] = str(error)
                     return None
 
             decode_more()

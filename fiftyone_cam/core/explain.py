@@ -103,7 +103,7 @@ def prepared_in_time(workers: Workers, task: Task[Prepared | Failure], item: Ite
     try:
         return workers.result(task)
     except NotDoneError as error:
-        return Failure(item.id, f"cannot be read: {error}")
+        return Failure(item.id, str(error))
 
 
 class Explainer:

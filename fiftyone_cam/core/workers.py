@@ -29,7 +29,7 @@ _TRIES = 2
 
 
 class NotDoneError(CamError):
-    """A task was not done in time, or its thread died twice."""
+    """A file could not be read: not in time, or the thread that did died twice."""
 
 
 class Task(Generic[Value]):
@@ -104,13 +104,13 @@ class Workers:
         if thread is not None and thread.is_alive():
             if self.seconds is not None and time.monotonic() - task.since >= self.seconds:
                 self._leave(thread)
-                raise NotDoneError(f"not done within {self.seconds:g} s")
+                raise NotDoneError(f"cannot be read: not done within {self.seconds:g} s")
             return
         lost = thread is not None or self._queue.empty()  # its thread died at it, or died when it had just taken it
         self._fill()
         if lost and not task.future.done():
             if task.tries >= _TRIES:
-                raise NotDoneError("the thread that worked on it died, twice")
+                raise NotDoneError("cannot be read: the thread that worked on it died, twice")
             task.thread = None
             self._queue.put(task)
 

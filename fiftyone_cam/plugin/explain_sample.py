@@ -133,19 +133,22 @@ def _answer(ctx: Any, run: CamRun, heat: fo.Heatmap, filepath: str) -> Any:
     outputs.str("picture", view=types.ImageView(alt=f"What speaks for {heat.label}"))
     outputs.str("words", view=types.MarkdownView())
     schema = types.Property(outputs, view=types.View(label="What speaks for this class"))
-    results = {"picture": _picture(run, heat, filepath), "words": words}
+    results = {"picture": picture(run, heat, filepath), "words": words}
     return ctx.ops.show_output(schema.to_json(), results)
 
 
-def _picture(run: CamRun, heat: fo.Heatmap, filepath: str) -> str:
+def picture(run: CamRun, heat: fo.Heatmap, filepath: str) -> str:
     """The photo with a heatmap on it, as a data URL."""
     import cv2
 
     from fiftyone_cam.core.image import read_image
+    from fiftyone_cam.core.limits import limits
     from fiftyone_cam.core.overlay import blend
+    from fiftyone_cam.core.workers import Workers
     from fiftyone_cam.fields import signed_map
 
-    whole = read_image(filepath)
+    with Workers(1, seconds=limits().seconds, name="cam-decode") as workers:
+        whole = workers.result(workers.submit(read_image, filepath))
     height, width = whole.shape[:2]
     shrink = min(1.0, SIDE / max(height, width))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))

@@ -50,7 +50,7 @@ def test_what_hangs_costs_itself_and_its_place_is_taken():
                 found.append(workers.result(task))
             except NotDoneError as error:
                 found.append(str(error))
-    late = "not done within 0.3 s"
+    late = "cannot be read: not done within 0.3 s"
     assert found == [late if number in (1, 2, 3, 7) else number for number in range(20)]
     assert time.monotonic() - started < 10, "the hanging threads were waited for"
     assert len(named("hanging")) == 4
@@ -131,7 +131,7 @@ with Workers(2, seconds=0.2) as workers:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout == "not done within 0.2 s\n"
+    assert done.stdout == "cannot be read: not done within 0.2 s\n"
 
 
 def test_fewer_threads_than_asked_for_will_do():

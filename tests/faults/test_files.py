@@ -24,6 +24,7 @@ from PIL import Image
 import fiftyone_cam as focam
 from fiftyone_cam import trainings
 from fiftyone_cam.core.geometry import Preprocessing, Resize
+from fiftyone_cam.plugin.explain_sample import picture
 from tests.faults.running import NAMES, check, classifier, foreign
 from tests.toys import tiny_gap, write_photos
 
@@ -171,15 +172,18 @@ def test_files_that_hang_cost_their_samples_after_the_time_limit(photos, network
     assert focam.compute_cam(photos, network, retry_failed=True).counts["computed"] == 60
 
 
-def test_a_file_that_hangs_costs_overlays_and_trainings_only_itself(photos, network, monkeypatch, tmp_path):
+def test_a_file_that_hangs_costs_overlays_trainings_and_answers_only_itself(photos, network, monkeypatch, tmp_path):
     photos.set_values("truth", [fo.Classification(label="light" if i % 2 else "dark") for i in range(60)])
-    focam.compute_cam(photos, network)
+    run = focam.compute_cam(photos, network)
     monkeypatch.setenv("FIFTYONE_CAM_FILE_SECONDS", "2")
-    [bad] = photos.values("filepath")[20:21]
+    sample = photos.skip(20).first()
+    bad = sample.filepath
     reason = "cannot be read: not done within 2 s"
     began = time.monotonic()
     with hanging([bad]):
         assert network.explain(bad).reason == reason
+        with pytest.raises(focam.CamError, match=reason):
+            picture(run, sample.cam_heatmap, bad)
         overlays = focam.export_overlays(photos, "cam", tmp_path / "overlays")
         focam.train_classifier(
             photos, "truth", out=tmp_path / "trained", arch="small_gap_net", epochs=1, size=32, key="mine"
