@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 CHUNK = 128
 """Results per write: what a kill can cost at most."""
 
+FIRST = 64
+"""Results of the first write, from which the scale of what is drawn comes: enough for it, and soon on the screen."""
+
 _FLUSH_SECONDS = 2.0
 
 
@@ -43,9 +46,13 @@ class Writer:
 
     def add(self, result: Result) -> None:
         self._results.append(result)
-        late = time.monotonic() - self._flushed > _FLUSH_SECONDS
-        # not before there is a scale: it must come of the first chunk, not of what a slow machine had done by then
-        if len(self._results) >= CHUNK or (late and self._run.record.get("scale") is not None):
+        if (
+            self._run.record.get("scale") is None
+        ):  # it must come of so many, not of what a slow machine had done by then
+            due = len(self._results) >= FIRST
+        else:
+            due = len(self._results) >= CHUNK or time.monotonic() - self._flushed > _FLUSH_SECONDS
+        if due:
             self._flush()
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:

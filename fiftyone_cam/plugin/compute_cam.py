@@ -75,6 +75,7 @@ class ComputeCam(foo.Operator):
     def resolve_input(self, ctx: Any) -> types.Property:
         inputs = types.Object()
         view = types.PromptView(label="Compute class activation maps", submit_button_label="Compute")
+        work.import_ahead()
         problem = forms.dataset_problem(ctx.dataset)
         if problem:
             forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)

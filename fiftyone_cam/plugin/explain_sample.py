@@ -62,6 +62,7 @@ class ExplainSample(foo.Operator):
     def resolve_input(self, ctx: Any) -> types.Property:
         inputs = types.Object()
         view = types.PromptView(label="Explain this sample", submit_button_label="Explain")
+        work.import_ahead()
         sample_id = _sample_id(ctx)
         problem = forms.dataset_problem(ctx.dataset) or (None if sample_id else "Open a sample, or select one")
         if problem or sample_id is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from typing import Any, TypeVar
 
 from fiftyone.operators import types
@@ -31,8 +33,14 @@ _stops: dict[str, threading.Event] = {}
 """What is being done now in this process, by a name of its own, and how to end it."""
 
 
-_FIRST = 128
+_FIRST = 64
 """Samples of a first chunk of results. One beat after they are there, they are in the database as well."""
+
+
+@cache
+def import_ahead(module: str = "fiftyone_cam.compute") -> None:
+    """Import what the work will need, while somebody reads the form: seconds that nobody has to wait for then."""
+    threading.Thread(target=importlib.import_module, args=(module,), name="cam-import", daemon=True).start()
 
 
 def run(

@@ -66,12 +66,16 @@ def test_zoo_names_are_in_the_zoo() -> None:
 
 
 def test_the_manifest_lists_every_operator_and_the_app_no_torch() -> None:
-    """Registering the plugin and drawing every form, in a process of its own: it must never import torch."""
+    """Registering the plugin and drawing every form, in a process of its own: nothing of it may wait for torch.
+
+    What the form will need is imported in a thread beside it, which is left out here.
+    """
     code = """
 import json, sys
 import fiftyone as fo, fiftyone.operators as foo
 from fiftyone.operators.executor import ExecutionContext
-from fiftyone_cam.plugin import OPERATORS
+from fiftyone_cam.plugin import OPERATORS, work
+work.import_ahead = lambda: None
 dataset = fo.Dataset()
 dataset.add_sample(fo.Sample(filepath="/nowhere/a.jpg", ground_truth=fo.Classification(label="cat")))
 names = []
@@ -95,6 +99,22 @@ print(json.dumps({"names": names, "torch": [m for m in ("torch", "torchvision", 
     declared = yaml.safe_load((REPOSITORY / "fiftyone.yml").read_text())
     assert sorted(answer["names"]) == sorted(declared["operators"] + declared.get("panels", []))
     assert answer["torch"] == []
+
+
+def test_what_computing_needs_is_imported_beside_the_form() -> None:
+    """A form that was opened spares its reader the import, which without it is what waits longest after the button."""
+    code = """
+import sys, threading
+from fiftyone_cam.plugin import work
+assert "torch" not in sys.modules
+for _ in range(3):  # drawn again at every keystroke
+    work.import_ahead()
+assert [thread.name for thread in threading.enumerate()].count("cam-import") == 1
+[thread.join() for thread in threading.enumerate() if thread.name == "cam-import"]
+assert {"torch", "torchvision", "fiftyone_cam.compute"} <= set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_icons_are_there_for_both_modes() -> None:
