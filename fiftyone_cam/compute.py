@@ -79,7 +79,8 @@ def compute_cam(
         class_map: translates predicted labels into the ground truth's words, many to one: ``{"tabby": "cat", …}``. A
             prediction that is not in it is wrong; the contrast is then against the strongest class of the true group.
         top_k: how many classes to explain, strongest first.
-        batch_size: images per forward; halved by itself where memory runs out.
+        batch_size: images per forward; by default 32, on a GPU of this process as many as keep it busy. Halved by
+            itself where memory runs out.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …; by default a GPU where there is one.
         precision: of the forward: ``"float32"``, ``"bfloat16"`` or, on a GPU, ``"float16"``. Maps are float32 always.
         num_workers: decoding threads; by default one for each core, at most 16. With Ray, the CPUs that each actor
@@ -139,7 +140,7 @@ def compute_cam(
         if items:
             run.update(revision=run.record["revision"] + 1, counts=_counts(collection, run, len(items)))
             started = time.perf_counter()
-            results = explained(items, explainer, batch_size or 32, num_workers, clock)
+            results = explained(items, explainer, batch_size or explainer.network.batch_size(), num_workers, clock)
             with (
                 contextlib.closing(results),  # last of all: what was computed is written before actors are sent home
                 fou.ProgressBar(total=len(items), progress=progress) as bar,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
+import fiftyone as fo
 import numpy as np
 import pytest
 import torch
@@ -46,15 +49,31 @@ def test_maps_are_those_of_the_cpu_and_exact(network, prepared, precision, toler
             np.testing.assert_allclose(one.maps[0].grid, other.maps[0].grid, rtol=0, atol=tolerance * scale)
 
 
-def test_a_run_takes_the_gpu_by_itself_and_computes_one_batch_at_a_time(dataset, tmp_path, network):
-    import fiftyone as fo
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_batches_on_streams_of_their_own_are_what_one_after_the_other_is(tmp_path, network, precision):
+    """Of copies and kernels that did not wait for each other, some of so many batches would show it."""
+    explainer = Explainer(network.to("cuda").for_inference(), precision=precision)
+    items = [Item(str(i), path) for i, path in enumerate(write_photos(tmp_path, 40) * 10)]
+    expected = [
+        result
+        for start in range(0, 400, 8)
+        for result in explainer([prepare(item, network.preprocessing) for item in items[start : start + 8]])
+    ]
+    found = list(local.explained(items, explainer, 8, None, defaultdict(float)))
+    assert local._cuda_stream.cache_info().currsize == 2
+    assert [result.id for result in found] == [item.id for item in items]
+    for one, other in zip(found, expected, strict=True):
+        assert isinstance(one, Explanation)
+        np.testing.assert_allclose(one.maps[0].grid, other.maps[0].grid, rtol=1e-4, atol=1e-5)
 
+
+def test_a_run_takes_the_gpu_by_itself_and_a_batch_that_keeps_it_busy(dataset, tmp_path, network):
     dataset.add_samples([fo.Sample(filepath=path) for path in write_photos(tmp_path, 40)])
     classifier = focam.load_classifier(network.module, CLASSES, preprocessing=network.preprocessing)
-    run = focam.compute_cam(dataset, classifier, batch_size=8)
+    run = focam.compute_cam(dataset, classifier)
     assert run.counts["computed"] == 40
     assert run.record["timing"]["device"].startswith("cuda")
-    assert local._Streams(Explainer(classifier.network), batches=40)._count == 1
+    assert classifier.network.batch_size() > 32
 
 
 def test_a_batch_that_does_not_fit_is_halved(network, prepared):

@@ -32,6 +32,10 @@ _NEAR = 4 << 20
 _LEAST_SLICE = 4
 """Images below which calling the layers costs more than memory does."""
 
+_BATCH, _MOST_IN_BATCH = 32, 512
+_GPU_LAYER = 512 << 20
+"""Bytes of a layer's output that keep all of a GPU busy, and of which a small one has room for several."""
+
 
 class GapNetwork:
     """A module whose head was found and certified: see :func:`fiftyone_cam.core.head.find_head`.
@@ -163,6 +167,20 @@ class GapNetwork:
             logits, features = (torch.cat(part) for part in zip(*parts, strict=True)) if len(parts) > 1 else parts[0]
             return logits, features
 
+    def batch_size(self) -> int:
+        """Images at a time where nobody says how many: on a GPU as many as keep it busy, a power of two from 32 to 512.
+
+        The same on every GPU, so that a run that is continued on another one takes the same batches.
+
+        >>> resnet18.batch_size(), resnet18.to("cuda").batch_size()
+        (32, 128)
+        """
+        if self.device.type != "cuda":
+            return _BATCH
+        height, width = self.preprocessing.input_size()
+        fitting = _GPU_LAYER / (self._growth * 4 * 3 * height * width)
+        return min(_MOST_IN_BATCH, max(_BATCH, 1 << int(math.log2(max(1.0, fitting)))))
+
     def slice_size(self, shape: Sequence[int], threads: int) -> int:
         """How many images of a shape, ``(3, H, W)``, a CPU should take at once with so many threads.
 
@@ -274,7 +292,8 @@ def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContex
         return contextlib.nullcontext()
     if precision == "float16" and device.type == "cpu":
         raise CamError("float16 needs a GPU: use bfloat16 or float32 on the CPU")
-    return torch.autocast(device.type, PRECISIONS[precision])
+    # no cache of weights: it is one for all threads, and knows nothing of their streams
+    return torch.autocast(device.type, PRECISIONS[precision], cache_enabled=False)
 
 
 def _first_line(error: BaseException) -> str:

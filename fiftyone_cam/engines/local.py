@@ -1,4 +1,4 @@
-"""The local engine: threads decode ahead, on a CPU several batches are computed at once; bounded, in order."""
+"""The local engine: threads decode ahead, several batches are computed at once; bounded, in order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Generator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ COMPILING_PAYS = 120.0
 _BATCHES_BEFORE = 3
 """Batches after which it is known how fast the network runs."""
 
-
 _MOST_STREAMS = 4
+
+_CUDA_STREAMS = 2
 
 
 def explained(
@@ -103,20 +105,30 @@ def explained(
                 clock["compiling"] += time.perf_counter() - compiling
 
 
-class _Streams:
-    """Batches computed at once, each by its share of the cores; results in the order of submission.
+@cache
+def _cuda_stream(device: torch.device, number: int) -> torch.cuda.Stream:
+    """Made once: PyTorch keeps the memory that a stream has used for that stream."""
+    return torch.cuda.Stream(device)
 
-    On a CPU two forwards of one core each finish sooner than one of two: no core waits for another after each layer,
-    nor for the ones that decode and write. A GPU computes one at a time.
+
+class _Streams:
+    """Batches computed at once; results in the order of submission.
+
+    Each has its share of a CPU's cores: two forwards of one core each finish sooner than one of two, since no core
+    waits for another after each layer, nor for the ones that decode and write. Or each has a CUDA stream of its own:
+    while one batch is copied, or its maps are taken out, the GPU computes the other.
     """
 
     def __init__(self, explainer: Explainer, images: int) -> None:
         self._explainer = explainer
-        cores = torch.get_num_threads()
-        self._count = min(_MOST_STREAMS, cores, max(1, images)) if explainer.network.device.type == "cpu" else 1
+        cores, device = torch.get_num_threads(), explainer.network.device
+        self._on_cpu = device.type == "cpu"
+        most = min(_MOST_STREAMS, cores) if self._on_cpu else _CUDA_STREAMS if device.type == "cuda" else 1
+        self._count = min(most, max(1, images))
         self._submitted = 0
         self._threads = max(1, cores // self._count)
-        self._limited = threading.local()
+        self._thread = threading.local()
+        self._numbers = itertools.count()
         self._tasks: deque[Task[tuple[list[Result], dict[str, float]]]] = deque()
         self._last = time.monotonic()
 
@@ -139,7 +151,7 @@ class _Streams:
         """How many of the images that are left the next batch should have: few at first, so that no stream waits for
         long, and few at last, so that all end together.
         """
-        if self._count == 1:
+        if self._count == 1 or not self._on_cpu:
             return left
         piece = self._explainer.network.slice_size(shape, self._threads)
         return min(piece * math.ceil(left / self._count / piece), piece << min(self._submitted, 16))
@@ -171,8 +183,16 @@ class _Streams:
         """A stream's threads for the calling thread, until the context is left."""
         return ThreadpoolController().limit(limits=self._threads, user_api="openmp")
 
+    def _cuda_stream(self) -> torch.cuda.Stream:
+        """A CUDA stream for the calling thread, which sees all that was put on the device before."""
+        device = self._explainer.network.device
+        stream = _cuda_stream(device, next(self._numbers) % self._count)
+        stream.wait_stream(torch.cuda.default_stream(device))
+        torch.cuda.set_stream(stream)
+        return stream
+
     def _explain(self, batch: Sequence[Prepared]) -> tuple[list[Result], dict[str, float]]:
-        if self._count > 1 and not hasattr(self._limited, "by"):
-            self._limited.by = self._limit()
+        if self._count > 1 and not hasattr(self._thread, "has"):
+            self._thread.has = self._limit() if self._on_cpu else self._cuda_stream()
         spent: dict[str, float] = defaultdict(float)
         return self._explainer(batch, spent), spent

@@ -102,9 +102,8 @@ class ComputeCam(foo.Operator):
         inputs.int(
             "batch_size",
             label="Batch size",
-            description="Images at a time; halved where memory runs out",
+            description="Images at a time; by default 32, on a GPU more. Halved where memory runs out",
             min=1,
-            default=32,
         )
         inputs.enum(
             "precision",

@@ -72,6 +72,19 @@ def test_slices_change_nothing_and_keep_a_layers_output_small():
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("side", [16, 224, 600, 3000])
+def test_a_gpu_gets_as_many_images_as_half_a_gigabyte_of_a_layer_and_a_cpu_32(side):
+    network = GapNetwork(tiny_gap(), ["a", "b", "c"], Preprocessing((Resize(size=(side, side)),)))
+    assert network.batch_size() == 32
+    network.device = torch.device("cuda")  # there need be none: nothing is computed
+    size = network.batch_size()
+    with network.evaluating():
+        largest = largest_output(network.module, torch.zeros(1, 3, side, side))
+    assert size in (32, 64, 128, 256, 512)
+    assert size * largest <= 512 << 20 or size == 32
+    assert 2 * size * largest > 512 << 20 or size == 512
+
+
 def test_what_is_not_there_is_named():
     network = GapNetwork(tiny_gap(), ["a", "b", "c"], SQUARE)
     batch = torch.zeros(1, 3, 128, 128, dtype=torch.uint8)
