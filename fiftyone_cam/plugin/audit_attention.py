@@ -59,8 +59,7 @@ class AuditAttention(foo.Operator):
             return types.Property(inputs, view=view)
 
         settings = run.record["settings"]
-        written = {path for key in runs.list_runs(ctx.dataset) for path in runs.load_run(ctx.dataset, key).fields}
-        truths = [f for f in ctx.dataset.get_field_schema(embedded_doc_type=fo.Classification) if f not in written]
+        truths, written = forms.label_fields(ctx.dataset), forms.written(ctx.dataset)
         places = [path for path in place_fields(ctx.dataset) if path not in written]
 
         default = settings.get("ground_truth")

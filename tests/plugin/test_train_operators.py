@@ -16,6 +16,7 @@ from fiftyone_cam import trainings
 from fiftyone_cam.core import overlay
 from fiftyone_cam.core.errors import TrainingError
 from fiftyone_cam.plugin import export_overlays, models
+from fiftyone_cam.plugin.audit_attention import AuditAttention
 from fiftyone_cam.plugin.compute_cam import ComputeCam
 from fiftyone_cam.plugin.export_overlays import ExportOverlays
 from fiftyone_cam.plugin.train_gap_classifier import TrainGapClassifier, asked
@@ -203,6 +204,9 @@ def test_the_form_for_maps_lists_what_was_trained_on_the_dataset(stripes: fo.Dat
     # predictions of a training are nothing to learn, and no ground truth
     assert "stripes_prediction" in stripes.get_field_schema()
     assert "no Classification field" in str(form(TrainGapClassifier, stripes, label_field="stripes_prediction"))
+    a_run(stripes)
+    truths = AuditAttention().resolve_input(context(stripes, {})).type.properties["ground_truth"]
+    assert [choice.value for choice in truths.view.choices] == ["ground_truth"]
     assert form(ComputeCam, stripes, ground_truth="stripes_prediction")["ground_truth"]
     # its folder: goes on, or is replaced
     same = {"label_field": "ground_truth", "out": str(out)}
