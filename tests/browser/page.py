@@ -13,7 +13,7 @@ import cv2
 import fiftyone as fo
 import numpy as np
 from PIL import Image
-from playwright.sync_api import FloatRect, Locator, Page, expect
+from playwright.sync_api import Error, FloatRect, Locator, Page, expect
 
 PATIENCE = float(os.environ.get("FIFTYONE_CAM_PATIENCE", "180"))
 """Seconds to wait for what must come: machines that run tests are slow and shared."""
@@ -119,13 +119,22 @@ class AppPage:
 
     def choose(self, label: str, value: str) -> None:
         """Pick from a dropdown."""
-        self.line(label).get_by_role("combobox").click()
+        box = self.line(label).get_by_role("combobox")
         options = self.page.get_by_role("option").filter(has_text=re.compile(rf"^{re.escape(value)}"))
 
         def chosen() -> bool | None:
-            options.first.click()  # lost where the form is drawn anew at that moment
+            """Any click is lost where the form is drawn anew at that moment."""
+            try:
+                if options.count():
+                    options.first.click(timeout=2000)
+                elif str(box.evaluate("e => e.value || e.innerText")).startswith(value):
+                    return True
+                else:
+                    box.click(timeout=2000)
+            except Error:
+                return None
             self.page.wait_for_timeout(300)
-            return options.count() == 0 or None
+            return None
 
         self.until(chosen, f"{value} of {label} is chosen")
 
