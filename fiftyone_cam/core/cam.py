@@ -22,13 +22,20 @@ def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
     """Signed maps in logit units: ``(N, K, h, w)`` feature maps and ``(N, C, K)`` weights to ``(N, C, h, w)``.
 
     Always float32, also for features of a lower precision. The mean of a map is its class's logit without the bias.
+    On a GPU the product is in float64: in float32 it may be one of TensorFloat-32, of ten bits.
 
     >>> maps = class_activation_maps(torch.ones(1, 2, 7, 7), torch.tensor([[[1.0, 0.5]]]))
     >>> maps.shape, maps.mean().item()
     (torch.Size([1, 1, 7, 7]), 1.5)
     """
-    features = features.float()
-    return torch.matmul(weight.float(), features.flatten(2)).view(*weight.shape[:2], *features.shape[2:])
+    exact = product_dtype(features.device)
+    maps = torch.matmul(weight.to(exact), features.to(exact).flatten(2)).float()
+    return maps.view(*weight.shape[:2], *features.shape[2:])
+
+
+def product_dtype(device: torch.device) -> torch.dtype:
+    """In which a product of float32 values is exact to float32's rounding, whatever the user allows a GPU."""
+    return torch.float64 if device.type == "cuda" else torch.float32
 
 
 def relative_error(values: Tensor, expected: Tensor, scale: Tensor) -> Tensor:
@@ -37,7 +44,9 @@ def relative_error(values: Tensor, expected: Tensor, scale: Tensor) -> Tensor:
     The scale is the largest magnitude among all of the sample's logits: a single logit may be near zero by chance.
     NaN and infinity come out as infinity: never certified.
     """
-    error = (values.double() - expected.double()).abs() / scale.double().clamp_min(torch.finfo(torch.float32).tiny)
+    # on the CPU: not every device has float64
+    values, expected, scale = (each.cpu().double() for each in (values, expected, scale))
+    error = (values - expected).abs() / scale.clamp_min(torch.finfo(torch.float32).tiny)
     return torch.nan_to_num(error, nan=torch.inf, posinf=torch.inf)
 
 
@@ -49,7 +58,7 @@ def certificate(maps: Tensor, bias: Tensor, logits: Tensor, scale: Tensor) -> Te
     >>> certificate(torch.ones(1, 1, 7, 7), torch.tensor([[0.5]]), torch.tensor([[1.5]]), torch.tensor([[1.5]]))
     tensor([[0.]], dtype=torch.float64)
     """
-    return relative_error(maps.double().mean((2, 3)) + bias.double(), logits, scale)
+    return relative_error(maps.cpu().double().mean((2, 3)) + bias.cpu().double(), logits, scale)
 
 
 def quantize(

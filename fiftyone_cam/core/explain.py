@@ -20,7 +20,7 @@ from fiftyone_cam.core.errors import CamError, ImageError
 from fiftyone_cam.core.geometry import Box, Preprocessing, inside, visible
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.network import GapNetwork
-from fiftyone_cam.core.workers import NotDoneError, Task, Workers
+from fiftyone_cam.core.workers import NotDoneError, Task, Turns, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,10 @@ def prepared_in_time(workers: Workers, task: Task[Prepared | Failure], item: Ite
         return Failure(item.id, str(error))
 
 
+_forwards = Turns()
+"""Of all explainers: memory is the process's."""
+
+
 class Explainer:
     """Batches in, results out, in order. Remembers the batch size that fits into memory.
 
@@ -158,24 +162,31 @@ class Explainer:
             return False
         return self.network.compile(_stacked(batch))
 
-    def _attempt(self, batch: Sequence[Prepared], forward: _Stopwatch) -> list[Result]:
-        """Explain; halve where memory or one bad image breaks the whole, down to the image that does."""
+    def _attempt(self, batch: Sequence[Prepared], forward: _Stopwatch, alone: bool = False) -> list[Result]:
+        """Explain; halve where memory or one bad image breaks the whole, down to the image that does.
+
+        Where memory ran out the rest is done alone: what another stream has of it is no fault of these images.
+        """
         try:
-            return self._explain(batch, forward)
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            out_of_memory, reason = True, "out of memory"
-        except torch.AcceleratorError:
-            raise  # the device is lost: the next image would fail as well
+            with _forwards.alone() if alone else _forwards.shared():
+                return self._explain(batch, forward)
         except (RuntimeError, ValueError, MemoryError) as error:
-            reason = _reason(error)
-            out_of_memory = isinstance(error, MemoryError) or "allocate memory" in reason or "out of memory" in reason
+            reason, out_of_memory = _reason(error), _ran_out_of_memory(error)
+            if isinstance(error, torch.OutOfMemoryError):
+                reason = "out of memory"  # the same for all images; PyTorch's own words have numbers
+            if isinstance(error, torch.AcceleratorError) and not out_of_memory:
+                raise  # the device is lost: the next image would fail as well
+        if out_of_memory and self.network.device.type == "cuda":
+            torch.cuda.empty_cache()  # not above: there the error still holds what the forward had made
         if len(batch) == 1:
+            if out_of_memory and not alone:
+                return self._attempt(batch, forward, alone=True)
             return [Failure(batch[0].item.id, f"the network fails on it: {reason}")]
         half = (len(batch) + 1) // 2
         if out_of_memory:
             self.batch_limit = min(half, self.batch_limit or half)
-        return self._attempt(batch[:half], forward) + self._attempt(batch[half:], forward)
+        alone |= out_of_memory
+        return self._attempt(batch[:half], forward, alone) + self._attempt(batch[half:], forward, alone)
 
     def _explain(self, batch: Sequence[Prepared], forward: _Stopwatch) -> list[Result]:
         network, count = self.network, len(batch)
@@ -190,13 +201,11 @@ class Explainer:
             rival = torch.tensor([self._rival(p, row) for p, row in zip(batch, on_cpu, strict=True)])
             chosen = torch.cat([indices, rival[:, None].to(indices.device)], dim=1)
 
-            bias = network.head.bias[chosen]
-            maps = class_activation_maps(features, network.head.weight[chosen])
-            picked = logits.gather(1, chosen)
-            errors = certificate(maps, bias, picked, logits.abs().amax(1, keepdim=True)).amax(1).cpu()
-            finite = on_cpu.isfinite().all(1)
+            maps = class_activation_maps(features, network.head.weight[chosen]).cpu()
             confidences = network.confidences(logits).gather(1, chosen).cpu()
-            maps, bias, picked, chosen = maps.cpu(), bias.cpu(), picked.cpu(), chosen.cpu()
+            bias, picked, chosen = network.head.bias[chosen].cpu(), logits.gather(1, chosen).cpu(), chosen.cpu()
+            errors = certificate(maps, bias, picked, on_cpu.abs().amax(1, keepdim=True)).amax(1)
+            finite = on_cpu.isfinite().all(1)
 
         results: list[Result] = []
         for i, prepared in enumerate(batch):
@@ -273,6 +282,12 @@ def _same_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:
     for prepared in batch:
         groups.setdefault(tuple(prepared.pixels.shape), []).append(prepared)
     return list(groups.values())
+
+
+def _ran_out_of_memory(error: BaseException) -> bool:
+    """PyTorch, cuBLAS, cuDNN and the allocators for CPUs and pinned memory each say it in their own words."""
+    words = ("out of memory", "allocate memory", "ALLOC_FAILED", "unable to find an engine")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(each in str(error) for each in words)
 
 
 def _reason(error: BaseException) -> str:

@@ -20,10 +20,13 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, class_activation_maps, relative_error
+from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate, class_activation_maps, product_dtype
 from fiftyone_cam.core.errors import HeadError
 
 _MATCH = 1e-4  # relative: one activation against another; the certificate afterwards is stricter
+
+_TOLERANCE_GPU = 2e-3
+"""Instead of :data:`CERTIFICATE_TOLERANCE`, where the network's last layer may be computed in TensorFloat-32."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,16 @@ class Head:
 
     def to(self, device: torch.device) -> Head:
         return replace(self, weight=self.weight.to(device), bias=self.bias.to(device))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """``(N, K, h, w)`` feature maps to float32 logits, ``(N, C)``, as exactly as the maps.
+
+        >>> head.logits(features).shape
+        torch.Size([N, 1000])
+        """
+        exact = product_dtype(features.device)
+        pooled = features.float().mean((2, 3)).to(exact)
+        return nnf.linear(pooled, self.weight.to(exact), self.bias.to(exact)).float()
 
     def describe(self) -> dict[str, Any]:
         """Plain data for the run's record."""
@@ -133,11 +146,12 @@ def certified(module: nn.Module, example: Tensor, tap: Tap, weight: Tensor, bias
         logits, features = tapped_forward(module, example, tap)
         maps = class_activation_maps(features, weight.expand(len(features), -1, -1))
         scale = logits.float().abs().amax(1, keepdim=True)
-        error = float(relative_error(maps.double().mean((2, 3)) + bias.double(), logits, scale).max())
-    if error > CERTIFICATE_TOLERANCE:
+        error = float(certificate(maps, bias, logits.float(), scale).max())
+    tolerance = _TOLERANCE_GPU if logits.device.type == "cuda" else CERTIFICATE_TOLERANCE
+    if error > tolerance:
         raise HeadError(
             f"the certificate fails: mean of the map plus bias differs from the logit by {error:.1e} (relative), "
-            f"expected at most {CERTIFICATE_TOLERANCE:.0e}: what was found is not the head"
+            f"expected at most {tolerance:.0e}: what was found is not the head"
         )
     return Head(tap, weight, bias, error)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from fiftyone_cam.core.compilation import Forward, compiled
@@ -97,14 +96,19 @@ class GapNetwork:
         Raises:
             CamError: the device is not there.
         """
-        device = torch.device(device)
-        if device != self.device:
-            try:
+        try:
+            device = torch.device(device)
+            if device.type == "cuda" and device.index is None:  # which is another one in another thread
+                device = torch.device("cuda", torch.cuda.current_device())
+            if device != self.device:
+                (torch.zeros(1, device=device) + 1).cpu()  # a GPU that is too old takes weights, and runs nothing
                 self.module.to(device)
-            except (RuntimeError, AssertionError) as error:
-                raise CamError(f"device {str(device)!r} cannot be used ({_first_line(error)}): try 'cpu'") from error
-            self.head = self.head.to(device)
-            self.device = device
+        except (RuntimeError, AssertionError) as error:
+            with contextlib.suppress(RuntimeError):
+                self.module.to(self.device)  # what was moved before memory ran out
+            raise CamError(f"device {str(device)!r} cannot be used ({_first_line(error)}): try 'cpu'") from error
+        self.head = self.head.to(device)
+        self.device = device
         return self
 
     def for_inference(self) -> GapNetwork:
@@ -156,8 +160,8 @@ class GapNetwork:
     def forward(self, batch: Tensor, precision: str = "float32") -> tuple[Tensor, Tensor]:
         """Logits ``(N, C)`` and feature maps ``(N, K, h, w)`` of a ``(N, 3, H, W)`` uint8 batch, in eval mode.
 
-        Below float32 the logits are computed anew in float32 from the feature maps: maps and logits then agree
-        exactly, whatever the network's own last layer rounded.
+        Below float32, and on a GPU, the logits are computed anew from the feature maps: maps and logits then agree
+        exactly, whatever the network's own last layer rounded. (On a GPU it may compute in TensorFloat-32.)
 
         A CPU takes a batch in slices, so small that one layer's output is still in its caches when the next layer
         reads it.
@@ -201,13 +205,14 @@ class GapNetwork:
             return self._compiled[1](pixels)
         with _autocast(self.device, precision):
             logits, features = tapped_forward(self.module, pixels, self.head.tap)
-        if precision != "float32":
-            logits = nnf.linear(features.float().mean((2, 3)), self.head.weight, self.head.bias)
+        if precision != "float32" or self.device.type == "cuda":
+            logits = self.head.logits(features)
         return logits.float(), features
 
     def _input(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":
-            batch = batch.pin_memory()  # or the copy would not be one that does not block
+            with contextlib.suppress(RuntimeError):  # some systems allow little of it
+                batch = batch.pin_memory()  # or the copy would not be one that does not block
         pixels = self.preprocessing.normalize(batch.to(self.device, non_blocking=True))
         return pixels.contiguous(memory_format=torch.channels_last)
 
@@ -273,7 +278,7 @@ def measure_grid_frame(network: GapNetwork, example: Tensor) -> Box:
             batch[i][window] += example[1][window]
             places[i] = torch.tensor([(top + patch[0] / 2) / size[0], (left + patch[1] / 2) / size[1]])
         _, stimulated = tapped_forward(network.module, batch, network.head.tap)
-        response = (stimulated - features).double().square().sum(1).cpu()
+        response = (stimulated - features).cpu().double().square().sum(1)
 
     shifts = []
     for axis, count in enumerate(cells):

@@ -10,7 +10,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as NotYet
 from typing import Any, Generic, TypeVar
@@ -18,6 +18,8 @@ from typing import Any, Generic, TypeVar
 from fiftyone_cam.core.errors import CamError
 
 Value = TypeVar("Value")
+
+_MOST_AT_ONCE = 64
 
 _LOOK = 0.5
 """Seconds between two looks at whether the thread of an unfinished task still lives."""
@@ -168,3 +170,31 @@ class Workers:
         for thread in self._threads:
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
         self._threads = []
+
+
+class Turns:
+    """Many at once, or one alone: who ran out of memory waits for the others to be done, and tries again.
+
+    >>> turns = Turns()
+    >>> with turns.shared(): ...
+    >>> with turns.alone(): ...
+    """
+
+    def __init__(self) -> None:
+        self._slots = threading.Semaphore(_MOST_AT_ONCE)
+        self._one = threading.Lock()
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._slots:
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._one:  # two that take slot after slot would wait for each other
+            for _ in range(_MOST_AT_ONCE):
+                self._slots.acquire()
+        try:
+            yield
+        finally:
+            self._slots.release(_MOST_AT_ONCE)

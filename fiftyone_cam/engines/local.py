@@ -97,7 +97,7 @@ def explained(
             yield from computed()
             finished += 1
             left = clock["forward"] / clock["images"] * (len(items) - clock["images"])
-            if finished == _BATCHES_BEFORE and left > COMPILING_PAYS:
+            if finished == _BATCHES_BEFORE and left > COMPILING_PAYS and streams.on_cpu:
                 while streams.busy:  # nothing else may run meanwhile
                     yield from computed()
                 compiling = time.perf_counter()
@@ -122,11 +122,12 @@ class _Streams:
     def __init__(self, explainer: Explainer, images: int) -> None:
         self._explainer = explainer
         cores, device = torch.get_num_threads(), explainer.network.device
-        self._on_cpu = device.type == "cpu"
-        most = min(_MOST_STREAMS, cores) if self._on_cpu else _CUDA_STREAMS if device.type == "cuda" else 1
+        self.on_cpu = device.type == "cpu"
+        most = min(_MOST_STREAMS, cores) if self.on_cpu else _CUDA_STREAMS if device.type == "cuda" else 1
         self._count = min(most, max(1, images))
         self._submitted = 0
         self._threads = max(1, cores // self._count)
+        self._before = torch.cuda.current_stream(device) if device.type == "cuda" else None
         self._thread = threading.local()
         self._numbers = itertools.count()
         self._tasks: deque[Task[tuple[list[Result], dict[str, float]]]] = deque()
@@ -151,7 +152,7 @@ class _Streams:
         """How many of the images that are left the next batch should have: few at first, so that no stream waits for
         long, and few at last, so that all end together.
         """
-        if self._count == 1 or not self._on_cpu:
+        if self._count == 1 or not self.on_cpu:
             return left
         piece = self._explainer.network.slice_size(shape, self._threads)
         return min(piece * math.ceil(left / self._count / piece), piece << min(self._submitted, 16))
@@ -185,14 +186,14 @@ class _Streams:
 
     def _cuda_stream(self) -> torch.cuda.Stream:
         """A CUDA stream for the calling thread, which sees all that was put on the device before."""
-        device = self._explainer.network.device
-        stream = _cuda_stream(device, next(self._numbers) % self._count)
-        stream.wait_stream(torch.cuda.default_stream(device))
+        stream = _cuda_stream(self._explainer.network.device, next(self._numbers) % self._count)
+        if self._before is not None:
+            stream.wait_stream(self._before)
         torch.cuda.set_stream(stream)
         return stream
 
     def _explain(self, batch: Sequence[Prepared]) -> tuple[list[Result], dict[str, float]]:
         if self._count > 1 and not hasattr(self._thread, "has"):
-            self._thread.has = self._limit() if self._on_cpu else self._cuda_stream()
+            self._thread.has = self._limit() if self.on_cpu else self._cuda_stream()
         spent: dict[str, float] = defaultdict(float)
         return self._explainer(batch, spent), spent

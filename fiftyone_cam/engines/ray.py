@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BATCHES_PER_BLOCK = {"cpu": 4, "cuda": 16}
+BATCHES_PER_BLOCK = {"cpu": 4, "cuda": 64}
 """Batches that an actor gets at once: what its death costs, and how often progress is heard of.
 
-More on a GPU, which has nothing to do while the first batch of a block is decoded.
+More on a GPU, which has nothing to do while the first batch of a block is decoded, and plans each layer anew for it.
 """
 
 ATTEMPTS = 3

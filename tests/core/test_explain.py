@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +130,35 @@ def test_memory_that_runs_out_halves_the_batch_and_is_remembered(prepared):
     network.module.sizes[:] = [0] * 5
     explainer(prepared)
     assert max(network.module.sizes[5:]) == 2, "the smaller batch was forgotten"
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_memory_that_another_stream_has_is_waited_for(prepared, room):
+    """There is room for so many images: a stream whose own batch would fit must not lose it to the other's."""
+
+    class Crowded(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.taken, self.room, self.guard = tiny_gap(), 0, math.inf, threading.Lock()
+
+        def forward(self, input):
+            with self.guard:
+                if self.taken + len(input) > self.room:
+                    torch.empty(1 << 60, dtype=torch.uint8)  # really more than there is
+                self.taken += len(input)
+            time.sleep(0.003)
+            with self.guard:
+                self.taken -= len(input)
+            return self.body(input)
+
+    network = GapNetwork(Crowded(), CLASSES, SQUARE)
+    network.module.room = room
+    explainer = Explainer(network)
+    with ThreadPoolExecutor(2) as pool:
+        results = [
+            result for batch in pool.map(explainer, [prepared[i : i + 3] for i in (0, 3, 6)] * 5) for result in batch
+        ]
+    assert [type(result) for result in results] == [Explanation] * 45
 
 
 def test_an_image_that_breaks_the_network_loses_only_itself(tmp_path):

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.limits import Limits, limits
-from fiftyone_cam.core.workers import NotDoneError, Workers
+from fiftyone_cam.core.workers import NotDoneError, Turns, Workers
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,3 +172,36 @@ def test_a_limit_that_is_none_is_named(monkeypatch, name, text):
     monkeypatch.setenv(name, text)
     with pytest.raises(CamError, match=f"{name} is '{text}', expected a number"):
         limits()
+
+
+def test_alone_is_alone_and_the_others_are_many_at_once():
+    turns, inside, most, alone = Turns(), [0], [0], [0]
+    guard, together = threading.Lock(), threading.Barrier(3, timeout=30)
+
+    def shared(meet: bool) -> None:
+        with turns.shared():
+            with guard:
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+            if meet:
+                together.wait()
+            with guard:
+                inside[0] -= 1
+
+    def by_itself() -> None:
+        with turns.alone():
+            assert inside == [0]
+            inside[0] += 1
+            time.sleep(0.001)
+            assert inside == [1]
+            inside[0] -= 1
+            alone[0] += 1
+
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(shared, True) for _ in range(3)]:
+            done.result()
+    assert most == [3]
+    with ThreadPoolExecutor(12) as pool:
+        for done in [pool.submit(by_itself) if i % 4 == 0 else pool.submit(shared, False) for i in range(200)]:
+            done.result()
+    assert (inside, alone) == ([0], [50])

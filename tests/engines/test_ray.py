@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ import fiftyone as fo
 import numpy as np
 import psutil
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 import fiftyone_cam as focam
@@ -42,18 +47,39 @@ def test_the_engine_is_imported_without_ray_and_without_fiftyone():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
 
 
-def test_without_ray_it_is_said_what_to_install():
-    code = (
+def test_actors_need_no_more_than_the_documentation_installs_for_them():
+    [line] = re.findall(r'pip install ("ray\[data\]==.*threadpoolctl)', (ROOT / "docs/many_machines.md").read_text())
+    installed, todo = set(), [Requirement(each) for each in shlex.split(line)]
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        if name not in installed:
+            installed.add(name)
+            further = map(Requirement, metadata.requires(name) or [])
+            todo += [r for r in further if not r.marker or any(r.marker.evaluate({"extra": e}) for e in ("", "data"))]
+    homes = metadata.packages_distributions()
+    others = {name for name, of in homes.items() if not {canonicalize_name(each) for each in of} & installed}
+    without(others - {"fiftyone_cam"}, "import fiftyone_cam.engines.ray, fiftyone_cam.engines.local").check_returncode()
+    assert without({"threadpoolctl"}, "import fiftyone_cam.engines.local").returncode, "nothing is really left out"
+
+
+def without(modules: set[str], code: str) -> subprocess.CompletedProcess[str]:
+    """Run code where some top-level modules are not there."""
+    prologue = (
         "import sys\n"
         "from importlib.machinery import PathFinder\n"
-        "class WithoutRay:\n"
+        "class Without:\n"
         "    def find_spec(name, *place):\n"
-        "        return None if name.partition('.')[0] == 'ray' else PathFinder.find_spec(name, *place)\n"
-        "sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutRay\n"
-        "from fiftyone_cam.engines.ray import check_settings\n"
-        "check_settings(None, None, 1, None)\n"
+        f"        return None if name.partition('.')[0] in {modules!r} else PathFinder.find_spec(name, *place)\n"
+        "sys.meta_path[sys.meta_path.index(PathFinder)] = Without\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=300, capture_output=True, text=True)
+    command = [sys.executable, "-c", prologue + code]
+    return subprocess.run(command, check=False, cwd=ROOT, timeout=300, capture_output=True, text=True)
+
+
+def test_without_ray_it_is_said_what_to_install():
+    code = "from fiftyone_cam.engines.ray import check_settings; check_settings(None, None, 1, None)"
+    found = without({"ray"}, code)
     assert "CamError: engine='ray' needs Ray Data" in found.stderr
     assert "pip install 'fiftyone_cam[ray]'" in found.stderr
 
