@@ -186,6 +186,8 @@ class _Auditor:
         ground_truth = settings.get("ground_truth") if ground_truth is None else ground_truth
         class_map = settings.get("class_map") if class_map is None else class_map
         names = [objects] if isinstance(objects, str) else list(objects or ())
+        run.refuse_own([] if ground_truth is None else [ground_truth], "ground truth")
+        run.refuse_own(names, "objects")
         self.truth = GroundTruth(samples, ground_truth, class_map, run.classes)
         self.scene = Scene(samples, names, object_labels, ground_truth)
         self.scene.check(samples)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fiftyone_cam import runs
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.runs import CamRun, Collection
-from fiftyone_cam.tables import by_class, percent
+from fiftyone_cam.tables import by_class, class_name, percent
 
 CHANGES = ("same", "fixed", "broken", "changed")
 """What became of a prediction: the same, wrong before and right now, right before and wrong now, otherwise another."""
@@ -68,11 +68,11 @@ class Comparison:
         lines = [f"Comparison of run {self.run.key!r} with {self.before!r} before it, on {self.run.dataset.name!r}"]
         if self.stale:
             lines.append(f"  stale: {self.stale}")
-        width = max(5, *(len(row.label or "") for row in table[:20])) if table else 5
+        width = max(5, *(len(class_name(row.label)) for row in table[:20])) if table else 5
         head = f"  {'class':<{width}} {'n':>7}"
         lines.append(head + "".join(f" {name:>8}" for name in CHANGES) + f" {'correlation':>12} {'overlap':>8}")
         for row in [*table[:-1][:20], *table[-1:]]:
-            line = f"  {row.label or 'all':<{width}} {row.samples:>7,}"
+            line = f"  {class_name(row.label):<{width}} {row.samples:>7,}"
             line += "".join(f" {count:>8,}" for count in (row.same, row.fixed, row.broken, row.changed))
             correlation = "–" if row.correlation is None else f"{row.correlation:.2f}"
             lines.append(f"{line} {correlation:>12} {percent(row.overlap):>8}")

@@ -17,7 +17,7 @@ from typing import Any
 
 import fiftyone as fo
 import fiftyone.core.utils as fou
-import torch
+from bson import ObjectId
 from fiftyone import ViewField as F
 from pymongo.errors import PyMongoError
 
@@ -26,7 +26,7 @@ from fiftyone_cam.classifier import Classifier, load_classifier
 from fiftyone_cam.collection import images
 from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Explainer, Failure, Item, Result
-from fiftyone_cam.core.network import PRECISIONS
+from fiftyone_cam.core.network import PRECISIONS, check_precision, chosen_device
 from fiftyone_cam.engines import local
 from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.ground_truth import GroundTruth, check_field
@@ -108,7 +108,7 @@ def compute_cam(
     >>> dataset.match(F("cam_prediction.label") != F("ground_truth.label"))
     """
     collection = images(samples)
-    _check_settings(collection, key, ground_truth, batch_size, num_workers, precision)
+    _check_settings(collection, key, ground_truth, batch_size, num_workers, precision, top_k)
     _check_engine(engine, device, num_actors, gpus_per_actor, address)
     classifier = load_classifier(classifier)
     truth = GroundTruth(collection, ground_truth, class_map, classifier.classes)
@@ -119,7 +119,8 @@ def compute_cam(
         )
         classifier.network.to("cpu")  # from where the actors get it: this process computes nothing
     else:
-        classifier.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        classifier.network.to(chosen_device(device))
+        check_precision(classifier.network.device, precision)
 
     explainer = Explainer(classifier.network.for_inference(), precision=precision, top_k=top_k)
     settings = {
@@ -181,8 +182,14 @@ def explain_sample(
     4.2
     """
     run = runs.load_run(samples, key)
+    if not isinstance(sample_id, (str, ObjectId)) or not ObjectId.is_valid(sample_id):
+        found = f"{type(sample_id).__name__} {str(sample_id)[:40]!r}"
+        raise CamError(f"expected a sample's id, found {found}: pass sample.id")
     classifier = load_classifier(classifier)
-    sample = run.dataset[sample_id]
+    try:
+        sample = run.dataset[str(sample_id)]
+    except KeyError:
+        raise CamError(f"dataset {run.dataset.name!r} has no sample of id {sample_id}") from None
     result = classifier.explain(sample.filepath, None if label is None else [label])
     if isinstance(result, Failure):
         raise CamError(f"{os.path.basename(sample.filepath)} cannot be explained: {result.reason}")
@@ -203,16 +210,19 @@ def _check_settings(
     batch_size: int | None,
     num_workers: int | None,
     precision: str,
+    top_k: int,
 ) -> None:
     """What can be known to be wrong before a classifier is loaded."""
     runs.check_key(samples._dataset, key)
     if precision not in PRECISIONS:
         raise CamError(f"unknown precision {precision!r}, expected one of {sorted(PRECISIONS)}")
-    for name, value in (("batch_size", batch_size), ("num_workers", num_workers)):
-        if value is not None and value < 1:
-            raise CamError(f"{name} is {value}, expected at least 1")
+    for name, value in (("batch_size", batch_size), ("num_workers", num_workers), ("top_k", top_k)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise CamError(f"{name} is {value!r}, expected a whole number from 1")
     if ground_truth is not None:
         check_field(samples, ground_truth)
+        if key in runs.list_runs(samples):
+            runs.load_run(samples, key).refuse_own([ground_truth], "ground truth")
 
 
 def _check_engine(
@@ -327,9 +337,10 @@ def _note_interruption(run: runs.CamRun, samples: Collection, error: BaseExcepti
         counts = _counts(samples, run, run.record["counts"]["new"])
         ownership.leave(run, status="interrupted", stopped_by=reason[:500], counts=counts)
         done = counts["computed"] + counts["failed"]
+        further = "" if isinstance(error, CamError) else "; the same call goes on from there"  # or it says what to do
         logger.warning(
-            "run %r stopped (%s): %s of %s samples are done and safe; the same call goes on from there",
-            *(run.key, reason.splitlines()[0][:200], f"{done:,}", f"{counts['samples']:,}"),
+            "run %r stopped (%s): %s of %s samples are done and safe%s",
+            *(run.key, reason.splitlines()[0][:200], f"{done:,}", f"{counts['samples']:,}", further),
         )
     except Exception:  # the first error is the one to see
         logger.debug("could not record the interruption of run %s", run.key, exc_info=True)
@@ -367,7 +378,9 @@ def _finish(run: runs.CamRun, samples: Collection, truth: GroundTruth, clock: di
 
 def _accuracy(samples: Collection, run: runs.CamRun, truth: GroundTruth) -> float | None:
     predicted, true = samples.values([f"{run.field(fields.PREDICTION)}.label", f"{truth.field}.label"])
-    pairs = [(truth.translate(p), t) for p, t in zip(predicted, true, strict=True) if p is not None and t is not None]
+    # as in the audit: of what no class can match it is not known whether it was right
+    known = [(p, t) for p, t in zip(predicted, true, strict=True) if p is not None and truth.indices(t)]
+    pairs = [(truth.translate(p), t) for p, t in known]
     return sum(p == t for p, t in pairs) / len(pairs) if pairs else None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import fiftyone as fo
@@ -79,11 +81,13 @@ def signed_map(label: fo.Heatmap, size: tuple[int, int]) -> NDArray[np.float32]:
         size: height and width.
 
     Raises:
-        FieldError: the heatmap was not written by this project.
+        FieldError: the heatmap was not written by this project, or the size is none.
 
     >>> focam.signed_map(sample.cam_heatmap, (480, 640)).shape
     (480, 640)
     """
+    if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(n, Integral) and n > 0 for n in size)):
+        raise FieldError(f"expected a size as (height, width) in pixels, found {size!r}")
     return lay_out(*grid_of(label), *size)
 
 

@@ -34,6 +34,12 @@ class GroundTruth:
     def __init__(
         self, samples: Collection, field: str | None, class_map: Mapping[str, str] | None, classes: Sequence[str]
     ) -> None:
+        if class_map is not None and not (
+            isinstance(class_map, Mapping) and all(isinstance(word, str) for word in class_map.values())
+        ):
+            raise FieldError(
+                f"class_map is {class_map!s:.80}, expected classes with their labels, such as {{'tabby': 'cat'}}"
+            )
         self.field = field
         self.class_map = None if class_map is None else dict(class_map)
         self.unmatched: dict[str, int] = {}
@@ -52,11 +58,16 @@ class GroundTruth:
             check_field(samples, field)
             labels = {str(k): int(v) for k, v in samples.count_values(f"{field}.label").items() if k is not None}
             self.unmatched = {label: count for label, count in labels.items() if label not in self._indices}
-            if labels and len(labels) == len(self.unmatched):
+            if labels and len(labels) == len(self.unmatched) and not self._match_elsewhere(samples):
                 raise FieldError(
                     f"no label of {field!r} is a class: found {sorted(labels)[:5]}, the classes are "
                     f"{sorted(self._indices)[:5]}, …; pass class_map= to translate classes into labels"
                 )
+
+    def _match_elsewhere(self, samples: Collection) -> bool:
+        """Whether the whole dataset has labels that are classes: then these few samples only happen to have none."""
+        labels = samples._dataset.count_values(f"{self.field}.label")
+        return any(str(label) in self._indices for label in labels)
 
     def translate(self, predicted: str | None) -> str | None:
         """A predicted label in the ground truth's words; None where it has none."""

@@ -93,7 +93,7 @@ def export_overlays(
         RunError: there is no such run.
         CamError: the style is unknown, or the folder holds other files of these names, or cannot be written.
 
-    >>> print(focam.export_overlays(dataset.match(wrong), "cam", "overlays"))
+    >>> print(focam.export_overlays(wrong, "cam", "overlays"))
     12 overlays in overlays, listed in manifest.csv
     """
     check_style(colormap, alpha)
@@ -166,6 +166,7 @@ def _rows(samples: Collection, run: runs.CamRun) -> list[dict[str, Any]]:
     paths = ["id", "filepath", f"{prediction}.label", f"{prediction}.confidence"]
     paths += [f"{heatmap}.logit", f"{heatmap}.bias", error]
     columns = samples.values(paths)
+    known = set(run.classes if class_map is None else class_map.values())
     truths = samples.values(f"{truth}.label") if truth else [None] * len(columns[0])
     rows = []
     for id, path, label, confidence, logit, bias, reason, true in zip(*columns, truths, strict=True):
@@ -176,7 +177,7 @@ def _rows(samples: Collection, run: runs.CamRun) -> list[dict[str, Any]]:
         else:
             word = label if class_map is None else class_map.get(label)
             row |= {"file": _name(path, id), "label": label, "confidence": confidence, "logit": logit, "bias": bias}
-            row["right"] = "" if true is None else word == true
+            row["right"] = word == true if true in known else ""
         rows.append(row)
     return rows
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fiftyone_cam import bulk, runs
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.runs import CamRun, Collection
-from fiftyone_cam.tables import by_class, grouped, percent
+from fiftyone_cam.tables import by_class, class_name, grouped, percent
 
 VERDICTS = ("trusted", "shortcut", "confused", "distracted")
 """Right and on the object, right and off it, wrong and on it, wrong and off it."""
@@ -440,11 +440,11 @@ def _class_lines(table: Sequence[ClassRow], judged: bool, most: int = 20) -> lis
     if not table:
         return []
     *classes, total = table
-    width = max(5, *(len(row.label or "") for row in table[:most]))
+    width = max(5, *(len(class_name(row.label)) for row in table[:most]))
     head = f"  {'class':<{width}} {'n':>7} {'right':>7} {'inside':>7} {'area':>7} {'focus':>6}"
     lines = [head + "".join(f" {name:>10}" for name in (*VERDICTS, "unjudged")) if judged else head]
     for row in [*classes[:most], total]:
-        line = f"  {row.label or 'all':<{width}} {row.samples:>7,}"
+        line = f"  {class_name(row.label):<{width}} {row.samples:>7,}"
         line += "".join(f" {percent(value):>7}" for value in (row.accuracy, row.inside, row.area))
         line += f" {'–' if row.focus is None else f'{row.focus:.2f}':>6}"
         if judged:

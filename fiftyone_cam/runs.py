@@ -6,7 +6,7 @@ between, deleting the run deletes it, and nothing else is ever overwritten or de
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, TypeAlias
 
@@ -91,6 +91,18 @@ class CamRun:
             raise RunError(f"run {self.key!r} was deleted meanwhile")
         self.dataset._doc.runs[self.key].reload()  # what FiftyOne's own get_run_info reads
 
+    def refuse_own(self, paths: Iterable[str], what: str) -> None:
+        """A run that is held against what it wrote itself is always right.
+
+        Raises:
+            FieldError: one of the fields is this run's.
+
+        >>> run.refuse_own(["ground_truth"], "ground truth")
+        """
+        for path in paths:
+            if path in self.fields:
+                raise FieldError(f"the field {path!r} was written by run {self.key!r} itself: it cannot be its {what}")
+
     def claim_field(self, name: str, *, index: bool | str = False, **kwargs: Any) -> str:
         """Declare a field ``{key}_{name}`` as this run's, or find that it already is.
 
@@ -109,8 +121,9 @@ class CamRun:
         if path not in self.record["fields"]:
             if self.dataset.has_sample_field(path):
                 raise FieldError(
-                    f"the field {path!r} exists and was not written by run {self.key!r}: "
-                    "rename or delete it, or use another key"
+                    f"the field {path!r} exists and was not written by run {self.key!r}: rename or delete it, or use "
+                    "another key. (Where it is left of a run that was deleted by FiftyOne itself, and not by "
+                    f"focam.delete_run: dataset.delete_sample_fields([{path!r}, …]).)"
                 )
             self.update(fields={**self.record["fields"], path: name})
         while not self.dataset.has_sample_field(path):
@@ -173,7 +186,7 @@ class CamRun:
         lines += [f"               {count:,} x {reason}" for reason, count in list(self.failures.items())[:10]]
         if record.get("accuracy") is not None:
             unknown = record.get("unknown_labels") or 0
-            note = f" ({unknown:,} with a label that is no class)" if unknown else ""
+            note = f" (without {unknown:,} whose label is no class)" if unknown else ""
             lines.append(
                 f"  accuracy     {record['accuracy']:.1%} against {record['settings']['ground_truth']!r}{note}"
             )
@@ -276,7 +289,7 @@ def check_key(dataset: fo.Dataset, key: str) -> None:
     Raises:
         RunError: with what is wrong.
     """
-    if not key.isidentifier() or key.startswith("_") or not key.isascii():
+    if not isinstance(key, str) or not key.isidentifier() or key.startswith("_") or not key.isascii():
         raise RunError(f"{key!r} cannot begin the names of fields: expected letters, digits and _, such as 'cam'")
     if dataset.has_run(key) and key not in list_runs(dataset):
         raise RunError(f"the key {key!r} belongs to a run that this project did not make: use another key")

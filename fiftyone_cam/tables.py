@@ -65,3 +65,14 @@ def percent(value: float | None) -> str:
     ('50.0%', '–')
     """
     return "–" if value is None else f"{value:.1%}"
+
+
+def class_name(label: str | None) -> str:
+    """A class's name in a table of text: one line, never empty; ``all`` for the row of all classes.
+
+    >>> class_name(None), class_name("tabby"), class_name("")
+    ('all', 'tabby', "''")
+    """
+    if label is None:
+        return "all"
+    return label if label and label.isprintable() else repr(label)

@@ -26,7 +26,7 @@ from fiftyone_cam.core.errors import FieldError, RunError, SourceError, Training
 from fiftyone_cam.core.examples import Features, Memory, Pictures, augmentation
 from fiftyone_cam.core.explain import Item
 from fiftyone_cam.core.geometry import Preprocessing
-from fiftyone_cam.core.network import GapNetwork
+from fiftyone_cam.core.network import GapNetwork, chosen_device
 from fiftyone_cam.core.progress import Clock, Epoch, Progress, Report
 from fiftyone_cam.core.training import Settings, fit
 from fiftyone_cam.models import LITE, SMALL, architectures
@@ -133,7 +133,7 @@ def train_classifier(
     trainings.check_key(collection._dataset, key)
     data = TrainingData.read(collection, label_field, split, seed)
 
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = chosen_device(device)
     start = "frozen" if freeze else "scratch" if weights is None or arch in SMALL else "fine-tune"
     settings = Settings(
         epochs=epochs,

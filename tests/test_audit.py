@@ -15,6 +15,7 @@ import fiftyone_cam as focam
 from fiftyone_cam import bulk, ownership, report, runs
 from fiftyone_cam.core.evidence import focus
 from fiftyone_cam.core.geometry import Preprocessing, Resize
+from fiftyone_cam.tables import class_name
 from tests.made_runs import Made, made_run
 from tests.toys import Brightness, tiny_gap, write_photos
 
@@ -884,3 +885,10 @@ def test_pets(pets):
     print(comparison)
     row = comparison.classes[-1]
     assert row.same + row.fixed + row.broken + row.changed == 259
+
+
+def test_every_class_has_one_line_in_a_table_whatever_its_name():
+    names = [class_name(label) for label in (None, "", "all", "a\nb", "a\tb", "\x1b[31m", "café", "🐈")]
+    assert all(name and name.isprintable() for name in names)
+    assert len(set(names) - {"all"}) == len(names) - 2
+    assert names[-2:] == ["café", "🐈"]

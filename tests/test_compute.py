@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -214,6 +215,35 @@ def test_class_map_decides_what_is_right(photos, classifier):
         assert sample.cam_contrast.versus == max(group, key=rivals.__getitem__)
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"batch_size": 2.5}, "batch_size is 2.5, expected a whole number"),
+        ({"batch_size": "4"}, "batch_size is '4', expected a whole number"),
+        ({"top_k": 2.0}, "top_k is 2.0, expected a whole number"),
+        ({"precision": "float16", "device": "cpu"}, "float16 needs a GPU"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used"),
+        ({"key": None}, "None cannot begin the names of fields"),
+        ({"class_map": "pets"}, "class_map is pets, expected classes with their labels"),
+        ({"class_map": {"cat": ["pet"]}}, "expected classes with their labels"),
+    ],
+)
+def test_settings_that_make_no_sense_leave_nothing_behind(photos, classifier, settings, reason):
+    schema = list(photos.get_field_schema())
+    with pytest.raises(focam.CamError, match=re.escape(reason)):
+        focam.compute_cam(photos, classifier, **{"ground_truth": "ground_truth", **settings})
+    assert list(photos.get_field_schema()) == schema
+    assert not photos.list_runs()
+
+
+@pytest.mark.parametrize("wrong", ["sample", "abc", "0" * 24, None])
+def test_a_sample_that_is_none_is_named_shortly(photos, classifier, wrong):
+    focam.compute_cam(photos.limit(1), classifier)
+    with pytest.raises(focam.CamError, match=r"expected a sample's id, found|has no sample of id") as found:
+        focam.explain_sample(photos, photos.first() if wrong == "sample" else wrong, classifier)
+    assert len(str(found.value)) < 200
+
+
 def test_a_ground_truth_that_does_not_fit(photos, classifier):
     with pytest.raises(focam.FieldError, match=r"no field 'truth'.*ground_truth"):
         focam.compute_cam(photos, classifier, ground_truth="truth")
@@ -227,6 +257,17 @@ def test_a_ground_truth_that_does_not_fit(photos, classifier):
     )
     run = focam.compute_cam(photos, classifier, ground_truth="breed")
     assert run.record["unknown_labels"] == 1
+    cats = photos.skip(2).values("cam_prediction.label")
+    assert run.record["accuracy"] == cats.count("cat") / 10  # of a pug nobody knows whether it was right
+    focam.audit(photos, "cam")
+    judged = [right for right in photos.values("cam_correct") if right is not None]
+    assert run.record["accuracy"] == np.mean(judged)
+    # a view that happens to have no label of a class is part of a dataset that has
+    assert focam.compute_cam(photos.limit(2), classifier, ground_truth="breed").counts["computed"] == 2
+    with pytest.raises(focam.FieldError, match="written by run 'cam' itself: it cannot be its ground truth"):
+        focam.compute_cam(photos, classifier, ground_truth="cam_prediction", overwrite=True)
+    with pytest.raises(focam.FieldError, match="written by run 'cam' itself: it cannot be its objects"):
+        focam.audit(photos, "cam", objects="cam_peak")
     assert photos.first().cam_contrast is None
     assert photos.skip(1).first().cam_contrast is None
     assert not photos.has_sample_field("other_heatmap")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fiftyone_cam import bulk, fields
+from fiftyone_cam.core.errors import FieldError
 from fiftyone_cam.core.explain import ClassMap, Explanation
 
 ARRAYS = ("map", "grid")
@@ -54,3 +55,11 @@ def test_documents_are_what_label_objects_become(rng, top_k, scale, wrong):
     ids = [document["_id"] for document in found.values() if "_id" in document]
     ids += [entry["_id"] for entry in found.get(fields.TOP, {}).get("classifications", [])]
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("size", [480, (480, 640, 3), (0, 10), (480.5, 640), "ab", None])
+def test_a_size_that_is_none_is_named(size):
+    heat = fo.Heatmap(grid=np.ones((7, 7), np.float32), box=[0.0, 0.0, 1.0, 1.0], seen=[0.0, 0.0, 1.0, 1.0])
+    assert fields.signed_map(heat, (np.int64(48), 64)).shape == (48, 64)
+    with pytest.raises(FieldError, match=r"expected a size as \(height, width\)"):
+        fields.signed_map(heat, size)

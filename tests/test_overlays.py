@@ -285,7 +285,11 @@ def test_predictions_are_judged_in_the_words_of_the_class_map(dataset, tmp_path,
     dataset.add_samples(
         [fo.Sample(filepath=path, ground_truth=fo.Classification(label="thing")) for path in write_photos(tmp_path, 3)]
     )
+    other = fo.Sample(filepath=write_photos(tmp_path, 1, seed=1)[0], ground_truth=fo.Classification(label="no class"))
+    dataset.add_sample(other)
     words = dict.fromkeys(CLASSES, "thing")
     focam.compute_cam(dataset, classifier, "cam", ground_truth="ground_truth", class_map=words, progress=False)
     export_overlays(dataset.match(F("ground_truth.label") == "thing"), "cam", tmp_path / "out", progress=False)
     assert {row["right"] for row in listed(tmp_path / "out")} == {"True"}
+    export_overlays(dataset[[other.id]], "cam", tmp_path / "unknown", progress=False)
+    assert [row["right"] for row in listed(tmp_path / "unknown")] == [""]

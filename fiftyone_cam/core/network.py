@@ -96,17 +96,15 @@ class GapNetwork:
         Raises:
             CamError: the device is not there.
         """
+        device = chosen_device(device)
         try:
-            device = torch.device(device)
-            if device.type == "cuda" and device.index is None:  # which is another one in another thread
-                device = torch.device("cuda", torch.cuda.current_device())
             if device != self.device:
                 (torch.zeros(1, device=device) + 1).cpu()  # a GPU that is too old takes weights, and runs nothing
                 self.module.to(device)
         except (RuntimeError, AssertionError) as error:
             with contextlib.suppress(RuntimeError):
                 self.module.to(self.device)  # what was moved before memory ran out
-            raise CamError(f"device {str(device)!r} cannot be used ({_first_line(error)}): try 'cpu'") from error
+            raise _unusable(device, error) from error
         self.head = self.head.to(device)
         self.device = device
         return self
@@ -290,13 +288,46 @@ def measure_grid_frame(network: GapNetwork, example: Tensor) -> Box:
     return (shifts[1], shifts[0], 1.0, 1.0)
 
 
-def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+def chosen_device(device: str | torch.device | None) -> torch.device:
+    """A device by its name; by default a GPU where there is one.
+
+    Raises:
+        CamError: there is no such device.
+
+    >>> chosen_device("cuda")
+    device(type='cuda', index=0)
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(device)
+        if device.type == "cuda" and device.index is None:  # the current one, which is another in another thread
+            device = torch.device("cuda", torch.cuda.current_device())
+    except (RuntimeError, AssertionError) as error:
+        raise _unusable(device, error) from error
+    return device
+
+
+def _unusable(device: str | torch.device, error: BaseException) -> CamError:
+    return CamError(f"device {str(device)!r} cannot be used ({_first_line(error):.200}): try 'cpu'")
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Whether a device computes in a precision.
+
+    Raises:
+        CamError: it does not, or there is no such precision.
+    """
     if precision not in PRECISIONS:
         raise CamError(f"unknown precision {precision!r}, expected one of {sorted(PRECISIONS)}")
-    if precision == "float32":
-        return contextlib.nullcontext()
     if precision == "float16" and device.type == "cpu":
         raise CamError("float16 needs a GPU: use bfloat16 or float32 on the CPU")
+
+
+def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    check_precision(device, precision)
+    if precision == "float32":
+        return contextlib.nullcontext()
     # no cache of weights: it is one for all threads, and knows nothing of their streams
     return torch.autocast(device.type, PRECISIONS[precision], cache_enabled=False)
 

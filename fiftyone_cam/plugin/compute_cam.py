@@ -189,7 +189,7 @@ def _words(run: CamRun) -> str:
     if record.get("accuracy") is not None:
         lines.append(f"Accuracy **{record['accuracy']:.1%}** against {plain(record['settings']['ground_truth'])}")
         if record.get("unknown_labels"):
-            lines.append(f"{record['unknown_labels']:,} samples have a true label that is none of the classes")
+            lines.append(f"{record['unknown_labels']:,} more samples have a true label that is none of the classes")
     lines += [f"{count:,} failed: {plain(reason)}" for reason, count in run.failures.items()]
     if counts["computed"]:
         lines.append(f"Certificate {run.certificate:.1e}: the largest relative difference between a map and its logit")
