@@ -85,7 +85,8 @@ def compute_cam(
         precision: of the forward: ``"float32"``, ``"bfloat16"`` or, on a GPU, ``"float16"``. Maps are float32 always.
         num_workers: decoding threads; by default one for each core, at most 16. With Ray, the CPUs that each actor
             reserves; by default an even share of the cluster's.
-        overwrite: compute again what has a result; a run of another configuration under this key is deleted first.
+        overwrite: compute again what has a result; a run of another configuration under this key is deleted first, with
+            its results of all samples, and its audit.
         retry_failed: compute again what failed before.
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
         engine: ``"local"``, this process; or ``"ray"``, actors on a Ray cluster (extra ``ray``), which all must be able

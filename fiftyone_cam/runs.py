@@ -204,6 +204,10 @@ class CamRun:
     __repr__ = __str__
 
 
+_BRIEF = 5.0
+"""Seconds of a run below which nothing follows from where its time went."""
+
+
 def where_the_time_went(timing: Mapping[str, Any]) -> str:
     """A run's time by what it was spent on, in words; and what to do where it was spent on waiting.
 
@@ -218,9 +222,9 @@ def where_the_time_went(timing: Mapping[str, Any]) -> str:
         f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share >= 0.005
     ]
     advice = ""
-    if shares["waiting for decode"] > 0.4:
+    if total >= _BRIEF and shares["waiting for decode"] > 0.4:
         advice = "; try more workers, or faster storage"
-    elif shares["waiting for writes"] > 0.4:
+    elif total >= _BRIEF and shares["waiting for writes"] > 0.4:
         advice = "; the database is what is slow"
     return ", ".join(said) + advice
 

@@ -465,7 +465,7 @@ def _optional(package: str, extra: str) -> Any:
 def near(name: str, names: Sequence[str]) -> str:
     """The names that were probably meant, as the end of a message."""
     close = difflib.get_close_matches(os.fspath(name), names, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
 def _first_line(error: BaseException) -> str:

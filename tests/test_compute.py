@@ -19,6 +19,7 @@ import torch
 from fiftyone import ViewField as F
 
 import fiftyone_cam as focam
+from fiftyone_cam import runs
 from fiftyone_cam.core import compilation, network
 from fiftyone_cam.core.geometry import CenterCrop, Preprocessing, Resize
 from fiftyone_cam.engines import local
@@ -404,7 +405,7 @@ def test_explain_any_class_of_one_sample(photos, classifier):
         assert sample.cam_explained.label == label == heat.label
         if label == sample.cam_heatmap.label:
             np.testing.assert_allclose(sample.cam_explained.grid, sample.cam_heatmap.grid, rtol=1e-4, atol=1e-6)
-    with pytest.raises(focam.SourceError, match="'catt' is none of the 3 classes; did you mean cat"):
+    with pytest.raises(focam.SourceError, match=r"'catt' is none of the 3 classes \(did you mean cat"):
         focam.explain_sample(photos, sample.id, classifier, "catt")
     focam.delete_run(photos, "cam")
     assert not photos.has_sample_field("cam_explained")
@@ -533,3 +534,16 @@ def test_the_time_is_told_by_what_it_was_spent_on(photos, classifier):
     for stage in ("forward", "maps", "decoding", "writing"):
         assert timing[stage] > 0, stage
     assert "forward" in str(run)
+
+
+@pytest.mark.parametrize(
+    ("waited_for", "advice"), [("decode", "try more workers"), ("writes", "the database"), ("nothing", "")]
+)
+def test_a_run_says_where_its_time_went_and_what_to_do_if_it_took_any(waited_for, advice):
+    timing = {"forward": 3.0, "maps": 1.0, f"waiting_for_{waited_for}": 6.0, "seconds": 10.0}
+    said = runs.where_the_time_went(timing)
+    assert "forward 30%" in said
+    assert advice in said
+    assert (";" in said) == bool(advice)
+    brief = runs.where_the_time_went({name: seconds / 100 for name, seconds in timing.items()})
+    assert brief == said.partition(";")[0]
