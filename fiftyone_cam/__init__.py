@@ -38,10 +38,12 @@ _PUBLIC = {
     "explain_sample": "compute",
     "export_overlays": "overlays",
     "list_runs": "runs",
+    "list_trainings": "trainings",
     "load_audit": "report",
     "load_classifier": "classifier",
     "load_comparison": "comparison_report",
     "load_run": "runs",
+    "load_training": "trainings",
     "localize": "localization",
     "signed_map": "fields",
     "split_logits": "logits",
@@ -72,10 +74,12 @@ __all__ = [
     "explain_sample",
     "export_overlays",
     "list_runs",
+    "list_trainings",
     "load_audit",
     "load_classifier",
     "load_comparison",
     "load_run",
+    "load_training",
     "localize",
     "signed_map",
     "split_logits",
@@ -97,6 +101,7 @@ if TYPE_CHECKING:
     from fiftyone_cam.report import AuditReport, load_audit
     from fiftyone_cam.runs import CamRun, delete_run, list_runs, load_run
     from fiftyone_cam.train import train_classifier
+    from fiftyone_cam.trainings import list_trainings, load_training
 
 
 def __getattr__(name: str) -> Any:

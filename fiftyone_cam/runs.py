@@ -265,14 +265,19 @@ def load_run(samples: Collection, key: str) -> CamRun:
 
 
 def delete_run(samples: Collection, key: str) -> None:
-    """Delete a run with its fields, indexes and saved views.
+    """Delete a run with its fields, indexes and saved views; or a training, with its fields and its evaluation.
+
+    The checkpoints of a training stay.
 
     Raises:
         RunError: there is no such run of this project, or it is being computed.
 
     >>> focam.delete_run(dataset, "cam")
     """
-    load_run(samples, key).delete()
+    from fiftyone_cam import trainings  # which are runs of another kind
+
+    load = trainings.load_training if key in trainings.list_trainings(samples) else load_run
+    load(samples, key).delete()
 
 
 def register(dataset: fo.Dataset, key: str, record: Mapping[str, Any]) -> CamRun:

@@ -128,7 +128,8 @@ def test_maps_of_the_trained_network_are_certified(trained):
 
 def test_deleting_the_run_leaves_the_dataset_as_it_was_and_the_checkpoint(trained, tmp_path):
     dataset, _, out = trained
-    trainings.load_training(dataset, "stripes").delete()
+    assert focam.list_trainings(dataset) == ["stripes"]
+    focam.delete_run(dataset, "stripes")
     assert set(dataset.get_field_schema()) == set(fo.Dataset().get_field_schema()) | {"ground_truth"}
     assert (dataset.list_evaluations(), dataset.list_runs()) == ([], [])
     focam.load_classifier(out)

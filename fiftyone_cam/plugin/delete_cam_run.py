@@ -1,4 +1,4 @@
-"""Delete a run, with all that it left on the dataset."""
+"""Delete a run, or a training, with all that it left on the dataset."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fiftyone.operators import types
 from fiftyone_cam import runs
 from fiftyone_cam.plugin import forms
 from fiftyone_cam.plugin.restore_colors import recolor
+from fiftyone_cam.trainings import TrainingRun
 
 
 class DeleteCamRun(foo.Operator):
@@ -21,7 +22,7 @@ class DeleteCamRun(foo.Operator):
         return foo.OperatorConfig(
             name="delete_cam_run",
             label="Delete a CAM run",
-            description="Its fields, indexes and saved views, and nothing else",
+            description="Or a training: its fields, indexes and saved views, and nothing else",
             dynamic=True,
             risk_level="high",
             view_target=False,
@@ -42,27 +43,36 @@ class DeleteCamRun(foo.Operator):
         if problem:
             forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
             return types.Property(inputs, view=view)
-        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts['computed']:,} maps")
+        run = forms.existing_run(inputs, ctx.dataset, ctx.params, _described, with_trainings=True)
         if run is not None:
             owned = {"fields": list(run.fields), "saved views": run.record["views"]}
+            if isinstance(run, TrainingRun):
+                owned["evaluation"] = [run.evaluation] if run.record["evaluated"] else []
             lines = [
                 f"- {what}: {', '.join(forms.plain(name) for name in names)}" for what, names in owned.items() if names
             ]
+            if isinstance(run, TrainingRun):
+                lines += ["", f"The checkpoint in {forms.plain(run.record['out'])} stays."]
             inputs.md("\n".join(["This deletes for good:", "", *lines]), name="owned")
         return types.Property(inputs, view=view)
 
     def execute(self, ctx: Any) -> dict[str, Any]:
-        run = runs.load_run(ctx.dataset, ctx.params["key"])
-        fields = list(run.fields)
-        runs.delete_run(ctx.dataset, run.key)
+        key = ctx.params["key"]
+        before = set(ctx.dataset.get_field_schema())
+        runs.delete_run(ctx.dataset, key)
         ctx.dataset.reload()
         ctx.ops.reload_dataset()
         ctx.ops.reload_samples()
         for _ in recolor(ctx):  # triggered all the same; this operator is no generator
             pass
-        return {"deleted": f"Run {run.key} is gone, with {', '.join(fields)}"}
+        gone = sorted(before - set(ctx.dataset.get_field_schema()))
+        return {"deleted": f"Run {key} is gone, with {', '.join(gone) or 'no field'}"}
 
     def resolve_output(self, ctx: Any) -> types.Property:
         outputs = types.Object()
         outputs.str("deleted", label="Deleted")
         return types.Property(outputs)
+
+
+def _described(run: runs.CamRun) -> str:
+    return "a training" if isinstance(run, TrainingRun) else f"{run.counts['computed']:,} maps"

@@ -290,17 +290,24 @@ FILES = ("checkpoint", "weights")
 
 
 def existing_run(
-    inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any], describe: Callable[[runs.CamRun], str]
+    inputs: types.Object,
+    dataset: fo.Dataset,
+    params: Mapping[str, Any],
+    describe: Callable[[runs.CamRun], str],
+    *,
+    with_trainings: bool = False,
 ) -> runs.CamRun | None:
     """A choice among the runs on a dataset; None, and a word about it, if there are none."""
-    keys = runs.list_runs(dataset)
+    found = {key: runs.load_run(dataset, key) for key in runs.list_runs(dataset)}
+    if with_trainings:
+        found |= {key: trainings.load_training(dataset, key) for key in trainings.list_trainings(dataset)}
+    keys = list(found)
     if not keys:
         prop = inputs.view(
             "none", types.Error(label="There is no run yet", description="Compute class activation maps first")
         )
         prop.invalid = True
         return None
-    found = {key: runs.load_run(dataset, key) for key in keys}
     inputs.enum(
         "key",
         keys,

@@ -18,6 +18,7 @@ from fiftyone_cam.core.errors import TrainingError
 from fiftyone_cam.plugin import export_overlays, models
 from fiftyone_cam.plugin.audit_attention import AuditAttention
 from fiftyone_cam.plugin.compute_cam import ComputeCam
+from fiftyone_cam.plugin.delete_cam_run import DeleteCamRun
 from fiftyone_cam.plugin.export_overlays import ExportOverlays
 from fiftyone_cam.plugin.train_gap_classifier import TrainGapClassifier, asked
 from tests.plugin.drawn import a_run, form, valid
@@ -215,6 +216,27 @@ def test_the_form_for_maps_lists_what_was_trained_on_the_dataset(stripes: fo.Dat
     assert "is the training in" in str(
         form(TrainGapClassifier, stripes, **{**same, "out": str(tmp_path / "b"), "key": "stripes"})["key"]
     )
+
+
+def test_a_training_is_deleted_like_a_run_of_maps_and_its_checkpoint_stays(stripes: fo.Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "stripes"
+    focam.train_classifier(stripes, "ground_truth", out=out, **QUICK)
+    a_run(stripes)
+    resolved = DeleteCamRun().resolve_input(context(stripes, {"key": "stripes"}))
+    choices = resolved.type.properties["key"].view.choices
+    assert [(choice.value, choice.description) for choice in choices] == [("cam", "2 maps"), ("stripes", "a training")]
+    owned = resolved.type.properties["owned"].default.replace("\\", "")
+    assert owned.splitlines()[2:] == [
+        "- fields: stripes_split, stripes_prediction",
+        "- evaluation: stripes_eval",
+        "",
+        f"The checkpoint in {out} stays.",
+    ]
+    said = DeleteCamRun().execute(context(stripes, {"key": "stripes"}))["deleted"]
+    assert all(word in said for word in ("stripes_prediction", "stripes_split"))
+    assert not any(name.startswith("stripes") for name in stripes.get_field_schema())
+    assert (focam.list_trainings(stripes), focam.list_runs(stripes)) == ([], ["cam"])
+    focam.load_classifier(out)
 
 
 def test_what_stops_a_training_reaches_the_prompt(stripes: fo.Dataset, tmp_path: Path) -> None:
