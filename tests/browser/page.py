@@ -191,13 +191,29 @@ class AppPage:
         def rests() -> FloatRect | None:
             nonlocal last
             before = last
-            what.scroll_into_view_if_needed()
-            last = what.bounding_box()  # none where it was drawn anew in between
+            try:
+                what.scroll_into_view_if_needed()
+                last = what.bounding_box()
+            except Error:  # drawn anew in between
+                last = None
             self.page.wait_for_timeout(400)
             return last if last is not None and last == before else None
 
         box: FloatRect = self.until(rests, "an element at rest")
         return box
+
+    def again(self, do: Callable[[], None], seen: Locator) -> None:
+        """Do something with the mouse until something is seen: what is done while a panel is drawn anew is lost."""
+
+        def done() -> bool | None:
+            do()
+            try:
+                expect(seen).to_be_visible(timeout=15_000)
+            except AssertionError:
+                return None
+            return True
+
+        self.until(done, "what follows from it")
 
     def until(self, seen: Callable[[], Any], what: str) -> Any:
         """Wait until something is so; returns what it is then."""

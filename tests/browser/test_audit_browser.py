@@ -63,8 +63,10 @@ def shows(app: AppPage, count: int) -> None:
 
 
 def back(app: AppPage, panel: Locator, count: int) -> None:
-    panel.get_by_role("button", name="Back to all").click()
+    button = panel.get_by_role("button", name="Back to all")
+    button.click()
     shows(app, count)
+    expect(button).to_have_count(0)  # the panel is drawn anew after the grid
 
 
 def test_tiles_set_the_view_and_go_on_counting_where_one_came_from(
@@ -94,32 +96,42 @@ def test_a_row_and_a_bar_set_the_view(audited: fo.Dataset, app: AppPage, panel: 
 
     rows = [row for row in report.region_table(audited, "cam") if row.label == "space shuttle"]
     assert rows[0].region == "astronaut"  # what it looked at instead
-    box = app.box(panel.locator(".ytick text").get_by_text("astronaut", exact=True))
-    app.page.mouse.click(box["x"] + box["width"] + 20, box["y"] + box["height"] / 2)  # where the bar begins
-    expect(panel.get_by_text("wrong of space shuttle looking at astronaut")).to_be_visible()
+    label = panel.locator(".ytick text").get_by_text("astronaut", exact=True)
+
+    def bar() -> None:
+        box = app.box(label)
+        app.page.mouse.click(box["x"] + box["width"] + 20, box["y"] + box["height"] / 2)  # where it begins
+
+    app.again(bar, panel.get_by_text("wrong of space shuttle looking at astronaut"))
     shows(app, report.region_view(audited, "cam", "astronaut", "space shuttle").count())
     back(app, panel, len(audited))
 
 
 def test_a_point_opens_its_sample_and_a_lasso_sets_the_view(audited: fo.Dataset, app: AppPage, panel: Locator) -> None:
     points = panel.locator(".scatterlayer .trace").last.locator(".points path")
-    box = app.box(points.first)
-    app.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    expect(app.page.locator("#modal [data-cy='modal-looker-container']")).to_be_visible()
+
+    def point() -> None:
+        box = app.box(points.first)
+        app.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+    app.again(point, app.page.locator("#modal [data-cy='modal-looker-container']"))
     app.page.mouse.click(8, 500)  # beside it
     expect(app.page.locator("#modal [data-cy='modal-looker-container']")).to_have_count(0)
 
     left = [p for p in report.scatter(audited, "cam")[0] if p.inside is not None and p.inside < 0.5]
     plot = panel.locator(".js-plotly-plot").nth(1).locator(".cartesianlayer .bglayer rect, .draglayer .nsewdrag").first
-    area = app.box(plot)
-    x0, x1 = area["x"] + 2, area["x"] + area["width"] * (0.5 + 0.02) / 1.04
-    y0, y1 = area["y"] + 2, area["y"] + area["height"] - 2
-    mouse = app.page.mouse
-    mouse.move(x0, y0)
-    mouse.down()
-    for x, y in ((x1, y0), (x1, y1), (x0, y1), (x0, y0)):
-        mouse.move(x, y, steps=8)
-    mouse.up()
+
+    def lasso() -> None:
+        area, mouse = app.box(plot), app.page.mouse
+        x0, x1 = area["x"] + 2, area["x"] + area["width"] * (0.5 + 0.02) / 1.04
+        y0, y1 = area["y"] + 2, area["y"] + area["height"] - 2
+        mouse.move(x0, y0)
+        mouse.down()
+        for x, y in ((x1, y0), (x1, y1), (x0, y1), (x0, y0)):
+            mouse.move(x, y, steps=8)
+        mouse.up()
+
+    app.again(lasso, panel.get_by_role("button", name="Back to all"))
     shows(app, len(left))
     back(app, panel, len(audited))
 
@@ -130,8 +142,8 @@ def test_a_mean_map_sets_the_view(audited: fo.Dataset, app: AppPage, panel: Loca
     first = report.class_table(audited, "cam")[0].label
     assert first
     drag = panel.locator(".js-plotly-plot").nth(2).locator(".draglayer .nsewdrag").first
-    drag.scroll_into_view_if_needed()
     expect(panel.locator(".heatmaplayer image").first).to_be_visible()
+    app.box(drag)
     app.shot("means")
     drag.click()
     shows(app, report.class_view(audited, "cam", first).count())
