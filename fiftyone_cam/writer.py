@@ -46,13 +46,10 @@ class Writer:
 
     def add(self, result: Result) -> None:
         self._results.append(result)
-        if (
-            self._run.record.get("scale") is None
-        ):  # it must come of so many, not of what a slow machine had done by then
-            due = len(self._results) >= FIRST
-        else:
-            due = len(self._results) >= CHUNK or time.monotonic() - self._flushed > _FLUSH_SECONDS
-        if due:
+        late = time.monotonic() - self._flushed > _FLUSH_SECONDS
+        # however late: the scale must come of so many, not of what a slow machine had done by then
+        scaled = self._run.record.get("scale") is not None
+        if len(self._results) >= (CHUNK if scaled else FIRST) or (late and scaled):
             self._flush()
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
