@@ -20,7 +20,7 @@ CHUNK = 128
 """Results per write: what a kill can cost at most."""
 
 FIRST = 64
-"""Results of the first write, from which the scale of what is drawn comes: enough for it, and soon on the screen."""
+"""Maps of the first write, from which the scale of what is drawn comes: enough for it, and soon on the screen."""
 
 _FLUSH_SECONDS = 2.0
 
@@ -36,6 +36,7 @@ class Writer:
         self._names = names
         self._clock = clock
         self._results: list[Result] = []
+        self._maps = 0
         self._workers = Workers(1, name="cam-write")
         self._pending: deque[Task[None]] = deque()
         self._flushed = time.monotonic()
@@ -46,10 +47,14 @@ class Writer:
 
     def add(self, result: Result) -> None:
         self._results.append(result)
-        late = time.monotonic() - self._flushed > _FLUSH_SECONDS
-        # however late: the scale must come of so many, not of what a slow machine had done by then
-        scaled = self._run.record.get("scale") is not None
-        if len(self._results) >= (CHUNK if scaled else FIRST) or (late and scaled):
+        if self._run.record.get("scale") is None:
+            # However late it is: the scale must come of the same maps on a slow machine, and with another engine, where
+            # failures come earlier or later.
+            self._maps += not isinstance(result, Failure)
+            due = self._maps >= FIRST
+        else:
+            due = time.monotonic() - self._flushed > _FLUSH_SECONDS
+        if due or len(self._results) >= CHUNK:
             self._flush()
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
@@ -65,7 +70,7 @@ class Writer:
             self._workers.close()
 
     def _flush(self) -> None:
-        results, self._results = self._results, []
+        results, self._results, self._maps = self._results, [], 0
         self._flushed = time.monotonic()
         if results:
             self._pending.append(self._workers.submit(self._write, results))

@@ -547,3 +547,19 @@ def test_a_run_says_where_its_time_went_and_what_to_do_if_it_took_any(waited_for
     assert (";" in said) == bool(advice)
     brief = runs.where_the_time_went({name: seconds / 100 for name, seconds in timing.items()})
     assert brief == said.partition(";")[0]
+
+
+def test_the_scale_is_of_the_first_maps_wherever_the_failures_are(dataset, tmp_path, classifier):
+    paths = write_photos(tmp_path, 100)
+    bad = [f"/nowhere/{i}.png" for i in range(30)]
+    orders = {"none": paths, "first": bad + paths, "last": paths + bad, "among": [*paths[:50], *bad, *paths[50:]]}
+    scales = []
+    for key, order in orders.items():
+        ids = dataset.add_samples([fo.Sample(filepath=path) for path in order], progress=False)
+        for batch_size in (8, 128):
+            run = focam.compute_cam(
+                dataset.select(ids, ordered=True), classifier, f"{key}_{batch_size}", batch_size=batch_size
+            )
+            scales.append(run.record["scale"])
+    tops = [max(0.0, heat.grid.max()) for heat in dataset.limit(64).values("none_8_heatmap")]
+    assert scales == pytest.approx([np.percentile(tops, 90)] * 8, rel=1e-5)
