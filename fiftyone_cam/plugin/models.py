@@ -256,7 +256,8 @@ def load(source: str, kwargs: Mapping[str, Any], secret: Callable[[str], str | N
 def devices() -> dict[str, str]:
     """The devices of this machine, and what to say of each; found without importing torch."""
     torch = sys.modules.get("torch")
-    if torch is not None:
+    # it may be half imported, by a thread beside the form
+    if torch is not None and not getattr(torch.__spec__, "_initializing", False):
         cards = int(torch.cuda.device_count())
     else:
         folder = _installed("torch")

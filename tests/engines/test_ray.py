@@ -176,6 +176,7 @@ class TwoNodes:
 
         ray.shutdown()
         self.cluster.shutdown()
+        os.environ.pop("RAY_ADDRESS", None)  # set by it; other tests' processes would look for what is gone
 
 
 @pytest.fixture(scope="module")
