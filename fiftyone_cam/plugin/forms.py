@@ -298,9 +298,10 @@ def existing_run(
     with_trainings: bool = False,
 ) -> runs.CamRun | None:
     """A choice among the runs on a dataset; None, and a word about it, if there are none."""
-    found = {key: runs.load_run(dataset, key) for key in runs.list_runs(dataset)}
+    found: dict[str, runs.CamRun] = {}
     if with_trainings:
         found |= {key: trainings.load_training(dataset, key) for key in trainings.list_trainings(dataset)}
+    found |= {key: runs.load_run(dataset, key) for key in runs.list_runs(dataset)}  # the last is what is proposed
     keys = list(found)
     if not keys:
         prop = inputs.view(

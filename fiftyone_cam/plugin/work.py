@@ -38,9 +38,11 @@ _FIRST = 64
 
 
 @cache
-def import_ahead(module: str = "fiftyone_cam.compute") -> None:
+def import_ahead() -> None:
     """Import what the work will need, while somebody reads the form: seconds that nobody has to wait for then."""
-    threading.Thread(target=importlib.import_module, args=(module,), name="cam-import", daemon=True).start()
+    threading.Thread(
+        target=importlib.import_module, args=("fiftyone_cam.compute",), name="cam-import", daemon=True
+    ).start()
 
 
 def run(

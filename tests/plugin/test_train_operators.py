@@ -224,7 +224,8 @@ def test_a_training_is_deleted_like_a_run_of_maps_and_its_checkpoint_stays(strip
     a_run(stripes)
     resolved = DeleteCamRun().resolve_input(context(stripes, {"key": "stripes"}))
     choices = resolved.type.properties["key"].view.choices
-    assert [(choice.value, choice.description) for choice in choices] == [("cam", "2 maps"), ("stripes", "a training")]
+    assert [(choice.value, choice.description) for choice in choices] == [("stripes", "a training"), ("cam", "2 maps")]
+    assert resolved.type.properties["key"].default == "cam"
     owned = resolved.type.properties["owned"].default.replace("\\", "")
     assert owned.splitlines()[2:] == [
         "- fields: stripes_split, stripes_prediction",
