@@ -124,15 +124,12 @@ class AppPage:
 
         def chosen() -> bool | None:
             """Any click is lost where the form is drawn anew at that moment."""
-            try:
-                if options.count():
-                    options.first.click(timeout=2000)
-                elif str(box.evaluate("e => e.value || e.innerText")).startswith(value):
-                    return True
-                else:
-                    box.click(timeout=2000)
-            except Error:
-                return None
+            if options.count():
+                options.first.click(timeout=2000)
+            elif str(box.evaluate("e => e.value || e.innerText")).startswith(value):
+                return True
+            else:
+                box.click(timeout=2000)
             self.page.wait_for_timeout(300)
             return None
 
@@ -168,8 +165,12 @@ class AppPage:
     def picture(self, index: int = 0) -> np.ndarray:
         """One picture of the grid, with what is drawn on it; the pointer elsewhere."""
         self.page.mouse.move(5, 5)
-        self.settled()
-        return self.pixels(self.lookers.nth(index))
+
+        def seen() -> np.ndarray:
+            self.settled()
+            return self.pixels(self.lookers.nth(index))
+
+        return np.asarray(self.until(seen, "a picture on the grid"))
 
     def still(self, index: int = 0) -> np.ndarray:
         """A picture on the grid once it no longer changes: labels, heatmaps and photos come one after the other."""
@@ -190,12 +191,9 @@ class AppPage:
 
         def rests() -> FloatRect | None:
             nonlocal last
-            before = last
-            try:
-                what.scroll_into_view_if_needed()
-                last = what.bounding_box()
-            except Error:  # drawn anew in between
-                last = None
+            before, last = last, None
+            what.scroll_into_view_if_needed()
+            last = what.bounding_box()
             self.page.wait_for_timeout(400)
             return last if last is not None and last == before else None
 
@@ -216,15 +214,22 @@ class AppPage:
         self.until(done, "what follows from it")
 
     def until(self, seen: Callable[[], Any], what: str) -> Any:
-        """Wait until something is so; returns what it is then."""
+        """Wait until something is so; returns what it is then. Not so, too, while what was found on the page is gone
+        again before it could be used: the App draws its grid, its forms and its panels anew as data come."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            found = seen()
+            lost = ""
+            try:
+                found = seen()
+            except Error as error:
+                found, lost = None, str(error)
             if found is not False and found is not None:
                 return found
             if time.monotonic() > deadline:
                 self.shot("failure")
-                raise AssertionError(f"waited {PATIENCE:.0f} s in vain: {what}; {self.words()!r}; {self.errors}")
+                raise AssertionError(
+                    f"waited {PATIENCE:.0f} s in vain: {what}; {self.words()!r}; {lost}; {self.errors}"
+                )
             self.page.wait_for_timeout(200)
 
     def shot(self, name: str) -> None:
