@@ -182,6 +182,29 @@ def _registered(run: CamRun) -> ObjectId | None:
     return ((found or {}).get("runs") or {}).get(run.key)
 
 
+def declare(dataset: fo.Dataset, path: str, **kwargs: Any) -> None:
+    """FiftyOne's ``dataset.add_sample_field``, of which several at once all succeed.
+
+    That one writes the list of all fields as this process knows it, and so takes off it what another added just then.
+
+    Args:
+        dataset: the dataset.
+        path: the field's name, which must not be one of an embedded field.
+        kwargs: the type, as ``dataset.add_sample_field`` takes it.
+
+    >>> declare(dataset, "cam_error", ftype=fo.StringField)
+    """
+    now = datetime.now(timezone.utc).replace(tzinfo=None)
+    field = foo.create_field(path, **kwargs)
+    field._set_created_at(now)
+    entry = foo.SampleFieldDocument.from_field(field).to_mongo()
+    unused = {"_id": dataset._doc.id, "sample_fields.name": {"$ne": path}}
+    change = {"$push": {"sample_fields": entry}, "$set": {"last_modified_at": now}}
+    with writing():
+        foo.get_db_conn()["datasets"].update_one(unused, change)
+    refresh(dataset)
+
+
 def refresh(dataset: fo.Dataset) -> None:
     """See what others have done to a dataset since this process looked: its name, runs, fields and settings.
 

@@ -126,10 +126,8 @@ class CamRun:
                     f"focam.delete_run: dataset.delete_sample_fields([{path!r}, …]).)"
                 )
             self.update(fields={**self.record["fields"], path: name})
-        while not self.dataset.has_sample_field(path):
-            ownership.refresh(self.dataset)
-            self.dataset.add_sample_field(path, **kwargs)
-            ownership.refresh(self.dataset)  # FiftyOne writes all fields at once: another process may have undone it
+        if not self.dataset.has_sample_field(path):
+            ownership.declare(self.dataset, path, **kwargs)
         if index:
             self.dataset.create_index(path if index is True else f"{path}.{index}")
         return path

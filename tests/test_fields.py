@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import fiftyone as fo
+import fiftyone.core.odm as foo
 import numpy as np
 import pytest
 
-from fiftyone_cam import bulk, fields
+from fiftyone_cam import bulk, fields, ownership
 from fiftyone_cam.core.errors import FieldError
 from fiftyone_cam.core.explain import ClassMap, Explanation
 
@@ -63,3 +64,25 @@ def test_a_size_that_is_none_is_named(size):
     assert fields.signed_map(heat, (np.int64(48), 64)).shape == (48, 64)
     with pytest.raises(FieldError, match=r"expected a size as \(height, width\)"):
         fields.signed_map(heat, size)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [*fields.declared(2, contrast=True).values(), {"ftype": fo.ListField, "subfield": fo.StringField}]
+)
+def test_a_field_is_declared_as_fiftyone_declares_it(dataset, kwargs):
+    def told(entry: Any) -> Any:
+        if isinstance(entry, list):
+            return [told(part) for part in entry]
+        if isinstance(entry, dict):
+            return {key: told(value) for key, value in entry.items() if key != "created_at"}
+        return entry.removeprefix("ours_") if isinstance(entry, str) else entry
+
+    dataset.add_sample_field("theirs", **kwargs)
+    ownership.declare(dataset, "ours_theirs", **kwargs)
+    ownership.declare(dataset, "ours_theirs", **kwargs)  # which does nothing
+    stored = foo.get_db_conn()["datasets"].find_one({"_id": dataset._doc.id})["sample_fields"][-2:]
+    assert [entry["name"] for entry in stored] == ["theirs", "ours_theirs"]
+    assert told(stored[0]) == told(stored[1])
+    assert all(entry["created_at"] is not None for entry in stored)
+    dataset.add_sample_field("later", fo.FloatField)  # FiftyOne's own goes on from there
+    assert list(dataset.get_field_schema())[-3:] == ["theirs", "ours_theirs", "later"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fiftyone as fo
@@ -136,6 +137,21 @@ def test_another_run_that_ends_meanwhile_keeps_its_own(many, network, somebody):
     check(many, before, "cam", "other")
     groups = {group.name: group.paths for group in many.app_config.sidebar_groups}
     assert {"cam_heatmap", "other_heatmap"} <= set(groups["CAM"])
+
+
+def test_fields_that_several_declare_at_once_are_all_there(many):
+    servants = {who: Servant(many) for who in ("one", "two", "three")}
+    code = """
+from fiftyone_cam import ownership
+for i in range(50):
+    ownership.declare(dataset, f"{}_{{i}}", ftype=fo.FloatField)
+"""
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda who: servants[who](code.format(who)), servants))
+    for servant in servants.values():
+        servant.dismiss()
+    many.reload()
+    assert {f"{who}_{i}" for who in servants for i in range(50)} <= set(many.get_field_schema())
 
 
 def test_a_dataset_that_is_renamed_is_computed_to_the_end(many, network, somebody):
