@@ -476,6 +476,7 @@ focam.compute_cam(dataset, classifier, batch_size=16)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_800_loses_at_most_a_chunk(dataset, tmp_path, classifier):
     paths = write_photos(tmp_path, 40)
     dataset.persistent = True  # the other process must find it after this one's session

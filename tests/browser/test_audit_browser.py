@@ -136,6 +136,7 @@ def test_a_point_opens_its_sample_and_a_lasso_sets_the_view(audited: fo.Dataset,
     back(app, panel, len(audited))
 
 
+@pytest.mark.slow
 def test_a_mean_map_sets_the_view(audited: fo.Dataset, app: AppPage, panel: Locator) -> None:
     panel.get_by_role("button", name="Show the mean map").click()
     expect(panel.get_by_text("Where the evidence is, on the mean")).to_be_visible()

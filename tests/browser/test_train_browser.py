@@ -37,6 +37,7 @@ def dataset(photos: list[tuple[Path, str]]) -> Iterator[fo.Dataset]:
     dataset.delete()
 
 
+@pytest.mark.slow
 def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset: fo.Dataset, tmp_path: Path) -> None:
     out = tmp_path / "things"
     app.open(dataset)
@@ -99,6 +100,7 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
     assert not app.errors
 
 
+@pytest.mark.slow
 def test_a_training_is_scheduled_by_default_and_then_listed(app: AppPage, dataset: fo.Dataset, tmp_path: Path) -> None:
     out = tmp_path / "later"
     app.open(dataset)

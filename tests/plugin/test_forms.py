@@ -114,6 +114,7 @@ drawn = 0
 while thread.is_alive():  # a form that is drawn meanwhile finds torch half imported
     assert "cpu" in models.devices()
     drawn += 1
+    thread.join(0.02)
 assert drawn > 10
 assert {"torch", "torchvision", "fiftyone_cam.compute"} <= set(sys.modules)
 """
