@@ -201,7 +201,9 @@ def declare(dataset: fo.Dataset, path: str, **kwargs: Any) -> None:
     unused = {"_id": dataset._doc.id, "sample_fields.name": {"$ne": path}}
     change = {"$push": {"sample_fields": entry}, "$set": {"last_modified_at": now}}
     with writing():
-        foo.get_db_conn()["datasets"].update_one(unused, change)
+        declared = foo.get_db_conn()["datasets"].update_one(unused, change)
+    if declared.modified_count:  # what samples that somebody holds are made of; reloading it would make them another's
+        dataset._sample_doc_cls._declare_field(dataset, path, field)
     refresh(dataset)
 
 

@@ -77,6 +77,8 @@ def test_a_field_is_declared_as_fiftyone_declares_it(dataset, kwargs):
             return {key: told(value) for key, value in entry.items() if key != "created_at"}
         return entry.removeprefix("ours_") if isinstance(entry, str) else entry
 
+    dataset.add_sample(fo.Sample(filepath="/nowhere.jpg"))
+    held, held_of_a_view = dataset.first(), dataset.view().first()
     dataset.add_sample_field("theirs", **kwargs)
     ownership.declare(dataset, "ours_theirs", **kwargs)
     ownership.declare(dataset, "ours_theirs", **kwargs)  # which does nothing
@@ -84,5 +86,8 @@ def test_a_field_is_declared_as_fiftyone_declares_it(dataset, kwargs):
     assert [entry["name"] for entry in stored] == ["theirs", "ours_theirs"]
     assert told(stored[0]) == told(stored[1])
     assert all(entry["created_at"] is not None for entry in stored)
+    for sample in (held, held_of_a_view):
+        sample.reload()
+        assert sample["ours_theirs"] == sample["theirs"]
     dataset.add_sample_field("later", fo.FloatField)  # FiftyOne's own goes on from there
     assert list(dataset.get_field_schema())[-3:] == ["theirs", "ours_theirs", "later"]
