@@ -23,7 +23,6 @@ from benchmarks import contenders
 from benchmarks.checks import checks
 from benchmarks.growth import growth
 from benchmarks.workloads import DATA, WORKLOADS, Workload
-from fiftyone_cam.engines import local
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
@@ -81,7 +80,6 @@ def main() -> None:
 def measured(workload: Workload, names: list[str], rounds: int) -> dict[str, Any]:
     """Images a second of each contender in each round; rounds are interleaved, each begins with another contender."""
     print(f"{workload.name}: {len(workload.paths):,} images", flush=True)
-    local.COMPILING_PAYS = float("inf")  # so short a run never pays it: its forward is the folded one
     timed = {}
     for name in names:
         try:

@@ -102,6 +102,17 @@ WORKLOADS: dict[str, Callable[[float], Workload]] = {
         focam.load_classifier("efficientnet_lite0"),
         32,
     ),
+    # long enough for the network to be compiled on the way
+    "resnet18-long": lambda part: Workload(
+        "ResNet-18, photos, long", "compute", photos("ilsvrc_val_800", round(3200 * part)), resnet18(), 32
+    ),
+    "lite0-long": lambda part: Workload(
+        "EfficientNet-Lite0, photos, long",
+        "compute",
+        photos("ilsvrc_val_800", round(4800 * part)),
+        focam.load_classifier("efficientnet_lite0"),
+        32,
+    ),
     "cifar": lambda part: Workload(
         "CIFAR-10 ResNet-20, small images", "overhead", small_images(round(10_000 * part)), cifar_resnet20(), 256
     ),

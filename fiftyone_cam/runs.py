@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import fiftyone as fo
@@ -205,6 +206,10 @@ class CamRun:
 _BRIEF = 5.0
 """Seconds of a run below which nothing follows from where its time went."""
 
+_LONG = 60.0
+"""Seconds of forwards from which on a CPU's are compiled (``engines.local.COMPILING_PAYS``, not read here: it would
+import PyTorch)."""
+
 
 def where_the_time_went(timing: Mapping[str, Any]) -> str:
     """A run's time by what it was spent on, in words; and what to do where it was spent on waiting.
@@ -224,6 +229,8 @@ def where_the_time_went(timing: Mapping[str, Any]) -> str:
         advice = "; try more workers, or faster storage"
     elif total >= _BRIEF and shares["waiting for writes"] > 0.4:
         advice = "; the database is what is slow"
+    elif spent["forward"] > _LONG and timing.get("device") == "cpu" and find_spec("onnxruntime") is None:
+        advice = "; pip install 'fiftyone_cam[onnx]' compiles the network in runs as long as this"
     return ", ".join(said) + advice
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -124,8 +123,6 @@ def test_results_do_not_depend_on_batches_threads_or_views(photos, classifier):
 
 @pytest.mark.slow
 def test_a_long_run_compiles_on_the_way_and_loses_nothing(photos, classifier, tmp_path, monkeypatch):
-    if not any(map(shutil.which, ("g++", "c++", "clang++"))):
-        pytest.skip("there is no C++ compiler")
     more = write_photos(tmp_path, 40, seed=1)
     photos.add_samples([fo.Sample(filepath=path) for path in [*more[:20], str(tmp_path / "gone.jpg"), *more[20:]]])
     focam.compute_cam(photos, classifier, "plain", batch_size=8)
@@ -548,6 +545,15 @@ def test_a_run_says_where_its_time_went_and_what_to_do_if_it_took_any(waited_for
     assert (";" in said) == bool(advice)
     brief = runs.where_the_time_went({name: seconds / 100 for name, seconds in timing.items()})
     assert brief == said.partition(";")[0]
+
+
+def test_a_long_run_on_a_cpu_says_what_would_compile_it_where_that_is_not_installed(monkeypatch):
+    timing = {"forward": 90.0, "maps": 5.0, "seconds": 100.0, "device": "cpu"}
+    assert ";" not in runs.where_the_time_went(timing)
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)  # as if it were not installed
+    assert "fiftyone_cam[onnx]" in runs.where_the_time_went(timing)
+    for other in ({"device": "cuda:0"}, {"forward": 50.0}):
+        assert ";" not in runs.where_the_time_went({**timing, **other})
 
 
 def test_the_scale_is_of_the_first_maps_wherever_the_failures_are(dataset, tmp_path, classifier):

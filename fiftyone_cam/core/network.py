@@ -133,7 +133,7 @@ class GapNetwork:
         """Compile for batches of this shape, if that can be done here; others run as before.
 
         Takes seconds, in which no other module may run in this process: so it is only done in the main thread, where
-        nobody serves the App, and in float32 on the CPU, where it was measured to pay.
+        nobody serves the App, and in float32 on the CPU, where it was measured to pay. Needs the extra ``[onnx]``.
 
         Args:
             batch: ``(N, 3, H, W)`` uint8. It is compiled for slices of it.

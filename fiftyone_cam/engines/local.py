@@ -19,8 +19,8 @@ from fiftyone_cam.core.explain import Explainer, Failure, Item, Prepared, Result
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.workers import Task, Workers
 
-COMPILING_PAYS = 120.0
-"""Seconds of forwards still to come from which on compiling pays: it takes 10 to 20 and gains 10 to 50%."""
+COMPILING_PAYS = 60.0
+"""Seconds of forwards still to come from which on compiling pays: it takes 3 to 20 and gains 10 to 55%."""
 
 _BATCHES_BEFORE = 3
 """Batches after which it is known how fast the network runs."""

@@ -2,44 +2,106 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from fiftyone_cam.core.geometry import Preprocessing, Resize
+from fiftyone_cam.core import compilation
+from fiftyone_cam.core.explain import Explainer, Item, Prepared
+from fiftyone_cam.core.geometry import WHOLE, Preprocessing, Resize
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.models import build
 
-pytestmark = pytest.mark.slow
+
+def made(arch: str, size: int) -> GapNetwork:
+    torch.manual_seed(0)
+    return GapNetwork(build(arch, 4), "abcd", Preprocessing((Resize(size=(size, size)),))).for_inference()
+
+
+def pictures(count: int, size: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
 def network() -> GapNetwork:
-    if not any(map(shutil.which, ("g++", "c++", "clang++"))):
-        pytest.skip("there is no C++ compiler")
-    torch.manual_seed(0)
-    return GapNetwork(build("small_gap_net", 4), "abcd", Preprocessing((Resize(size=(32, 32)),))).for_inference()
+    return made("small_gap_net", 32)
 
 
-def test_the_same_values_for_its_shape_and_for_others(network):
-    batches = {n: torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8) for n in (8, 5)}
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [
+        ("small_gap_net", 32),
+        pytest.param("cifar_resnet20", 32, marks=pytest.mark.slow),
+        pytest.param("efficientnet_lite0", 96, marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", 96, marks=pytest.mark.slow),
+        pytest.param("densenet121", 64, marks=pytest.mark.slow),
+    ],
+)
+def test_the_same_values_for_its_shape_and_for_others(arch, size):
+    network = made(arch, size)
+    batches = {n: pictures(n, size) for n in (8, 5)}
     with network.evaluating():
         expected = {n: network.forward(batch) for n, batch in batches.items()}
         assert network.compile(batches[8])
+        shape, forward = network._compiled
+        network._compiled = (shape, lambda pixels: asked.append(len(pixels)) or forward(pixels))
         for n, batch in batches.items():
+            asked: list[int] = []
             for found, wanted in zip(network.forward(batch), expected[n], strict=True):
-                torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+            pieces = [len(piece) for piece in network._slices(batch)]
+            assert asked == [piece for piece in pieces if piece == shape[0]]
         logits, features = network.forward(batches[8])
     weight, bias = network.head.weight, network.head.bias
-    torch.testing.assert_close(features.mean((2, 3)) @ weight.T + bias, logits, rtol=1e-5, atol=1e-6)
+    certified = features.mean((2, 3)) @ weight.T + bias
+    torch.testing.assert_close(certified, logits, rtol=1e-5, atol=1e-5 * float(logits.abs().max()))
+
+
+def test_threads_do_not_disturb_each_other(network):
+    batches = [pictures(8, 32) for _ in range(24)]
+    with network.evaluating():
+        assert network.compile(batches[0])
+        alone = [network.forward(batch) for batch in batches]
+        with ThreadPoolExecutor(4) as threads:
+            together = list(threads.map(network.forward, batches))
+    for found, expected in zip(together, alone, strict=True):
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_beside_other_threads_nothing_is_compiled(network):
     """Tracing takes the calls of all threads for its own."""
     found = []
-    thread = threading.Thread(target=lambda: found.append(network.compile(torch.zeros(2, 3, 32, 32).byte())))
+    thread = threading.Thread(target=lambda: found.append(network.compile(pictures(2, 32))))
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_a_session_that_fails_costs_no_image(network):
+    """Smaller batches than the one that it was compiled for run as they are."""
+    batch = [Prepared(Item(str(i), ""), picture, WHOLE, (32, 32)) for i, picture in enumerate(pictures(4, 32))]
+    with network.evaluating():
+        expected = Explainer(network)(batch)
+        network._compiled = (torch.Size((4, 3, 32, 32)), compilation._Sessions(b"no model"))
+        with pytest.raises(RuntimeError, match="ONNX Runtime: "):
+            network.forward(torch.stack([prepared.pixels for prepared in batch]))
+        found = Explainer(network)(batch)
+    assert [(result.id, result.maps[0].label) for result in found] == [(r.id, r.maps[0].label) for r in expected]
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(network, monkeypatch, caplog):
+    batch = pictures(8, 32)
+    with network.evaluating():
+        expected = network.forward(batch)
+        monkeypatch.setattr(compilation, "_MATCH", -1.0)  # as if it gave other values
+        with caplog.at_level(logging.INFO, "fiftyone_cam"):
+            assert not network.compile(batch)
+        assert "other values" in caplog.text
+        monkeypatch.setattr(compilation, "find_spec", lambda name: None)  # as if it were not installed
+        assert not network.compile(batch)
+        for found, wanted in zip(network.forward(batch), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
