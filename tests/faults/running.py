@@ -25,7 +25,8 @@ PATIENCE = 240
 """Seconds that a process may take for anything: its imports take long on a busy machine."""
 
 _PROLOGUE = """
-import json, sys, time
+import json, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs the tests may have it ignored, and so its children
 import fiftyone as fo, fiftyone_cam as focam
 from tests.faults.running import classifier
 from fiftyone_cam import compute, overlays
