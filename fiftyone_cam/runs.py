@@ -230,7 +230,7 @@ def where_the_time_went(timing: Mapping[str, Any]) -> str:
     elif total >= _BRIEF and shares["waiting for writes"] > 0.4:
         advice = "; the database is what is slow"
     elif spent["forward"] > _LONG and timing.get("device") == "cpu" and find_spec("onnxruntime") is None:
-        advice = "; pip install 'fiftyone_cam[onnx]' compiles the network in runs as long as this"
+        advice = "; pip install 'fiftyone_cam[onnx]' compiles most networks in so long a run, from Python or scheduled"
     return ", ".join(said) + advice
 
 
