@@ -13,9 +13,10 @@ import torch
 
 import fiftyone_cam as focam
 from benchmarks.workloads import large_photos, photos, resnet18
-from fiftyone_cam import fields
-from fiftyone_cam.core.explain import Explainer, Explanation, Item, Prepared, prepare
+from fiftyone_cam.core.explain import Explainer, Prepared, prepare
 from fiftyone_cam.core.image import read_image
+from fiftyone_cam.core.results import Explanation, Item
+from fiftyone_cam.runs.heatmaps import sample_documents
 
 
 def checks() -> dict[str, str]:
@@ -62,7 +63,7 @@ def _share(paths: Sequence[str]) -> str:
     results = _explained(explainer, prepared, clock)
     began = time.perf_counter()
     for result in results:
-        fields.documents(result, 10.0)
+        sample_documents(result, 10.0)
     documents = time.perf_counter() - began
     # the forward takes all cores, the rest one
     return f"{(clock['maps'] + documents) / clock['forward']:.2%} of the forward's time, ResNet-18"

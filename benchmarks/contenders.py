@@ -22,10 +22,11 @@ from torchvision.transforms import v2
 import fiftyone_cam as focam
 from benchmarks.workloads import Workload
 from fiftyone_cam.core.compilation import compiled
-from fiftyone_cam.core.explain import Item, Prepared, prepare
+from fiftyone_cam.core.explain import Prepared, prepare
 from fiftyone_cam.core.folding import folded
-from fiftyone_cam.core.geometry import CenterCrop, Resize
 from fiftyone_cam.core.head import tapped_forward
+from fiftyone_cam.core.preprocessing import CenterCrop, Resize
+from fiftyone_cam.core.results import Item
 
 Timed = Callable[[], float]
 """Does it once; the seconds that it took."""

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 import fiftyone_cam as focam
-from fiftyone_cam.core.explain import Explainer, Explanation, Item, prepare
-from fiftyone_cam.core.geometry import Preprocessing, Resize
+from fiftyone_cam.core.explain import Explainer, prepare
 from fiftyone_cam.core.network import GapNetwork
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.core.results import Explanation, Item
 from fiftyone_cam.engines import local
-from fiftyone_cam.models import build
-from tests.toys import write_photos
+from fiftyone_cam.networks import build
+from tests.helpers.networks import write_photos
 
 pytestmark = [
     pytest.mark.cuda,

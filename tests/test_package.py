@@ -1,4 +1,4 @@
-"""The package as a whole: what it names exists, layers look down only, and the App does not wait for torch."""
+"""The package as a whole: what it names exists, rooms look down only, and who needs no network waits for no PyTorch."""
 
 from __future__ import annotations
 
@@ -12,25 +12,43 @@ import pytest
 import fiftyone_cam
 
 PACKAGE = Path(fiftyone_cam.__file__).parent
-CORE = sorted((PACKAGE / "core").glob("*.py"))
-ENGINES = sorted((PACKAGE / "engines").glob("*.py"))
-SDK = sorted(PACKAGE.glob("*.py"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = (
+    {"core"},
+    {"networks", "engines", "dataset"},
+    {"runs"},
+    {"classifiers"},
+    {"compute", "analysis", "training"},
+    {"plugin"},
+)
+"""The rooms from the ground up. A room imports what lies below it, and nothing beside or above."""
+
+FLAT = {"__init__", "__main__", "_install", "_mongod"}
+"""Modules that lie in no room."""
+
+FIFTYONE = ("fiftyone", "eta", "pymongo", "mongoengine", "bson")
+NO_FIFTYONE = (
+    "core",
+    "networks",
+    "engines",
+    "training.loop",
+    "training.resume",
+    "training.pictures",
+    "training.progress",
+)
+"""What runs on machines without a database."""
+
+RUNS_A_NETWORK = {"analysis.split_logits"}
+"""Modules of torch-free rooms that may need a classifier, and so PyTorch."""
 
 
-def test_every_public_name_is_there_and_documented_with_an_example():
-    assert set(fiftyone_cam.__all__) == {"__version__", *fiftyone_cam._PUBLIC}
-    for name in fiftyone_cam._PUBLIC:
-        found = getattr(fiftyone_cam, name)
-        assert found.__doc__, name
-        if not (isinstance(found, type) and issubclass(found, Exception)) and not name.startswith(
-            ("Cam", "Classifier")
-        ):
-            assert ">>>" in found.__doc__, f"{name} has no example"
-    with pytest.raises(AttributeError, match="no attribute 'wishful'"):
-        fiftyone_cam.wishful  # noqa: B018
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(path: Path) -> set[str]:
+    """Everything that a module imports, also within functions; of this package relative to it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -40,38 +58,92 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
-def test_the_core_knows_no_fiftyone_and_nothing_above_it(path):
+def rooms_imported(path: Path) -> set[str]:
+    names = (name.split(".") for name in imports(path) if name.startswith("fiftyone_cam."))
+    return {parts[1] for parts in names if (PACKAGE / parts[1]).is_dir()}
+
+
+def test_every_public_name_is_there_and_documented_with_an_example():
+    for name in fiftyone_cam.__all__:
+        found = getattr(fiftyone_cam, name)
+        if name == "__version__":
+            continue
+        assert found.__doc__, name
+        if not (isinstance(found, type) and issubclass(found, Exception)):
+            assert ">>>" in found.__doc__, f"{name} has no example"
+    with pytest.raises(AttributeError, match="wishful"):
+        fiftyone_cam.wishful  # noqa: B018
+
+
+def test_every_module_lies_in_a_room():
+    rooms = set().union(*FLOORS)
+    assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} == rooms
+    assert {path.stem for path in PACKAGE.glob("*.py")} == FLAT
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_rooms_look_down_only(path):
+    room = name_of(path).partition(".")[0]
+    floor = next((i for i, rooms in enumerate(FLOORS) if room in rooms), len(FLOORS))
+    allowed = set().union(*FLOORS[:floor]) | {room}
+    assert rooms_imported(path) <= allowed
+
+
+def test_no_circle_of_modules():
+    graph = {name_of(path): set() for path in MODULES}
+    for path in MODULES:
+        for name in imports(path):
+            inner = name.removeprefix("fiftyone_cam").lstrip(".")
+            if name.startswith("fiftyone_cam") and inner in graph and inner != name_of(path):
+                graph[name_of(path)].add(inner)
+    seen: dict[str, bool] = {}  # whether a module is still on the way
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert not seen.get(name), " -> ".join((*way, name))
+        if name in seen:
+            return
+        seen[name] = True
+        for other in sorted(graph[name]):
+            visit(other, (*way, name))
+        seen[name] = False
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).startswith(NO_FIFTYONE)], ids=name_of)
+def test_who_computes_knows_no_fiftyone(path):
     for name in imports(path):
-        assert name.partition(".")[0] not in ("fiftyone", "eta", "pymongo"), name
-        if name.startswith("fiftyone_cam."):
-            assert name.startswith("fiftyone_cam.core"), name
+        assert name.partition(".")[0] not in FIFTYONE, name
 
 
-@pytest.mark.parametrize("path", ENGINES, ids=lambda path: path.name)
-def test_an_engine_knows_the_core_and_no_database(path):
-    for name in imports(path):
-        assert name.partition(".")[0] not in ("fiftyone", "eta", "pymongo"), name
-        if name.startswith("fiftyone_cam."):
-            assert name.startswith(("fiftyone_cam.core", "fiftyone_cam.engines")), name
-
-
-@pytest.mark.parametrize("path", SDK, ids=lambda path: path.name)
-def test_the_sdk_knows_no_app_layer(path):
-    assert not any(name.startswith(("fiftyone_cam.plugin", "fiftyone.operators")) for name in imports(path))
+def run(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent, timeout=300)
 
 
 def test_the_app_does_not_wait_for_torch():
     """In a process of its own: what the App imports to draw forms must not import torch."""
-    code = "import sys, fiftyone_cam.plugin; raise SystemExit('torch' in sys.modules and 'torch was imported')"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent, timeout=300)
+    run("import sys, fiftyone_cam.plugin.registry; raise SystemExit('torch' in sys.modules and 'torch was imported')")
+
+
+def test_datasets_runs_and_analysis_need_no_torch():
+    names = [
+        f"fiftyone_cam.{name_of(path)}"
+        for path in MODULES
+        if name_of(path).partition(".")[0] in ("dataset", "runs", "analysis") and name_of(path) not in RUNS_A_NETWORK
+    ]
+    assert len(names) > 15
+    run(
+        f"import sys, importlib\nfor name in {names}:\n    importlib.import_module(name)\n"
+        "    if 'torch' in sys.modules: raise SystemExit(f'{name} imports torch')"
+    )
 
 
 def test_all_operators_and_panels_are_listed_where_fiftyone_looks():
     import yaml
     from fiftyone.operators import Panel
 
-    from fiftyone_cam.plugin import OPERATORS
+    from fiftyone_cam.plugin.registry import OPERATORS
 
     listed = yaml.safe_load((PACKAGE.parent / "fiftyone.yml").read_text(encoding="utf-8"))
     built = [operator() for operator in OPERATORS]

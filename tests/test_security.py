@@ -20,16 +20,16 @@ import torch
 from fiftyone.operators.executor import ExecutionContext, Executor
 
 import fiftyone_cam as focam
-from fiftyone_cam.core.geometry import Preprocessing, Resize
-from fiftyone_cam.models import build
-from fiftyone_cam.overlays import export_overlays
-from fiftyone_cam.plugin import forms, models
-from fiftyone_cam.plugin.audit_attention import AuditAttention
-from fiftyone_cam.plugin.compute_cam import ComputeCam
-from fiftyone_cam.plugin.explain_sample import ExplainSample
-from fiftyone_cam.plugin.panel_audit import AuditPanel
-from fiftyone_cam.plugin.panel_why import WhyPanel
-from tests.toys import tiny_gap, write_photos
+from fiftyone_cam.analysis.export_overlays import export_overlays
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.networks import build
+from fiftyone_cam.plugin import forms, model_sources
+from fiftyone_cam.plugin.operators.audit_attention import AuditAttention
+from fiftyone_cam.plugin.operators.compute_cam import ComputeCam
+from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
+from fiftyone_cam.plugin.panels.audit import AuditPanel
+from fiftyone_cam.plugin.panels.why import WhyPanel
+from tests.helpers.networks import tiny_gap, write_photos
 
 SQUARE = Preprocessing((Resize(size=(64, 64)),))
 
@@ -223,13 +223,13 @@ def test_a_checkpoint_replaces_nothing_of_others(tmp_path):
 
 @pytest.mark.parametrize("text", ["a, " * 5000, "~nobody-of-this-name/x", "x\0y", "/" * 5000])
 def test_whatever_is_typed_where_a_path_could_be_is_answered(photos, text):
-    assert models.problem("checkpoint", text)
-    assert models.problem("weights", text)
-    assert models.class_names(text)
+    assert model_sources.problem("checkpoint", text)
+    assert model_sources.problem("weights", text)
+    assert model_sources.class_names(text)
     with pytest.raises(focam.SourceError):
         focam.load_classifier(text)
     with pytest.raises(focam.SourceError):
-        models.load(text, {})
+        model_sources.load(text, {})
     with pytest.raises(focam.CamError):
         forms.class_map(text)
     assert AuditAttention().resolve_input(_context(photos, {"key": "cam", "class_map": text})).type.properties
@@ -240,10 +240,10 @@ def test_a_file_of_class_names_is_a_short_text(tmp_path):
     path.touch()
     os.truncate(path, 1 << 40)
     with pytest.raises(focam.SourceError, match="too large to be a list of class names"):
-        models.class_names(str(path))
+        model_sources.class_names(str(path))
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(focam.SourceError, match="cannot be read as class names"):
-        models.class_names(str(path))
+        model_sources.class_names(str(path))
 
 
 def _context(dataset: fo.Dataset, params: dict[str, Any], **request: Any) -> ExecutionContext:

@@ -1,0 +1,1 @@
+"""Pixels, geometry, heads and maps: numpy, PyTorch and OpenCV; no FiftyOne."""

@@ -9,9 +9,7 @@ Zhou, Khosla, Lapedriza, Oliva, Torralba: Learning Deep Features for Discriminat
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 CERTIFICATE_TOLERANCE = 1e-5
@@ -59,29 +57,3 @@ def certificate(maps: Tensor, bias: Tensor, logits: Tensor, scale: Tensor) -> Te
     tensor([[0.]], dtype=torch.float64)
     """
     return relative_error(maps.cpu().double().mean((2, 3)) + bias.cpu().double(), logits, scale)
-
-
-def quantize(
-    evidence: NDArray[np.float32], ceiling: float | None = None, *, both_signs: bool = False
-) -> tuple[NDArray[np.uint8] | NDArray[np.int8], float]:
-    """Evidence in whole steps for display, and the step in logit units: ``evidence ≈ levels * step``.
-
-    Args:
-        evidence: a signed map.
-        ceiling: evidence beyond it is drawn as strong as it; by default the largest there is. What is below a tenth
-            of it becomes 0, which the App draws as transparent: the picture stays clear where nothing speaks.
-        both_signs: int8 in [-127, 127] instead of uint8 in [0, 255] for the positive evidence alone.
-
-    >>> quantize(np.float32([[-1.0, 0.0, 0.5, 1.0]]))
-    (array([[  0,   0, 128, 255]], dtype=uint8), 0.00392156862745098)
-    """
-    strength = np.abs(evidence) if both_signs else np.maximum(evidence, 0)
-    top = float(strength.max(initial=0.0))
-    ceiling = top if ceiling is None else ceiling
-    top = min(top, ceiling)
-    dtype, steps = (np.int8, 127) if both_signs else (np.uint8, 255)
-    if top <= 0:
-        return np.zeros(evidence.shape, dtype), 0.0
-    levels = np.rint(np.clip(evidence, -top if both_signs else 0, top) * np.float64(steps / top))
-    levels[strength < ceiling / 10] = 0
-    return levels.astype(dtype), top / steps

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_cam.core.geometry import Box, lay_out
+from fiftyone_cam.core.boxes import Box
+from fiftyone_cam.core.display import lay_out
 from fiftyone_cam.core.regions import Cells
 
 Floats = NDArray[np.float64]

@@ -10,26 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from fiftyone_cam.core.boxes import Box, inside, visible
 from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate, class_activation_maps
 from fiftyone_cam.core.errors import CamError, ImageError
-from fiftyone_cam.core.geometry import Box, Preprocessing, inside, visible
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.network import GapNetwork
+from fiftyone_cam.core.preprocessing import Preprocessing
+from fiftyone_cam.core.results import ClassMap, Explanation, Failure, Item, Result
 from fiftyone_cam.core.workers import NotDoneError, Task, Turns, Workers
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image to explain. ``truth``: the logits' indices that count as right; empty where that is not known."""
-
-    id: str
-    path: str
-    truth: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,45 +31,6 @@ class Prepared:
     pixels: Tensor
     frame: Box
     size: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an image has no result."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ClassMap:
-    """One class's map: ``grid`` is ``(h, w)`` float32 in logit units and ``grid.mean() + bias == logit``.
-
-    A contrastive map is one too: the difference of two classes, ``label`` minus ``versus``.
-    """
-
-    label: str
-    logit: float
-    bias: float
-    grid: NDArray[np.float32]
-    confidence: float | None = None
-    versus: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """The strongest classes' maps of one image, and the contrast to the truth where the strongest is wrong."""
-
-    id: str
-    maps: tuple[ClassMap, ...]
-    contrast: ClassMap | None
-    box: Box
-    seen: Box
-    size: tuple[int, int]
-    error: float
-
-
-Result = Explanation | Failure
 
 
 def prepare(item: Item, preprocessing: Preprocessing) -> Prepared | Failure:

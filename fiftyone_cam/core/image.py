@@ -21,7 +21,7 @@ from PIL import Image, ImageFile
 
 from fiftyone_cam.core.errors import ImageError
 from fiftyone_cam.core.limits import limits
-from fiftyone_cam.core.storage import fetch, is_url
+from fiftyone_cam.core.remote_files import fetch, is_url
 
 # Bytes of a JPEG that are not its pixels: profiles, previews. No JPEG has 8 bytes a pixel.
 _MOST_METADATA = 64 << 20

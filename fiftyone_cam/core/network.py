@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fiftyone_cam.core.boxes import Box
 from fiftyone_cam.core.compilation import Forward, compiled
 from fiftyone_cam.core.errors import CamError, SourceError
 from fiftyone_cam.core.folding import folded
-from fiftyone_cam.core.geometry import Box, Preprocessing
 from fiftyone_cam.core.head import certified, evaluating, find_head, tapped_forward
+from fiftyone_cam.core.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 

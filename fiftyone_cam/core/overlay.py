@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from fiftyone_cam.core.boxes import Box
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.core.geometry import Box
 
 COLORMAPS = {
     name.removeprefix("COLORMAP_").lower(): getattr(cv2, name) for name in dir(cv2) if name.startswith("COLORMAP_")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_cam.core.geometry import Box, cell_edges
+from fiftyone_cam.core.boxes import Box, cell_edges
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-from fiftyone_cam.core.explain import Explainer, Failure, Item, Prepared, Result, prepare, prepared_in_time
+from fiftyone_cam.core.explain import Explainer, Prepared, prepare, prepared_in_time
 from fiftyone_cam.core.limits import limits
+from fiftyone_cam.core.results import Failure, Item, Result
 from fiftyone_cam.core.workers import Task, Workers
 
 COMPILING_PAYS = 60.0

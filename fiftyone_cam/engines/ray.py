@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.core.explain import Explainer, Failure, Item, Result
+from fiftyone_cam.core.explain import Explainer
+from fiftyone_cam.core.results import Failure, Item, Result
 from fiftyone_cam.engines import local
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if (_ROOT / "fiftyone_cam" / "__init__.py").is_file() and str(_ROOT) not in sys.
 
 def register(plugin: Any) -> None:
     """Called by FiftyOne."""
-    from fiftyone_cam.plugin import OPERATORS
+    from fiftyone_cam.plugin.registry import OPERATORS
 
     for operator in OPERATORS:
         plugin.register(operator)

@@ -16,9 +16,12 @@ from typing import Any, TypeVar
 import fiftyone as fo
 from fiftyone.operators import types
 
-from fiftyone_cam import runs, trainings
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.plugin import models
+from fiftyone_cam.plugin import model_sources
+from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.training_run import TrainingRun
+from fiftyone_cam.training.record import checkpoints
 
 Made = TypeVar("Made")
 
@@ -105,19 +108,19 @@ def classifier(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, A
     if params.get("model"):  # named by the caller, as Python does
         inputs.str("model", label="Model", default=params["model"])
         return
-    source = params.get("source") or models.default_source()
-    if source not in models.SOURCES:
-        source = models.default_source()
+    source = params.get("source") or model_sources.default_source()
+    if source not in model_sources.SOURCES:
+        source = model_sources.default_source()
     view = types.DropdownView()
-    for name, entry in models.SOURCES.items():
+    for name, entry in model_sources.SOURCES.items():
         view.add_choice(name, label=entry.label, description=entry.description)
     inputs.enum("source", view.values(), view=view, label="Classifier from", default=source, required=True)
 
-    entry = models.SOURCES[source]
+    entry = model_sources.SOURCES[source]
     names = entry.names()
     default = names[0] if source == "lite" and names else "resnet18" if source == "torchvision" else None
     help = entry.help
-    if source == "checkpoint" and (trained := trainings.checkpoints(dataset)):
+    if source == "checkpoint" and (trained := checkpoints(dataset)):
         names = [str(path) for path in trained.values()]
         default = names[0]
         help = f"Trained on this dataset: {'; '.join(f'{name} in {path}' for name, path in trained.items())}"
@@ -129,7 +132,7 @@ def classifier(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, A
         required=True,
         view=completion(names) if names else types.TextFieldView(),
     )
-    refuse(prop, models.problem(source, params.get(source)))
+    refuse(prop, model_sources.problem(source, params.get(source)))
 
     if source == "weights":
         arch = params.get("arch")
@@ -138,10 +141,10 @@ def classifier(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, A
             label="Architecture",
             description="Of the network that these weights belong to",
             required=True,
-            view=completion((*models.LITE, *models.SMALL, *models.torchvision_names())),
+            view=completion((*model_sources.LITE, *model_sources.SMALL, *model_sources.torchvision_names())),
         )
-        if arch and arch not in (*models.LITE, *models.SMALL) and not arch.startswith("timm:"):
-            refuse(prop, models.problem("torchvision", arch))
+        if arch and arch not in (*model_sources.LITE, *model_sources.SMALL) and not arch.startswith("timm:"):
+            refuse(prop, model_sources.problem("torchvision", arch))
     if source == "weights" or params.get("advanced"):
         required = source == "weights"
         inputs.str(
@@ -188,14 +191,14 @@ def ground_truth(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str,
 
 def written(dataset: fo.Dataset) -> set[str]:
     """The fields that runs of this project wrote."""
-    return {path for key in runs.list_runs(dataset) for path in runs.load_run(dataset, key).fields}
+    return {path for key in catalog.list_runs(dataset) for path in catalog.load_run(dataset, key).fields}
 
 
 def label_fields(dataset: fo.Dataset) -> list[str]:
     """The Classification fields that neither a run nor a training of this project wrote."""
     ours = written(dataset)
-    for key in trainings.list_trainings(dataset):
-        ours |= set(trainings.load_training(dataset, key).fields)
+    for key in catalog.list_trainings(dataset):
+        ours |= set(catalog.load_training(dataset, key).fields)
     return [path for path in dataset.get_field_schema(embedded_doc_type=fo.Classification) if path not in ours]
 
 
@@ -230,9 +233,9 @@ def run_key(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]
     if reason:
         refuse(prop, reason)
         return
-    if key not in runs.list_runs(dataset):
+    if key not in catalog.list_runs(dataset):
         return
-    run = runs.load_run(dataset, key)
+    run = catalog.load_run(dataset, key)
     changed = changes(run, params)
     counts = run.counts
     inputs.bool(
@@ -258,10 +261,10 @@ def run_key(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]
 def key_problem(dataset: fo.Dataset, key: str, params: Mapping[str, Any]) -> str | None:
     """Why a run cannot be made under a key."""
     try:
-        runs.check_key(dataset, key)
+        catalog.check_key(dataset, key)
     except CamError as error:
         return str(error)
-    mine = runs.load_run(dataset, key).fields if key in runs.list_runs(dataset) else {}
+    mine = catalog.load_run(dataset, key).fields if key in catalog.list_runs(dataset) else {}
     names = [*WRITES, *([CONTRAST] if params.get("ground_truth") else [])]
     taken = [path for path in (f"{key}_{name}" for name in names) if path not in mine and dataset.has_field(path)]
     if taken:
@@ -269,14 +272,17 @@ def key_problem(dataset: fo.Dataset, key: str, params: Mapping[str, Any]) -> str
     return None
 
 
-def changes(run: runs.CamRun, params: Mapping[str, Any]) -> list[str]:
+def changes(run: CamRun, params: Mapping[str, Any]) -> list[str]:
     """In what a run's configuration differs from a form's, as far as it can be known without loading a model."""
     record, found = run.record, []
-    source = params.get("source") or models.default_source()
+    source = params.get("source") or model_sources.default_source()
     name = params.get(source)
-    if name and not params.get("model") and source in models.SOURCES:
+    if name and not params.get("model") and source in model_sources.SOURCES:
         made = (record["classifier"].get("source"), record["classifier"].get("model"))
-        asked = (models.SOURCES[source].origin, re.split(r"[/\\]", name.rstrip("/\\"))[-1] if source in FILES else name)
+        asked = (
+            model_sources.SOURCES[source].origin,
+            re.split(r"[/\\]", name.rstrip("/\\"))[-1] if source in FILES else name,
+        )
         if made != asked:
             found.append(f"{made[1]} from {made[0]}")
     for setting, default in (("ground_truth", None), ("precision", "float32"), ("top_k", 1)):
@@ -293,15 +299,15 @@ def existing_run(
     inputs: types.Object,
     dataset: fo.Dataset,
     params: Mapping[str, Any],
-    describe: Callable[[runs.CamRun], str],
+    describe: Callable[[Any], str],
     *,
     with_trainings: bool = False,
-) -> runs.CamRun | None:
+) -> Any:
     """A choice among the runs on a dataset; None, and a word about it, if there are none."""
-    found: dict[str, runs.CamRun] = {}
+    found: dict[str, CamRun | TrainingRun] = {}
     if with_trainings:
-        found |= {key: trainings.load_training(dataset, key) for key in trainings.list_trainings(dataset)}
-    found |= {key: runs.load_run(dataset, key) for key in runs.list_runs(dataset)}  # the last is what is proposed
+        found |= {key: catalog.load_training(dataset, key) for key in catalog.list_trainings(dataset)}
+    found |= {key: catalog.load_run(dataset, key) for key in catalog.list_runs(dataset)}  # the last is what is proposed
     keys = list(found)
     if not keys:
         prop = inputs.view(
@@ -342,7 +348,7 @@ def _numbered(name: str, make: Callable[[str], Made]) -> Iterator[Made]:
 
 def device(inputs: types.Object, ctx: Any) -> None:
     """The device to compute on."""
-    found = models.devices()
+    found = model_sources.devices()
     prop = inputs.str(
         "device",
         label="Device",

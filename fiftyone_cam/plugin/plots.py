@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from fiftyone_cam import panel_data, report
+from fiftyone_cam.analysis import audit_report
+from fiftyone_cam.plugin import queries
 
 VERDICTS = {"trusted": "#3fa66b", "shortcut": "#e0a126", "confused": "#4f86e8", "distracted": "#e5484d"}
 """Bright enough on dark, dark enough on white."""
@@ -46,10 +47,10 @@ CONFIG = {
 LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)", "font": {"size": 12}}
 
 
-def points(points: Sequence[report.Point]) -> list[dict[str, Any]]:
+def points(points: Sequence[audit_report.Point]) -> list[dict[str, Any]]:
     """A trace for each verdict; where there are none, one for all."""
     traces = []
-    for verdict in (*report.VERDICTS, None):
+    for verdict in (*audit_report.VERDICTS, None):
         here = [point for point in points if point.verdict == verdict and point.inside is not None]
         if here:
             traces.append(
@@ -67,7 +68,7 @@ def points(points: Sequence[report.Point]) -> list[dict[str, Any]]:
     return traces
 
 
-def region_bars(rows: Sequence[report.RegionRow], correct: bool | None, most: int) -> list[dict[str, Any]]:
+def region_bars(rows: Sequence[audit_report.RegionRow], correct: bool | None, most: int) -> list[dict[str, Any]]:
     """A bar for each region, stacked of the classes: each part is what the class adds to the mean of all.
 
     And a mark for each where its share of the area is: what the bar would be if the evidence lay anywhere alike.
@@ -102,7 +103,7 @@ def region_bars(rows: Sequence[report.RegionRow], correct: bool | None, most: in
     return [*traces, area]
 
 
-def mean_maps(maps: Sequence[report.MeanMap]) -> tuple[list[Any], list[Any], dict[str, Any]]:
+def mean_maps(maps: Sequence[audit_report.MeanMap]) -> tuple[list[Any], list[Any], dict[str, Any]]:
     """Two rows of maps, all predictions above and wrong ones below.
 
     Returns:
@@ -177,7 +178,7 @@ def logit_bars(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*bars, total]
 
 
-def picture(found: panel_data.Picture) -> tuple[dict[str, Any], dict[str, Any]]:
+def picture(found: queries.Picture) -> tuple[dict[str, Any], dict[str, Any]]:
     """A map over its image: a trace and a layout."""
     height, width = len(found.rows), len(found.rows[0])
     top = max(max(abs(value) for value in row) for row in found.rows) or 1.0

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.core.progress import Progress
+from fiftyone_cam.training.progress import Progress
 
 Result = TypeVar("Result")
 Report = Callable[[Any], None]
@@ -41,7 +41,7 @@ _FIRST = 64
 def import_ahead() -> None:
     """Import what the work will need, while somebody reads the form: seconds that nobody has to wait for then."""
     threading.Thread(
-        target=importlib.import_module, args=("fiftyone_cam.compute",), name="cam-import", daemon=True
+        target=importlib.import_module, args=("fiftyone_cam.compute.compute_cam",), name="cam-import", daemon=True
     ).start()
 
 

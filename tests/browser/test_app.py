@@ -14,7 +14,8 @@ from fiftyone import ViewField as F
 from playwright.sync_api import expect
 
 import fiftyone_cam as focam
-from fiftyone_cam import appearance, runs
+from fiftyone_cam.dataset import app_config
+from fiftyone_cam.runs import catalog
 from tests.browser.page import AppPage, difference
 
 TITLE = "Compute class activation maps"
@@ -247,7 +248,7 @@ def test_deleting_a_run_leaves_what_is_not_its_own(app: AppPage, computed: fo.Da
     assert focam.list_runs(computed) == []
     assert not computed.has_field("cam_heatmap")
     assert computed.count_values("cam_mine") == {"kept": len(computed)}
-    assert not appearance.scales(computed)
+    assert not app_config.scales(computed)
 
 
 def test_stored_colour_scales_are_what_is_drawn(app: AppPage, tmp_path: Path) -> None:
@@ -255,17 +256,17 @@ def test_stored_colour_scales_are_what_is_drawn(app: AppPage, tmp_path: Path) ->
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((300, 400, 3), 128, np.uint8))
     steps = np.tile(np.linspace(0, 1, 101), (75, 1))
     ramps = {
-        "heatmap": (np.rint(255 * steps).astype(np.uint8), [0, 255], appearance.HEAT),
-        "contrast": (np.rint(127 * (2 * steps - 1)).astype(np.int8), [-127, 127], appearance.SIGNED),
+        "heatmap": (np.rint(255 * steps).astype(np.uint8), [0, 255], app_config.HEAT),
+        "contrast": (np.rint(127 * (2 * steps - 1)).astype(np.int8), [-127, 127], app_config.SIGNED),
     }
     dataset = fo.Dataset()
-    run = runs.register(dataset, "ramp", {"classifier": {}, "settings": {}, "counts": {}, "status": "complete"})
+    run = catalog.register(dataset, "ramp", {"classifier": {}, "settings": {}, "counts": {}, "status": "complete"})
     for name in ramps:
         run.claim_field(name, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
     for name, (levels, limits, _) in ramps.items():
         label = fo.Heatmap(map=levels, range=limits)
         dataset.add_sample(fo.Sample(filepath=str(tmp_path / "grey.png"), **{run.field(name): label}))
-    appearance.show(dataset, "ramp")
+    app_config.show(dataset, "ramp")
     dataset.app_config.active_fields = fo.ActiveFields(paths=[run.field(name) for name in ramps])
     dataset.save()
 
@@ -273,11 +274,11 @@ def test_stored_colour_scales_are_what_is_drawn(app: AppPage, tmp_path: Path) ->
     for index, (_, _, scale) in enumerate(ramps.values()):
         app.until(lambda index=index, scale=scale: _drawn(app.picture(index), scale) or None, f"the colours {scale}")
 
-    appearance.show(dataset, "ramp", colors="jet")
+    app_config.show(dataset, "ramp", colors="jet")
     app.open(dataset)
     jet = ("#000083", "#003caa", "#05ffff", "#ffff00", "#fa0000", "#800000")
     app.until(lambda: _drawn(app.picture(0), jet, at=(0.2, 0.4, 0.6, 0.8)) or None, "jet on the heatmap")
-    app.until(lambda: _drawn(app.picture(1), appearance.SIGNED) or None, "still signed colours on the contrast")
+    app.until(lambda: _drawn(app.picture(1), app_config.SIGNED) or None, "still signed colours on the contrast")
 
 
 def _drawn(picture: np.ndarray, scale: tuple[str, ...], at: tuple[float, ...] = (0.15, 0.3, 0.7, 0.85)) -> bool:

@@ -14,7 +14,7 @@ from fiftyone.operators.executor import ExecutionRunState
 from playwright.sync_api import expect
 
 import fiftyone_cam as focam
-from fiftyone_cam import trainings
+from fiftyone_cam.runs import catalog
 from tests.browser.page import AppPage, difference
 
 
@@ -66,7 +66,7 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
     assert any("features of training" in words or "training, epoch" in words for words in said), said
 
     dataset.reload()
-    training = trainings.load_training(dataset, "things")
+    training = catalog.load_training(dataset, "things")
     assert training.record["status"] == "complete"
     assert training.record["training"]["freeze"] == "backbone"
     assert len(training.classes) == 7

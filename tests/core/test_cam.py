@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate, class_activation_maps, quantize
+from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate, class_activation_maps
+from fiftyone_cam.core.display import quantize
 
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 8), st.integers(1, 9), st.integers(1, 9))
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from fiftyone_cam.core import compilation
-from fiftyone_cam.core.explain import Explainer, Item, Prepared
-from fiftyone_cam.core.geometry import WHOLE, Preprocessing, Resize
+from fiftyone_cam.core.boxes import WHOLE
+from fiftyone_cam.core.explain import Explainer, Prepared
 from fiftyone_cam.core.network import GapNetwork
-from fiftyone_cam.models import build
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.core.results import Item
+from fiftyone_cam.networks import build
 
 
 def made(arch: str, size: int) -> GapNetwork:

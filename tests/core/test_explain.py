@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from fiftyone_cam.core.boxes import WHOLE
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.core.explain import Explainer, Explanation, Failure, Item, Prepared, prepare
-from fiftyone_cam.core.geometry import WHOLE, CenterCrop, Preprocessing, Resize
+from fiftyone_cam.core.explain import Explainer, Prepared, prepare
 from fiftyone_cam.core.network import GapNetwork
-from tests.toys import tiny_gap, write_photos
+from fiftyone_cam.core.preprocessing import CenterCrop, Preprocessing, Resize
+from fiftyone_cam.core.results import Explanation, Failure, Item
+from tests.helpers.networks import tiny_gap, write_photos
 
 CLASSES = ["cat", "dog", "fish"]
 SQUARE = Preprocessing((Resize(size=(64, 64)),))

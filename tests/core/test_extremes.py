@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fiftyone_cam.core import evidence
-from fiftyone_cam.core.cam import quantize
-from fiftyone_cam.core.explain import Explainer, Explanation, Failure, Item, Prepared
-from fiftyone_cam.core.geometry import WHOLE, Preprocessing, Resize, lay_out
+from fiftyone_cam.core.boxes import WHOLE
+from fiftyone_cam.core.display import lay_out, quantize
+from fiftyone_cam.core.explain import Explainer, Prepared
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.overlay import blend
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.core.regions import Cells, Polygon, partition
-from tests.toys import Brightness
+from fiftyone_cam.core.results import Explanation, Failure, Item
+from tests.helpers.networks import Brightness
 
 law = settings(deadline=None, max_examples=100)
 

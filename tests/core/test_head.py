@@ -10,7 +10,7 @@ from torch import nn
 from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, class_activation_maps
 from fiftyone_cam.core.errors import HeadError
 from fiftyone_cam.core.head import evaluating, find_head, read_logits, tapped_forward
-from tests.toys import tiny_gap
+from tests.helpers.networks import tiny_gap
 
 EXACT = {
     "resnet18": {},

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from fiftyone_cam.core.errors import CamError, SourceError
-from fiftyone_cam.core.geometry import Preprocessing, Resize
 from fiftyone_cam.core.network import GapNetwork, largest_output
-from tests.toys import Brightness, tiny_gap
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from tests.helpers.networks import Brightness, tiny_gap
 
 SQUARE = Preprocessing((Resize(size=(128, 128)),))
 

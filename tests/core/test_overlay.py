@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fiftyone_cam.core.boxes import WHOLE
+from fiftyone_cam.core.display import lay_out
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.core.geometry import WHOLE, lay_out
 from fiftyone_cam.core.overlay import COLORMAPS, PAPER, blend, caption, printable, sheet, stack, thumbnail
 
 NASTY = [

@@ -7,11 +7,12 @@ from collections import defaultdict
 import pytest
 import torch
 
-from fiftyone_cam.core.explain import Explainer, Item
-from fiftyone_cam.core.geometry import Preprocessing, Resize
+from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.network import GapNetwork
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.core.results import Item
 from fiftyone_cam.engines import local
-from tests.toys import tiny_gap, write_photos
+from tests.helpers.networks import tiny_gap, write_photos
 
 SHAPE = (3, 64, 64)
 

@@ -25,11 +25,12 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 import fiftyone_cam as focam
-from fiftyone_cam.core.explain import Explainer, Explanation, Item
-from fiftyone_cam.core.geometry import Preprocessing, Resize
+from fiftyone_cam.core.explain import Explainer
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.core.results import Explanation, Item
 from fiftyone_cam.engines import ray as ray_engine
-from tests.spies import Spy, seen
-from tests.toys import write_photos
+from tests.helpers.networks import write_photos
+from tests.helpers.ray_spy import Spy, seen
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["cat", "dog", "fish"]
@@ -360,8 +361,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 import fiftyone as fo, fiftyone_cam as focam
-from fiftyone_cam.core.geometry import Preprocessing, Resize
-from tests.spies import Spy
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from tests.helpers.ray_spy import Spy
 dataset = fo.load_dataset(sys.argv[1])
 square = Preprocessing((Resize(size=(64, 64)),))
 classifier = focam.load_classifier(Spy(Path(sys.argv[2]), seconds=0.5), ["cat", "dog", "fish"], preprocessing=square)

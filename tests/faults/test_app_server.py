@@ -21,10 +21,10 @@ import psutil
 import pytest
 
 import fiftyone_cam as focam
-from fiftyone_cam.core.geometry import Preprocessing, Resize
-from fiftyone_cam.models import build
-from tests.faults.running import NAMES, PATIENCE, ROOT, check, foreign, wait_for
-from tests.toys import write_photos
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.networks import build
+from tests.helpers.networks import write_photos
+from tests.helpers.processes import NAMES, PATIENCE, ROOT, check, foreign, wait_for
 
 pytestmark = pytest.mark.slow
 

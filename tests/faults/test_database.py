@@ -15,15 +15,15 @@ import pytest
 
 from fiftyone_cam._mongod import _mongod
 from tests.faults.test_disk import SmallDisk
-from tests.toys import write_photos
+from tests.helpers.networks import write_photos
 
 ROOT = Path(__file__).parents[2]
 
 RUN = """
 import json, sys, time
 import fiftyone as fo, fiftyone_cam as focam
-from fiftyone_cam.core.geometry import Preprocessing, Resize
-from tests.toys import tiny_gap
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from tests.helpers.networks import tiny_gap
 dataset = fo.load_dataset("faults") if fo.dataset_exists("faults") else fo.Dataset("faults", persistent=True)
 if not dataset.count("id"):  # not len: after a crash MongoDB's own estimate may be 0
     paths = json.load(open(sys.argv[1]))

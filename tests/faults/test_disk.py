@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors import SafetensorError
 
 import fiftyone_cam as focam
-from fiftyone_cam.core.training import TrainingError
-from fiftyone_cam.overlays import export_overlays
-from tests.faults.running import NAMES, check, classifier, foreign
-from tests.toys import write_photos
+from fiftyone_cam.analysis.export_overlays import export_overlays
+from fiftyone_cam.training.loop import TrainingError
+from tests.helpers.networks import write_photos
+from tests.helpers.processes import NAMES, check, classifier, foreign
 
 pytestmark = pytest.mark.slow
 

@@ -22,11 +22,11 @@ import torch
 from PIL import Image
 
 import fiftyone_cam as focam
-from fiftyone_cam import trainings
-from fiftyone_cam.core.geometry import Preprocessing, Resize
-from fiftyone_cam.plugin.explain_sample import picture
-from tests.faults.running import NAMES, check, classifier, foreign
-from tests.toys import tiny_gap, write_photos
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.plugin.operators.explain_sample import picture
+from fiftyone_cam.runs import catalog
+from tests.helpers.networks import tiny_gap, write_photos
+from tests.helpers.processes import NAMES, check, classifier, foreign
 
 SQUARE = Preprocessing((Resize(size=(64, 64)),))
 
@@ -190,7 +190,7 @@ def test_a_file_that_hangs_costs_overlays_trainings_and_answers_only_itself(phot
         )
         took = time.monotonic() - began
     assert (overlays.written, overlays.skipped) == (59, {reason: 1})
-    assert trainings.load_training(photos, "mine").failures == {reason: 1}
+    assert catalog.load_training(photos, "mine").failures == {reason: 1}
     assert took < 40, f"the hanging file was waited for: {took:.0f} s"
 
 

@@ -11,8 +11,8 @@ import fiftyone.core.odm as foo
 import pytest
 
 import fiftyone_cam as focam
-from tests.faults.running import NAMES, Servant, check, classifier, foreign
-from tests.toys import write_photos
+from tests.helpers.networks import write_photos
+from tests.helpers.processes import NAMES, Servant, check, classifier, foreign
 
 pytestmark = pytest.mark.slow
 

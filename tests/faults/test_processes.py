@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 import fiftyone_cam as focam
-from tests.faults.running import NAMES, Child, check, classifier, foreign, wait_for
-from tests.toys import write_photos
+from tests.helpers.networks import write_photos
+from tests.helpers.processes import NAMES, Child, check, classifier, foreign, wait_for
 
 pytestmark = pytest.mark.slow
 

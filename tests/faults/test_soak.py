@@ -21,8 +21,8 @@ import psutil
 import pytest
 
 import fiftyone_cam as focam
-from fiftyone_cam.core.geometry import Preprocessing, Resize
-from tests.toys import Brightness, write_photos
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from tests.helpers.networks import Brightness, write_photos
 
 SAMPLES = int(os.environ.get("FIFTYONE_CAM_SOAK", "600"))
 ROUNDS = 10

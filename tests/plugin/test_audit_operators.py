@@ -14,15 +14,16 @@ import pytest
 from fiftyone.operators.executor import ExecutionContext, Executor
 
 import fiftyone_cam as focam
-from fiftyone_cam import panel_data, report
+from fiftyone_cam.analysis import audit_report
+from fiftyone_cam.analysis.split_logits import stored_logits
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.logits import stored_logits
-from fiftyone_cam.plugin.audit_attention import AuditAttention, class_map, object_labels
-from fiftyone_cam.plugin.compare_cam_runs import CompareCamRuns
-from fiftyone_cam.plugin.localize_from_cam import LocalizeFromCam
-from fiftyone_cam.plugin.panel_audit import AuditPanel
+from fiftyone_cam.plugin import queries
+from fiftyone_cam.plugin.operators.audit_attention import AuditAttention, class_map, object_labels
+from fiftyone_cam.plugin.operators.compare_cam_runs import CompareCamRuns
+from fiftyone_cam.plugin.operators.localize_from_cam import LocalizeFromCam
+from fiftyone_cam.plugin.panels.audit import AuditPanel
 from fiftyone_cam.plugin.plots import mean_maps, region_bars
-from tests.toys import tiny_gap, write_photos
+from tests.helpers.networks import tiny_gap, write_photos
 
 NAMES = ["cat", "dog", "*fish* <b>"]
 
@@ -77,7 +78,7 @@ def test_the_form_audits_as_python_does(computed: fo.Dataset) -> None:
     assert refusals(AuditAttention(), computed, **form) == []
     said = run(AuditAttention(), computed, **form, threshold=0.55)
     computed.reload()
-    by_form = report.verdict_counts(computed, "cam")
+    by_form = audit_report.verdict_counts(computed, "cam")
     assert sum(by_form.values()) == 11  # one picture has no boxes
     assert all(f"**{n}** {word}" in said for word, n in by_form.items())
     assert "1 without a verdict: no object" in said
@@ -85,7 +86,7 @@ def test_the_form_audits_as_python_does(computed: fo.Dataset) -> None:
     assert "wall" in said
 
     focam.audit(computed, "cam", "ground_truth", "things", object_labels=["thing"], threshold=0.55)
-    assert report.verdict_counts(computed, "cam") == by_form
+    assert audit_report.verdict_counts(computed, "cam") == by_form
 
 
 def test_the_form_says_what_does_not_match_before_it_runs(computed: fo.Dataset, tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_localize_and_compare_from_forms(computed: fo.Dataset) -> None:
 
 def test_the_panel_says_what_is_missing(photos: fo.Dataset) -> None:
     def what(samples: Any = photos, key: str | None = "cam") -> str | None:
-        found = panel_data.missing(samples, key)
+        found = queries.missing(samples, key)
         return found and found.what
 
     assert what(key=None) == "run"
@@ -165,9 +166,11 @@ def test_bars_add_up_to_the_mean_of_all() -> None:
     sizes = {label: int(rng.integers(1, 9)) for label in labels}
     shares = {(label, region): rng.random() for label in labels for region in ("grass", "sky")}
     n = sum(sizes.values())
-    rows = [report.RegionRow(label, region, sizes[label], 1, share, 0.1) for (label, region), share in shares.items()]
+    rows = [
+        audit_report.RegionRow(label, region, sizes[label], 1, share, 0.1) for (label, region), share in shares.items()
+    ]
     means = {r: sum(shares[label, r] * sizes[label] for label in labels) / n for r in ("grass", "sky")}
-    rows += [report.RegionRow(None, region, n, 1, mean, 0.1) for region, mean in means.items()]
+    rows += [audit_report.RegionRow(None, region, n, 1, mean, 0.1) for region, mean in means.items()]
     traces = region_bars(rows, False, 10)
     bars = [trace["x"] for trace in traces if trace["type"] == "bar"]
     assert dict(zip(traces[0]["y"], np.sum(bars, axis=0), strict=True)) == pytest.approx(means)
@@ -177,7 +180,10 @@ def test_bars_add_up_to_the_mean_of_all() -> None:
 
 def test_what_is_drawn_of_many_says_so() -> None:
     grid = np.ones((2, 2), np.float32)
-    maps = [report.MeanMap("cat", grid, 900, 300, grid, 20, 20), report.MeanMap("dog", grid, 5, 5, None, 0, 0)]
+    maps = [
+        audit_report.MeanMap("cat", grid, 900, 300, grid, 20, 20),
+        audit_report.MeanMap("dog", grid, 5, 5, None, 0, 0),
+    ]
     traces, drawn, layout = mean_maps(maps)
     titles = [note["text"] for note in layout["annotations"]]
     assert titles == ["cat<br>300 of 900", "wrong<br>20", "dog<br>5", "wrong<br>0"]
@@ -216,12 +222,12 @@ def test_the_panel_keeps_counting_where_one_came_from(computed: fo.Dataset) -> N
     panel.on_load(ctx)
     counted = ctx.panel.state.body
     assert counted["samples"] == 12
-    [verdict, *_] = [word for word, n in report.verdict_counts(computed, "cam").items() if n]
+    [verdict, *_] = [word for word, n in audit_report.verdict_counts(computed, "cam").items() if n]
     ctx.params["verdict"] = verdict
     panel.show_verdict(ctx)
     state = dict(ctx.panel_state)
 
-    shown = report.verdict_view(computed, "cam", verdict)  # what the App answers after the panel has set its view
+    shown = audit_report.verdict_view(computed, "cam", verdict)  # what the App answers after the panel has set its view
     panel, ctx = _panel(computed, shown, **state)
     panel.on_change_view(ctx)
     assert ctx.panel.state.body == counted
@@ -242,7 +248,7 @@ def test_the_panel_counts_anew_where_its_run_has_changed(computed: fo.Dataset) -
     assert (ctx.panel.state.keys, ctx.panel.state.key) == (["cam", "other"], "other")
     ctx.params["value"] = "cam"
     panel.pick(ctx)
-    assert ctx.panel.state.body["verdicts"] == report.verdict_counts(computed, "cam")
+    assert ctx.panel.state.body["verdicts"] == audit_report.verdict_counts(computed, "cam")
 
     def click(before: Any) -> Any:
         _, ctx = _panel(computed, **dict(before.panel_state))
@@ -258,9 +264,9 @@ def test_the_panel_counts_anew_where_its_run_has_changed(computed: fo.Dataset) -
     focam.delete_run(computed, "cam")
     state = click(ctx).panel.state
     assert (state.key, state.missing) == ("other", None)
-    assert state.body["verdicts"] == report.verdict_counts(computed, "other")
+    assert state.body["verdicts"] == audit_report.verdict_counts(computed, "other")
 
 
 def test_the_plugin_loads_without_torch() -> None:
-    code = "import sys, fiftyone_cam.plugin, fiftyone_cam.panel_data; sys.exit('torch' in sys.modules)"
+    code = "import sys, fiftyone_cam.plugin.registry, fiftyone_cam.plugin.queries; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

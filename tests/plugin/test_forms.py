@@ -13,15 +13,17 @@ import pytest
 import yaml
 from fiftyone.operators.executor import ExecutionContext
 
-from fiftyone_cam import fields, models
-from fiftyone_cam.compute import ENGINES
+from fiftyone_cam import networks
+from fiftyone_cam.compute.compute_cam import ENGINES
 from fiftyone_cam.core.network import PRECISIONS
-from fiftyone_cam.plugin import OPERATORS, forms
-from fiftyone_cam.plugin import models as sources
-from fiftyone_cam.plugin.compute_cam import ComputeCam
-from fiftyone_cam.plugin.delete_cam_run import DeleteCamRun
-from fiftyone_cam.plugin.explain_sample import ExplainSample
-from tests.plugin.drawn import a_run, form, valid
+from fiftyone_cam.plugin import forms
+from fiftyone_cam.plugin import model_sources as sources
+from fiftyone_cam.plugin.operators.compute_cam import ComputeCam
+from fiftyone_cam.plugin.operators.delete_cam_run import DeleteCamRun
+from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
+from fiftyone_cam.plugin.registry import OPERATORS
+from fiftyone_cam.runs.heatmaps import field_schema
+from tests.helpers.forms import a_run, form, valid
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -49,13 +51,13 @@ def test_names_read_from_sources_are_the_packages_own() -> None:
     assert list(sources.torchvision_names()) == sorted(torchvision.models.list_models(module=torchvision.models))
     timm = pytest.importorskip("timm")
     assert list(sources.timm_names()) == sorted(timm.list_models())
-    assert (sources.LITE, sources.SMALL) == (models.LITE, models.SMALL)
+    assert (sources.LITE, sources.SMALL) == (networks.LITE, networks.SMALL)
 
 
 def test_constants_are_the_sdks_own() -> None:
     assert set(forms.PRECISIONS) == set(PRECISIONS)
     assert set(forms.ENGINES) == set(ENGINES)
-    assert set(fields.declared(1, contrast=True)) == {*forms.WRITES, forms.CONTRAST}
+    assert set(field_schema(1, contrast=True)) == {*forms.WRITES, forms.CONTRAST}
 
 
 def test_zoo_names_are_in_the_zoo() -> None:
@@ -74,7 +76,8 @@ def test_the_manifest_lists_every_operator_and_the_app_no_torch() -> None:
 import json, sys
 import fiftyone as fo, fiftyone.operators as foo
 from fiftyone.operators.executor import ExecutionContext
-from fiftyone_cam.plugin import OPERATORS, work
+from fiftyone_cam.plugin import work
+from fiftyone_cam.plugin.registry import OPERATORS
 work.import_ahead = lambda: None
 dataset = fo.Dataset()
 dataset.add_sample(fo.Sample(filepath="/nowhere/a.jpg", ground_truth=fo.Classification(label="cat")))
@@ -105,18 +108,18 @@ def test_what_computing_needs_is_imported_beside_the_form() -> None:
     """A form that was opened spares its reader the import, which without it is what waits longest after the button."""
     code = """
 import sys, threading
-from fiftyone_cam.plugin import models, work
+from fiftyone_cam.plugin import model_sources, work
 assert "torch" not in sys.modules
 for _ in range(3):  # drawn again at every keystroke
     work.import_ahead()
 [thread] = [thread for thread in threading.enumerate() if thread.name == "cam-import"]
 drawn = 0
 while thread.is_alive():  # a form that is drawn meanwhile finds torch half imported
-    assert "cpu" in models.devices()
+    assert "cpu" in model_sources.devices()
     drawn += 1
     thread.join(0.02)
 assert drawn > 10
-assert {"torch", "torchvision", "fiftyone_cam.compute"} <= set(sys.modules)
+assert {"torch", "torchvision", "fiftyone_cam.compute.compute_cam"} <= set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

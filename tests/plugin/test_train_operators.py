@@ -12,17 +12,17 @@ import torch
 from fiftyone.operators.executor import ExecutionContext, Executor
 
 import fiftyone_cam as focam
-from fiftyone_cam import trainings
 from fiftyone_cam.core import overlay
 from fiftyone_cam.core.errors import TrainingError
-from fiftyone_cam.plugin import export_overlays, models
-from fiftyone_cam.plugin.audit_attention import AuditAttention
-from fiftyone_cam.plugin.compute_cam import ComputeCam
-from fiftyone_cam.plugin.delete_cam_run import DeleteCamRun
-from fiftyone_cam.plugin.export_overlays import ExportOverlays
-from fiftyone_cam.plugin.train_gap_classifier import TrainGapClassifier, asked
-from tests.plugin.drawn import a_run, form, valid
-from tests.toys import striped
+from fiftyone_cam.plugin import model_sources
+from fiftyone_cam.plugin.operators.audit_attention import AuditAttention
+from fiftyone_cam.plugin.operators.compute_cam import ComputeCam
+from fiftyone_cam.plugin.operators.delete_cam_run import DeleteCamRun
+from fiftyone_cam.plugin.operators.export_overlays import COLORMAPS, ExportOverlays
+from fiftyone_cam.plugin.operators.train_gap_classifier import TrainGapClassifier, asked
+from fiftyone_cam.runs import catalog
+from tests.helpers.forms import a_run, form, valid
+from tests.helpers.networks import striped
 
 QUICK = {"arch": "small_gap_net", "size": 16, "epochs": 3, "batch_size": 8}
 
@@ -136,7 +136,7 @@ def test_the_form_trains_as_python_does_and_shows_the_loss(stripes: fo.Dataset, 
     *live, last = run(TrainGapClassifier(), stripes, **typed)
     assert live
     assert focam.load_classifier(out).fingerprint == by_python.fingerprint
-    training = trainings.load_training(stripes, "form")
+    training = catalog.load_training(stripes, "form")
     said = last["results"]["summary"]
     assert f"**{training.metrics['accuracy']:.1%}**" in said
     assert "16 samples; 4 validate" in said
@@ -154,8 +154,8 @@ def test_the_form_trains_as_python_does_and_shows_the_loss(stripes: fo.Dataset, 
 def test_a_bar_shows_the_loss_and_a_delegated_run_records_it(
     stripes: fo.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fiftyone_cam.core.progress import Clock
     from fiftyone_cam.plugin import work
+    from fiftyone_cam.training.progress import Clock
 
     monkeypatch.setattr(Clock, "due", True)
     monkeypatch.setattr(work, "_BEAT", 0.001)
@@ -176,7 +176,7 @@ def test_a_bar_shows_the_loss_and_a_delegated_run_records_it(
     list(TrainGapClassifier().execute(ctx))
     assert any("loss " in progress.label for progress in recorded), recorded
     assert recorded[-1].progress == 1
-    assert trainings.load_training(stripes, "delegated").record["status"] == "complete"
+    assert catalog.load_training(stripes, "delegated").record["status"] == "complete"
 
 
 def test_what_python_schedules_is_what_it_would_do_at_once(stripes: fo.Dataset, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_what_python_schedules_is_what_it_would_do_at_once(stripes: fo.Dataset, 
     }
     assert valid(TrainGapClassifier, stripes, **scheduled)
     run(TrainGapClassifier(), stripes, **scheduled)
-    assert trainings.list_trainings(stripes) == ["p", "q"]
+    assert catalog.list_trainings(stripes) == ["p", "q"]
     assert focam.load_classifier(tmp_path / "out").fingerprint == by_python.fingerprint
 
 
@@ -244,13 +244,13 @@ def test_what_stops_a_training_reaches_the_prompt(stripes: fo.Dataset, tmp_path:
     typed = {"label_field": "ground_truth", "out": str(tmp_path / "out"), **QUICK, "learning_rate": 1e30}
     with pytest.raises(TrainingError, match="lower learning rate"):
         run(TrainGapClassifier(), stripes, **typed)
-    assert "the loss became" in trainings.load_training(stripes, "out").record["stopped_by"]
+    assert "the loss became" in catalog.load_training(stripes, "out").record["stopped_by"]
 
 
 def test_architectures_that_the_form_offers_can_be_built() -> None:
-    from fiftyone_cam.models import architectures
+    from fiftyone_cam.networks import architectures
 
-    assert set(models.torchvision_names()) <= set(architectures())
+    assert set(model_sources.torchvision_names()) <= set(architectures())
 
 
 # overlays
@@ -288,4 +288,4 @@ def test_what_cannot_be_exported_is_said_at_its_field(computed: fo.Dataset, tmp_
 
 
 def test_colours_that_the_form_offers_exist() -> None:
-    assert set(export_overlays.COLORMAPS) <= set(overlay.COLORMAPS)
+    assert set(COLORMAPS) <= set(overlay.COLORMAPS)

@@ -1,0 +1,37 @@
+from .analysis.audit import audit as audit
+from .analysis.audit_report import AuditReport as AuditReport
+from .analysis.audit_report import load_audit as load_audit
+from .analysis.compare import compare as compare
+from .analysis.compare_report import Comparison as Comparison
+from .analysis.compare_report import load_comparison as load_comparison
+from .analysis.export_overlays import Overlays as Overlays
+from .analysis.export_overlays import export_overlays as export_overlays
+from .analysis.localize import localize as localize
+from .analysis.split_logits import split_logits as split_logits
+from .classifiers.classifier import Classifier as Classifier
+from .classifiers.classifier import load_classifier as load_classifier
+from .compute.compute_cam import compute_cam as compute_cam
+from .compute.explain_sample import explain_sample as explain_sample
+from .core.errors import CamError as CamError
+from .core.errors import FieldError as FieldError
+from .core.errors import HeadError as HeadError
+from .core.errors import ImageError as ImageError
+from .core.errors import RunError as RunError
+from .core.errors import SourceError as SourceError
+from .core.errors import TrainingError as TrainingError
+from .core.preprocessing import Bound as Bound
+from .core.preprocessing import CenterCrop as CenterCrop
+from .core.preprocessing import Pad as Pad
+from .core.preprocessing import Preprocessing as Preprocessing
+from .core.preprocessing import Resize as Resize
+from .runs.cam_run import CamRun as CamRun
+from .runs.catalog import delete_run as delete_run
+from .runs.catalog import list_runs as list_runs
+from .runs.catalog import list_trainings as list_trainings
+from .runs.catalog import load_run as load_run
+from .runs.catalog import load_training as load_training
+from .runs.heatmaps import signed_map as signed_map
+from .runs.training_run import TrainingRun as TrainingRun
+from .training.train_classifier import train_classifier as train_classifier
+
+__version__: str

@@ -1,0 +1,1 @@
+"""What stored maps say: audit, comparison, boxes, logits, pictures. No network is run."""

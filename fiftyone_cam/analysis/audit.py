@@ -1,0 +1,348 @@
+"""The audit: was the prediction right, and did it look in the right place? Numbers, words and views over a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from fiftyone import ViewField as F
+
+from fiftyone_cam.analysis.audit_report import BACKGROUND, THRESHOLD, VERDICTS, AuditReport, stale
+from fiftyone_cam.core import evidence
+from fiftyone_cam.core.boxes import as_box
+from fiftyone_cam.core.errors import CamError, RunError
+from fiftyone_cam.core.regions import Cells, contains, partition
+from fiftyone_cam.dataset import bulk
+from fiftyone_cam.dataset.annotations import ObjectLabels, Scene
+from fiftyone_cam.dataset.collection import Collection, images
+from fiftyone_cam.dataset.ground_truth import GroundTruth
+from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.heatmaps import HEATMAP
+
+FILLS = 0.9
+"""An object that covers more of the grid than this proves nothing by place: there is no verdict."""
+
+# why a sample has no verdict
+NO_MAP = "no map"
+NO_LABEL = "no ground truth"
+NO_CLASS = "its label is no class"
+NO_OBJECT = "no object"
+UNREADABLE = "its object cannot be read"
+NOT_SEEN = "object not seen"
+FILLED = "object fills the image"
+NO_EVIDENCE = "no positive evidence"
+
+_CLASSIFICATION = bulk.document(fo.Classification(label="", confidence=0.0, area=0.0))
+_KEYPOINT = bulk.document(fo.Keypoint(label="", points=[(0.0, 0.0)], value=0.0))
+
+
+def audit(
+    samples: Collection,
+    key: str = "cam",
+    ground_truth: str | None = None,
+    objects: str | Sequence[str] | None = None,
+    *,
+    object_labels: ObjectLabels = None,
+    class_map: Mapping[str, str] | None = None,
+    threshold: float = THRESHOLD,
+    progress: Any = None,
+) -> AuditReport:
+    """Turn where the classifier looked into fields, verdicts and views. No image is read and no network is run.
+
+    Evidence is what is positive in the predicted class's map. Coverage of the grid's cells by regions is fractional
+    and exact, so that ``evidence_in + evidence_out + bias`` is the logit.
+
+    Always writes ``{key}_spread`` (normalised entropy of the evidence: 0 in one cell, 1 everywhere alike),
+    ``{key}_border`` (its share in the outermost cells), ``{key}_half_cells`` (how many cells hold half of it),
+    ``{key}_peak`` (``fo.Keypoint`` at the strongest cell; its ``value`` in logit units) and, where the run has
+    ``top_k > 1``, ``{key}_margin`` (logit minus the runner-up's).
+
+    With ``ground_truth`` also ``{key}_correct``. With ``objects`` also ``{key}_inside`` (share of the evidence on the
+    object), ``{key}_area`` (the object's share of the grid: what ``inside`` would be by chance), ``{key}_focus``
+    (``inside`` as it would be if the object covered half: chance is 0.5 at any size), ``{key}_evidence_in`` and
+    ``{key}_evidence_out`` (signed, logit units), ``{key}_peak_inside`` and ``{key}_regions`` (``fo.Classifications``:
+    each region that was seen, with its share of the evidence as ``confidence`` and its share of the grid as ``area``;
+    the rest is ``background``; a place of several regions belongs to the object, else to the smallest).
+
+    With both also ``{key}_verdict``, by right or wrong and by focus at least ``threshold`` or less: ``trusted`` (right,
+    on the object), ``shortcut`` (right, off), ``confused`` (wrong, on), ``distracted`` (wrong, off); or else
+    ``{key}_unjudged``, the reason why there is none. The views ``"{key} trusted"`` … are saved on the dataset.
+
+    Args:
+        samples: a dataset or view with the results of :func:`compute_cam`.
+        key: its run. A run has one audit: another one with other arguments takes its place.
+        ground_truth: a ``Classification`` field with the true class; by default the run's.
+        objects: the field, or fields, that say where things are: ``Detections`` (boxes or instance masks),
+            ``Detection``, ``Polylines``, ``Polyline`` (closed or filled), ``Segmentation``. A thing without a label is
+            the object; so is one whose label is the true class; all others are regions by their label. Without ground
+            truth all things are the object.
+        object_labels: further labels, or values of masks, that are the object: for each true class,
+            ``{"cat": ["head", "tail"]}``, or for all, ``["animal"]``.
+        class_map: translates predicted labels into the ground truth's words; by default the run's. A prediction that
+            is not in it is wrong.
+        threshold: the focus from which evidence is on the object: 0.5 is chance, 0.6 is 1.5 times as dense on the
+            object as off it, 0.75 three times.
+        progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
+
+    Returns:
+        the :class:`AuditReport`, whose printed form is the summary.
+
+    Raises:
+        RunError: there is no such run, or it is being computed.
+        FieldError: a field is missing, of the wrong type, or no label in it is an object.
+
+    >>> report = focam.audit(dataset, key="cam", ground_truth="ground_truth", objects="animals")
+    >>> report.summary()
+    >>> dataset.load_saved_view("cam distracted")
+    """
+    if not 0 < threshold < 1:
+        raise CamError(f"threshold is {threshold}, expected a focus between 0 and 1, such as {THRESHOLD}")
+    collection, run = computed(samples, key)
+    auditor = _Auditor(collection, run, ground_truth, objects, object_labels, class_map, threshold)
+    bulk.require(collection, auditor.paths)
+
+    notes = _begin(run, auditor)
+    for name in auditor.fields:
+        run.claim_field(name, **_TYPES[name])
+    for rows in bulk.chunks(collection, auditor.paths, progress):
+        bulk.write(run.dataset, {row["id"]: auditor.audit(row) for row in rows})
+    for name, attribute in _INDEXES.items():  # an index slows every write: made when all is written
+        if name in auditor.fields:
+            run.index(name, attribute)
+    if auditor.judges:
+        for verdict in VERDICTS:
+            run.save_view(verdict, run.dataset.match(F(run.field("verdict")) == verdict))
+    run.update(
+        audit={
+            **auditor.settings,
+            "verdict": auditor.judges,
+            "revision": run.record["revision"],
+            "audited_at": datetime.now(timezone.utc).isoformat(),
+            "notes": [*notes, *auditor.notes()],
+        }
+    )
+    run.show()
+    return AuditReport(run, samples)
+
+
+def computed(samples: Collection, key: str) -> tuple[Collection, CamRun]:
+    """The images of a collection, and a run on them whose results can be worked with.
+
+    Raises:
+        RunError: there is no such run, or it is being computed.
+
+    >>> collection, run = computed(dataset, "cam")
+    """
+    collection = images(samples)
+    run = catalog.load_run(collection, key)
+    if run.status == "running":
+        raise RunError(f"run {key!r} is being computed: wait for it, or stop it")
+    return collection, run
+
+
+_FLOAT, _BOOL, _STRING = {"ftype": fo.FloatField}, {"ftype": fo.BooleanField}, {"ftype": fo.StringField}
+_TYPES: dict[str, dict[str, Any]] = {
+    "spread": _FLOAT,
+    "border": _FLOAT,
+    "half_cells": {"ftype": fo.IntField},
+    "peak": {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Keypoint},
+    "margin": _FLOAT,
+    "correct": _BOOL,
+    "inside": _FLOAT,
+    "area": _FLOAT,
+    "focus": _FLOAT,
+    "evidence_in": _FLOAT,
+    "evidence_out": _FLOAT,
+    "peak_inside": _BOOL,
+    "regions": {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Classifications},
+    "verdict": _STRING,
+    "unjudged": _STRING,
+}
+"""All fields that an audit can write, in the order of the sidebar."""
+
+_INDEXES = {"inside": "", "focus": "", "verdict": "", "unjudged": "", "regions": "classifications.label"}
+"""What the sidebar filters on most; MongoDB has 64 indexes for a dataset, and there may be many runs."""
+
+_ALWAYS = ("spread", "border", "half_cells", "peak")
+_WITH_OBJECTS = ("inside", "area", "focus", "evidence_in", "evidence_out", "peak_inside", "regions")
+
+
+class _Auditor:
+    """The settings of an audit, and one row in, one sample's fields out."""
+
+    def __init__(
+        self,
+        samples: Collection,
+        run: CamRun,
+        ground_truth: str | None,
+        objects: str | Sequence[str] | None,
+        object_labels: ObjectLabels,
+        class_map: Mapping[str, str] | None,
+        threshold: float,
+    ) -> None:
+        settings = run.record["settings"]
+        ground_truth = settings.get("ground_truth") if ground_truth is None else ground_truth
+        class_map = settings.get("class_map") if class_map is None else class_map
+        names = [objects] if isinstance(objects, str) else list(objects or ())
+        run.refuse_own([] if ground_truth is None else [ground_truth], "ground truth")
+        run.refuse_own(names, "objects")
+        self.truth = GroundTruth(samples, ground_truth, class_map, run.classes)
+        self.scene = Scene(samples, names, object_labels, ground_truth)
+        self.scene.check(samples)
+        self.threshold = threshold
+        self.looks = bool(names)
+        self.judges = self.looks and ground_truth is not None
+        self.settings: dict[str, Any] = {
+            **self.scene.settings,
+            "class_map": None if class_map is None else sorted(map(list, class_map.items())),
+            "threshold": threshold,
+        }
+
+        margin = int(settings.get("top_k") or 1) > 1
+        self.fields = [
+            *_ALWAYS,
+            *(["margin"] if margin else []),
+            *(["correct"] if ground_truth is not None else []),
+            *(_WITH_OBJECTS if self.looks else []),
+            *(["verdict", "unjudged"] if self.judges else []),
+        ]
+        self._path = {name: run.field(name) for name in self.fields}
+        heat = run.field(HEATMAP)
+        self._heat = {name: f"{heat}.{name}" for name in ("label", "grid", "bias", "logit", "box", "seen")}
+        self._second = f"{heat}_2.logit" if margin else None
+        self._true = None if ground_truth is None else f"{ground_truth}.label"
+        self.paths = [*self._heat.values(), *([self._second] if self._second else []), *self.scene.paths]
+
+    # one sample
+
+    def audit(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """All fields of one sample; None where there is nothing to say, so that nothing of an earlier audit stays."""
+        found: dict[str, Any] = dict.fromkeys(self.fields)
+        reason = self._audit(row, found)
+        if self.judges:
+            if reason is None:
+                on = found["focus"] >= self.threshold
+                found["verdict"] = VERDICTS[(0 if on else 1) if found["correct"] else (2 if on else 3)]
+            found["unjudged"] = reason
+        return {self._path[name]: value for name, value in found.items()}
+
+    def _audit(self, row: Mapping[str, Any], found: dict[str, Any]) -> str | None:
+        """Fill ``found``; the reason why there can be no verdict."""
+        grid = bulk.array(row[self._heat["grid"]])
+        if grid is None:
+            return NO_MAP
+        predicted = row[self._heat["label"]]
+        box, seen = as_box(row[self._heat["box"]]), as_box(row[self._heat["seen"]])
+        found.update(spread=evidence.spread(grid), border=evidence.border(grid), half_cells=evidence.half_cells(grid))
+        place = None
+        if (peak := evidence.peak(grid)) is not None:
+            height, width = grid.shape
+            place = (
+                float(np.clip(box[0] + box[2] * (peak[1] + 0.5) / width, seen[0], seen[0] + seen[2])),
+                float(np.clip(box[1] + box[3] * (peak[0] + 0.5) / height, seen[1], seen[1] + seen[3])),
+            )
+            found["peak"] = _KEYPOINT(label=predicted, points=[list(place)], value=float(grid[peak]))
+        if self._second and row[self._second] is not None:
+            found["margin"] = row[self._heat["logit"]] - row[self._second]
+
+        reason = None
+        true = row[self._true] if self._true else None
+        if self._true:
+            if true is None:
+                reason = NO_LABEL
+            elif not self.truth.indices(true):
+                reason = NO_CLASS
+            else:
+                found["correct"] = self.truth.translate(predicted) == true
+        if not self.looks:
+            return reason
+        return self._look(row, found, grid, Cells.of(grid.shape, box, seen), place) or reason
+
+    def _look(
+        self,
+        row: Mapping[str, Any],
+        found: dict[str, Any],
+        grid: np.ndarray,
+        cells: Cells,
+        place: tuple[float, float] | None,
+    ) -> str | None:
+        """Where the evidence lies, by the annotations."""
+        try:
+            regions = self.scene.regions(row)
+        except OSError:
+            return UNREADABLE
+        if not regions:
+            return NO_OBJECT
+        names = sorted(regions)  # what was annotated first says nothing
+        parts = partition([regions[name] for name in names], cells, [not is_object for is_object, _ in names])
+        shares = evidence.shares(grid, parts)
+        if shares is not None:
+            found["regions"] = _classifications(names, shares, parts)
+        if not any(is_object for is_object, _ in names):
+            return NO_OBJECT
+
+        mine = np.array([is_object for is_object, _ in names])
+        coverage = parts[mine].sum(0).clip(0, 1)
+        found["area"] = area = float(coverage.mean())
+        found["evidence_in"], found["evidence_out"] = evidence.split(grid, coverage)
+        if shares is None or place is None:
+            return NO_EVIDENCE
+        found["inside"] = inside = min(1.0, float(shares[mine].sum()))
+        found["focus"] = evidence.focus(inside, area)
+        in_cell = coverage[evidence.peak(grid)]  # where the cell is wholly in or out, so is its middle
+        if 1e-9 < in_cell < 1 - 1e-9:
+            found["peak_inside"] = contains([s for name in names if name[0] for s in regions[name]], *place)
+        else:
+            found["peak_inside"] = bool(in_cell > 0.5)
+        if area == 0:
+            return NOT_SEEN
+        return FILLED if area > FILLS or found["focus"] is None else None
+
+    def notes(self) -> list[str]:
+        """What a person should know about this audit."""
+        notes = [
+            f"{count:,} annotations ignored: {reason}" for reason, count in self.scene.annotations.ignored.most_common()
+        ]
+        if self.truth.unmatched:
+            names = ", ".join(sorted(self.truth.unmatched)[:5])
+            notes.append(f"{sum(self.truth.unmatched.values()):,} samples have a label that is no class: {names}")
+        return notes
+
+
+def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
+    """Clear away an audit that this one replaces; what it was. An audit of the same kind is continued."""
+    before = run.record.get("audit")
+    same = before and stale(run) is None and all(before[name] == value for name, value in auditor.settings.items())
+    if same:
+        run.update(audit=None)  # until all is written there is none
+        return []
+    there = [name for name in _TYPES if run.field(name) in run.fields]
+    run.update(audit=None)
+    for name in there:
+        if name not in auditor.fields:
+            run.clear_field(name)
+    if kept := [run.field(name) for name in there if name in auditor.fields]:
+        run.dataset.clear_sample_fields(kept)
+    if not before:
+        return []
+    changed = [name for name, value in auditor.settings.items() if before[name] != value]
+    what = f"of other {', '.join(changed)}" if changed else "of earlier results"
+    return [f"replaces the audit {what} of {before['audited_at'][:16].replace('T', ' ')} UTC"]
+
+
+def _classifications(names: Sequence[tuple[bool, str]], shares: np.ndarray, parts: np.ndarray) -> dict[str, Any]:
+    areas = parts.mean((1, 2))
+    held: dict[str, list[float]] = {}
+    for (_, name), share, area in zip(names, shares.tolist(), areas.tolist(), strict=True):
+        if area > 0:
+            entry = held.setdefault(name, [0.0, 0.0])
+            entry[0], entry[1] = entry[0] + share, entry[1] + area
+    rest = held.setdefault(BACKGROUND, [0.0, 0.0])
+    rest[0] += max(0.0, 1 - float(shares.sum()))
+    rest[1] += max(0.0, 1 - float(areas.sum()))
+    entries = [_CLASSIFICATION(label=name, confidence=share, area=area) for name, (share, area) in held.items()]
+    return {"_cls": "Classifications", "classifications": entries}

@@ -1,0 +1,282 @@
+"""Pictures for people without the App: heatmaps on photos at full resolution, a list of them, and a contact sheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import fiftyone as fo
+import fiftyone.core.utils as fou
+
+from fiftyone_cam.core.errors import CamError, FieldError, ImageError
+from fiftyone_cam.core.image import read_image
+from fiftyone_cam.core.limits import limits
+from fiftyone_cam.core.overlay import Picture, blend, caption, check_style, sheet, stack, thumbnail
+from fiftyone_cam.core.workers import NotDoneError, Task, Workers
+from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.heatmaps import ERROR, HEATMAP, PREDICTION, grid_of, signed_map
+
+MANIFEST, CONTACT_SHEET = "manifest.csv", "contact_sheet.png"
+COLUMNS = (
+    *("file", "id", "filepath", "run", "label", "confidence", "truth", "right", "logit", "bias", "scale"),
+    *("left", "top", "width", "height", "error"),
+)
+"""Of the manifest. ``left`` to ``height``: where the photo with its heatmap lies in the picture, in pixels."""
+
+ON_SHEET = 24
+_THUMBNAIL = 256
+
+
+@dataclass(frozen=True)
+class Overlays:
+    """What :func:`export_overlays` wrote; ``print`` gives the summary.
+
+    ``skipped``: how many samples have no picture, by reason.
+
+    >>> overlays = focam.export_overlays(wrong, "cam", "overlays")
+    >>> overlays.skipped
+    {'truncated file': 2}
+    """
+
+    folder: Path
+    written: int
+    skipped: dict[str, int]
+    manifest: Path
+    contact_sheet: Path | None
+
+    def __str__(self) -> str:
+        lines = [f"{self.written:,} overlays in {self.folder}, listed in {self.manifest.name}"]
+        if self.contact_sheet is not None:
+            lines.append(f"  the worst      {self.contact_sheet.name}")
+        lines += [f"  no picture     {count:,} x {reason}" for reason, count in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def export_overlays(
+    samples: Collection,
+    key: str,
+    out_dir: str | os.PathLike[str],
+    colormap: str = "jet",
+    alpha: float = 0.5,
+    text: bool = True,
+    side_by_side: bool = False,
+    *,
+    progress: bool | Callable[[Any], None] | None = None,
+) -> Overlays:
+    """Write each photo with the heatmap of its prediction, as PNG at the photo's full resolution.
+
+    All pictures share the run's scale: a weak map looks weak. What the network did not see stays clear. Also written:
+    ``manifest.csv`` (see :data:`COLUMNS`), and ``contact_sheet.png`` with the worst: wrong ones, most confident first,
+    then right ones, least confident first.
+
+    A picture's name is that of the photo, made harmless, with the sample's id: names never collide, and a second
+    export of a sample replaces its first. Files that no export wrote are never overwritten.
+
+    Args:
+        samples: a dataset or view; each sample with a map gives a picture.
+        key: a run of :func:`compute_cam`.
+        out_dir: a folder.
+        colormap: one of OpenCV's: ``"jet"`` as in the posts, ``"inferno"``, ``"viridis"``, …
+        alpha: the heatmap's share in the sum.
+        text: write class and confidence above the photo, and the truth where the class is wrong.
+        side_by_side: the photo alone at the left of the one with the heatmap.
+        progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
+
+    Returns:
+        an :class:`Overlays`.
+
+    Raises:
+        RunError: there is no such run.
+        CamError: the style is unknown, or the folder holds other files of these names, or cannot be written.
+
+    >>> print(focam.export_overlays(wrong, "cam", "overlays"))
+    12 overlays in overlays, listed in manifest.csv
+    """
+    check_style(colormap, alpha)
+    run = catalog.load_run(samples, key)
+    rows = _rows(samples, run)
+    folder = Path(out_dir).expanduser().absolute()
+    manifest = _Manifest(folder)
+    manifest.claim([row["file"] for row in rows if row["file"]])
+    worst = sorted((row for row in rows if row["file"]), key=_goodness)[:ON_SHEET]
+    wanted = {row["id"] for row in worst}
+    thumbnails: dict[str, Picture] = {}
+
+    def export(row: dict[str, Any], heatmap: fo.Heatmap) -> None:
+        try:
+            picture = _picture(row, heatmap, colormap, alpha, text, side_by_side)
+        except (ImageError, FieldError) as error:
+            row["error"] = str(error)
+            return
+        manifest.write(row["file"], _png(picture))
+        row["error"] = ""
+        if row["id"] in wanted:
+            thumbnails[row["id"]] = thumbnail(picture, _THUMBNAIL)
+
+    field = run.field(HEATMAP)
+    pending = {row["id"]: row for row in rows if row["file"]}
+    for row in pending.values():
+        row["error"] = "not written: the export was interrupted"
+    manifest.save(rows)
+    count = min(16, os.cpu_count() or 1)
+    ahead: deque[tuple[dict[str, Any], Task[None]]] = deque()
+    try:
+        with (
+            fou.ProgressBar(total=len(pending), progress=progress) as bar,
+            Workers(count, seconds=limits().seconds, name="cam-overlay") as workers,
+        ):
+
+            def finish_one() -> None:
+                row, task = ahead.popleft()
+                try:
+                    workers.result(task)
+                except NotDoneError as error:
+                    row["error"] = str(error)
+                bar.update()
+
+            for sample in samples.view().exists(field).select_fields(field):
+                if sample.id not in pending:  # computed since
+                    continue
+                ahead.append((pending[sample.id], workers.submit(export, pending[sample.id], sample[field])))
+                if len(ahead) > 2 * count:
+                    finish_one()
+            while ahead:
+                finish_one()
+    finally:
+        manifest.save(rows)
+
+    shown = [thumbnails[row["id"]] for row in worst if row["id"] in thumbnails]
+    if shown:
+        manifest.write(CONTACT_SHEET, _png(sheet(shown)))
+    skipped = Counter(str(row["error"]) for row in rows if row["error"])
+    written = len(rows) - sum(skipped.values())
+    return Overlays(
+        folder, written, dict(skipped.most_common()), manifest.path, folder / CONTACT_SHEET if shown else None
+    )
+
+
+def _rows(samples: Collection, run: CamRun) -> list[dict[str, Any]]:
+    """A line of the manifest for each sample, with all that is known before a photo is opened."""
+    truth, class_map = run.record["settings"]["ground_truth"], run.record["settings"]["class_map"]
+    heatmap, prediction, error = (run.field(name) for name in (HEATMAP, PREDICTION, ERROR))
+    paths = ["id", "filepath", f"{prediction}.label", f"{prediction}.confidence"]
+    paths += [f"{heatmap}.logit", f"{heatmap}.bias", error]
+    columns = samples.values(paths)
+    known = set(run.classes if class_map is None else class_map.values())
+    truths = samples.values(f"{truth}.label") if truth else [None] * len(columns[0])
+    rows = []
+    for id, path, label, confidence, logit, bias, reason, true in zip(*columns, truths, strict=True):
+        row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+        row |= {"id": id, "filepath": path, "run": run.key, "scale": run.record.get("scale"), "truth": true or ""}
+        if logit is None:
+            row["error"] = reason or "no map was computed"
+        else:
+            word = label if class_map is None else class_map.get(label)
+            row |= {"file": _name(path, id), "label": label, "confidence": confidence, "logit": logit, "bias": bias}
+            row["right"] = word == true if true in known else ""
+        rows.append(row)
+    return rows
+
+
+def _name(path: str, id: str) -> str:
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", os.path.splitext(os.path.basename(path))[0])[:60].strip("_-")
+    return f"{stem or 'image'}-{id}.png"
+
+
+def _goodness(row: dict[str, Any]) -> tuple[bool, float]:
+    """The lower, the worse: wrong before right; among the wrong the sure ones, among the right the unsure."""
+    wrong = row["right"] is False
+    confidence = row["confidence"] or 0.0
+    return not wrong, -confidence if wrong else confidence
+
+
+def _picture(
+    row: dict[str, Any], heatmap: fo.Heatmap, colormap: str, alpha: float, text: bool, side_by_side: bool
+) -> Picture:
+    photo = read_image(row["filepath"])
+    height, width = photo.shape[:2]
+    _, _, seen = grid_of(heatmap)
+    picture = blend(photo, signed_map(heatmap, (height, width)), seen, row["scale"], colormap, alpha)
+    left = top = 0
+    if side_by_side:
+        picture = stack([photo, picture], axis=1)
+        left = picture.shape[1] - width
+    if text:
+        lines = [f"{row['label']} {row['confidence']:.1%}"]
+        lines += [f"truth: {row['truth']}"] if row["right"] is False else []
+        captioned = caption(picture, lines)
+        top = captioned.shape[0] - height
+        picture = captioned
+    row |= {"left": left, "top": top, "width": width, "height": height}
+    return picture
+
+
+def _png(picture: Picture) -> bytes:
+    return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+class _Manifest:
+    """The list of what exports wrote into a folder: the only files that another export may overwrite."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / MANIFEST
+        self._earlier: dict[str, dict[str, Any]] = {}
+
+    def claim(self, names: Sequence[str]) -> None:
+        """Make the folder, and see that none of these names is somebody else's."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CamError(f"{self.folder} cannot be made: {error.strerror}; give another folder") from error
+        owned = [MANIFEST, CONTACT_SHEET]
+        if self.path.exists() and (earlier := self._read()) is not None:
+            self._earlier, owned = earlier, []
+        taken = [name for name in (*owned, *names) if name not in self._earlier and (self.folder / name).exists()]
+        if taken:
+            raise CamError(
+                f"{self.folder} holds {len(taken)} file(s) that no export wrote, such as {taken[0]}: "
+                "give another folder"
+            )
+
+    def _read(self) -> dict[str, dict[str, Any]] | None:
+        """The rows of an earlier export by file, or None if the file is not one of ours."""
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                rows = {row["file"]: row for row in reader} if tuple(reader.fieldnames or ()) == COLUMNS else None
+        except (OSError, ValueError, csv.Error):
+            return None
+        return rows
+
+    def save(self, rows: Sequence[dict[str, Any]]) -> None:
+        """These rows, and those of earlier exports whose files are still there."""
+        new = {row["file"] for row in rows}
+        old = [row for name, row in self._earlier.items() if name and name not in new and (self.folder / name).exists()]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows([*rows, *old])
+        self.write(MANIFEST, text.getvalue().encode())
+
+    def write(self, name: str, data: bytes) -> None:
+        """One file, whole or not at all."""
+        staging = self.folder / f".{name}.partial"
+        try:
+            staging.write_bytes(data)
+            os.replace(staging, self.folder / name)
+        except OSError as error:
+            staging.unlink(missing_ok=True)
+            raise CamError(
+                f"{name} cannot be written to {self.folder}: {error.strerror}. What was written before is whole"
+            ) from error

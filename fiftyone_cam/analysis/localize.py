@@ -1,0 +1,79 @@
+"""Boxes from evidence: weakly supervised localization by the rule of the paper."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import fiftyone as fo
+
+from fiftyone_cam.analysis.audit import computed
+from fiftyone_cam.core.boxes import as_box
+from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.evidence import evidence_box
+from fiftyone_cam.dataset import bulk
+from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.runs.heatmaps import HEATMAP, PREDICTION
+
+BOXES = "boxes"
+
+_DETECTION = bulk.document(fo.Detection(label="", bounding_box=[0.0, 0.0, 1.0, 1.0], confidence=0.0))
+
+
+def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, progress: Any = None) -> str:
+    """Write ``{key}_boxes``: one box a sample, around the largest connected part of the evidence.
+
+    Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2: the part of the map
+    above a share of its maximum, the largest connected component of that, a tight box around it. The label is the
+    predicted class (in the ground truth's words, where the run has a ``class_map``), the confidence the prediction's.
+    A sample without a map has nothing, one without positive evidence no box.
+
+    Args:
+        samples: a dataset or view with the results of :func:`compute_cam`.
+        key: its run.
+        threshold: the share of the map's maximum.
+        progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
+
+    Returns:
+        the field's name, ready for ``evaluate_detections``, ``to_patches`` and patch embeddings.
+
+    Raises:
+        RunError: there is no such run, or it is being computed.
+
+    >>> boxes = focam.localize(dataset, "cam")
+    >>> dataset.evaluate_detections(boxes, gt_field="objects", eval_key="loc", classwise=True)
+    """
+    if not 0 < threshold <= 1:
+        raise CamError(f"threshold is {threshold}, expected a share of the maximum: above 0, at most 1")
+    collection, run = computed(samples, key)
+    words = run.record["settings"].get("class_map") or {}
+    heat = run.field(HEATMAP)
+    grid, box, seen, label = (f"{heat}.{name}" for name in ("grid", "box", "seen", "label"))
+    confidence = f"{run.field(PREDICTION)}.confidence"
+    paths = [grid, box, seen, label, confidence]
+    bulk.require(collection, paths)
+
+    path = run.claim_field(BOXES, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    for rows in bulk.chunks(collection, paths, progress):
+        values: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            found = bulk.array(row[grid])
+            if found is None:
+                values[row["id"]] = {path: None}
+                continue
+            place = evidence_box(found, as_box(row[box]), as_box(row[seen]), threshold)
+            detections = []
+            if place is not None:
+                word = words.get(row[label], row[label])
+                detections.append(_DETECTION(label=word, bounding_box=list(place), confidence=row[confidence]))
+            values[row["id"]] = {path: {"_cls": "Detections", "detections": detections}}
+        bulk.write(run.dataset, values)
+    run.update(
+        localization={
+            "threshold": threshold,
+            "revision": run.record["revision"],
+            "localized_at": datetime.now(timezone.utc).isoformat(),
+        }
+    )
+    run.show()
+    return path

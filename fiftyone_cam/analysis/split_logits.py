@@ -1,0 +1,149 @@
+"""The logits of one sample, each split into evidence on the object, evidence off it, and bias: exactly, for a GAP head.
+
+From the network itself, or of the classes whose maps a run has stored without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_cam.analysis.audit_report import stale
+from fiftyone_cam.classifiers.classifier import load_classifier
+from fiftyone_cam.core import evidence
+from fiftyone_cam.core.boxes import Box, as_box
+from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.regions import Cells, Shape, partition
+from fiftyone_cam.core.results import Failure
+from fiftyone_cam.dataset import bulk
+from fiftyone_cam.dataset.annotations import Scene
+from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs.cam_run import CamRun
+
+
+def split_logits(
+    samples: Collection,
+    sample_id: str,
+    classifier: Any,
+    key: str = "cam",
+    labels: Sequence[str] | None = None,
+    top_k: int = 5,
+) -> list[dict[str, Any]]:
+    """The strongest logits of one sample, or those of ``labels``, each split into its parts. Runs the network once.
+
+    Args:
+        samples: the dataset or view.
+        sample_id: of the sample.
+        classifier: as for :func:`compute_cam`.
+        key: an audited run; where its audit has objects, evidence is split into inside and outside.
+        labels: classes instead of the strongest.
+        top_k: how many of the strongest.
+
+    Returns:
+        for each class ``label``, ``confidence``, ``logit``, ``bias``, ``evidence_in`` and ``evidence_out``, the last
+        three adding up to the logit; ``evidence_in`` is None where no object is known.
+
+    Raises:
+        CamError: the image has no result; the message is the reason.
+
+    >>> split_logits(dataset, sample.id, classifier)[0]
+    {'label': 'tabby', 'confidence': 0.61, 'logit': 7.9, 'bias': 0.02, 'evidence_in': 6.7, 'evidence_out': 1.2}
+    """
+    run = catalog.load_run(samples, key)
+    sample = run.dataset.select(sample_id)
+    classifier = load_classifier(classifier)
+    top_k = min(top_k, len(classifier.classes))
+    result = classifier.explain(sample.values("filepath")[0], labels, top_k=top_k)
+    if isinstance(result, Failure):
+        raise CamError(f"the sample cannot be explained: {result.reason}")
+    scene = audited_scene(run)
+    [[row]] = bulk.chunks(sample, scene.paths if scene else [], progress=False)
+    shapes = _object(scene, row)
+    return [
+        {
+            "label": found.label,
+            "confidence": found.confidence,
+            "logit": found.logit,
+            "bias": found.bias,
+            **_split(found.grid, result.box, result.seen, shapes),
+        }
+        for found in result.maps
+    ]
+
+
+def stored_logits(samples: Collection, sample_id: str, key: str = "cam") -> list[dict[str, Any]]:
+    """The logits of which a run has stored the maps, strongest first, each split; nothing is inferred.
+
+    Args:
+        samples: the dataset or view.
+        sample_id: of the sample.
+        key: the run.
+
+    Returns:
+        what :func:`split_logits` does, and for each class also ``field``, where its map is; empty where the sample has
+        no map.
+
+    >>> stored_logits(dataset, sample.id, "cam")[0]["field"]
+    'cam_heatmap'
+    """
+    run = catalog.load_run(samples, key)
+    heat = [run.field("heatmap")]
+    heat += [f"{heat[0]}_{rank}" for rank in range(2, int(run.record["settings"].get("top_k") or 1) + 1)]
+    heat = [field for field in heat if run.dataset.has_field(field)]
+    paths = [f"{field}.{name}" for field in heat for name in ("label", "grid", "bias", "logit", "box", "seen")]
+    confidences = [run.field("prediction")] + ([f"{run.field('top')}.classifications"] if len(heat) > 1 else [])
+    paths += [f"{path}.{name}" for path in confidences for name in ("label", "confidence")]
+    scene = audited_scene(run)
+    [[row]] = bulk.chunks(run.dataset.select(sample_id), [*paths, *(scene.paths if scene else ())], progress=False)
+
+    sure = {row[f"{confidences[0]}.label"]: row[f"{confidences[0]}.confidence"]}
+    for path in confidences[1:]:
+        sure.update(zip(row[f"{path}.label"] or (), row[f"{path}.confidence"] or (), strict=True))
+    shapes = _object(scene, row)
+    parts = []
+    for field in heat:
+        grid = bulk.array(row[f"{field}.grid"])
+        if grid is not None:
+            label = row[f"{field}.label"]
+            parts.append(
+                {
+                    "label": label,
+                    "confidence": sure.get(label),
+                    "logit": row[f"{field}.logit"],
+                    "bias": row[f"{field}.bias"],
+                    **_split(grid, as_box(row[f"{field}.box"]), as_box(row[f"{field}.seen"]), shapes),
+                    "field": field,
+                }
+            )
+    return parts
+
+
+def audited_scene(run: CamRun) -> Scene | None:
+    """What a run's audit held its maps against; None where it knew no objects, or is stale.
+
+    >>> audited_scene(focam.load_run(dataset, "cam")).object(row)
+    [Polygon(rings=…)]
+    """
+    record = run.record.get("audit")
+    if not record or not record["objects"] or stale(run) is not None:
+        return None
+    return Scene.of_record(run.dataset, record)
+
+
+def _object(scene: Scene | None, row: Mapping[str, Any]) -> list[Shape]:
+    if scene is not None:
+        with contextlib.suppress(OSError):  # a mask that cannot be read: no object is known
+            return scene.object(row)
+    return []
+
+
+def _split(grid: NDArray[np.float32], box: Box, seen: Box, shapes: Sequence[Shape]) -> dict[str, float | None]:
+    if not shapes:
+        return {"evidence_in": None, "evidence_out": float(grid.mean(dtype=np.float64))}
+    inside, outside = evidence.split(grid, partition([shapes], Cells.of(grid.shape, box, seen))[0])
+    return {"evidence_in": inside, "evidence_out": outside}

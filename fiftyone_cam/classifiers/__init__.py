@@ -1,0 +1,1 @@
+"""A classifier, and where it comes from."""

@@ -1,0 +1,358 @@
+"""The main job: class activation maps over a FiftyOne collection."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping
+from datetime import datetime, timezone
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.core.utils as fou
+from fiftyone import ViewField as F
+from pymongo.errors import PyMongoError
+
+from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
+from fiftyone_cam.compute.writer import Writer
+from fiftyone_cam.core.errors import CamError, RunError
+from fiftyone_cam.core.explain import Explainer
+from fiftyone_cam.core.network import PRECISIONS, check_precision, chosen_device
+from fiftyone_cam.core.results import Item, Result
+from fiftyone_cam.dataset import database
+from fiftyone_cam.dataset.collection import Collection, images
+from fiftyone_cam.dataset.ground_truth import GroundTruth, check_field
+from fiftyone_cam.engines import local
+from fiftyone_cam.engines import ray as ray_engine
+from fiftyone_cam.runs import catalog, lease
+from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.heatmaps import ERROR, HEATMAP, PREDICTION, field_schema
+
+logger = logging.getLogger(__name__)
+
+ENGINES = ("local", "ray")
+
+
+def compute_cam(
+    samples: Collection,
+    classifier: Any,
+    key: str = "cam",
+    *,
+    ground_truth: str | None = None,
+    class_map: Mapping[str, str] | None = None,
+    top_k: int = 1,
+    batch_size: int | None = None,
+    device: str | None = None,
+    precision: str = "float32",
+    num_workers: int | None = None,
+    overwrite: bool = False,
+    retry_failed: bool = False,
+    progress: bool | Callable[[Any], None] | None = None,
+    engine: str = "local",
+    num_actors: int | None = None,
+    gpus_per_actor: float = 1,
+    address: str | None = None,
+) -> CamRun:
+    """Run a classifier over images; store predictions and class activation maps as sample fields.
+
+    A second call continues: samples that have a result are left alone, new ones are computed. Killed at any moment,
+    the next call finishes the rest; at most one chunk of results is computed twice.
+
+    Writes ``{key}_prediction`` (``fo.Classification``), ``{key}_heatmap`` (``fo.Heatmap`` of the predicted class, with
+    the attributes ``label``, ``logit``, ``bias``, ``grid``, ``box`` and ``seen``), ``{key}_error`` (why a sample has no
+    result) and, with ``ground_truth``, ``{key}_contrast`` for wrong predictions (predicted minus true class). With
+    ``top_k > 1`` also ``{key}_top`` (``fo.Classifications``) and ``{key}_heatmap_2`` …: one field for each rank,
+    because the App draws, colours and toggles heatmaps by field.
+
+    Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eq. 2.
+
+    Args:
+        samples: a dataset or view of images.
+        classifier: a :class:`Classifier`, or anything that :func:`load_classifier` takes.
+        key: the run's name, and the beginning of its fields' names.
+        ground_truth: a ``Classification`` field with the true class.
+        class_map: translates predicted labels into the ground truth's words, many to one: ``{"tabby": "cat", …}``. A
+            prediction that is not in it is wrong; the contrast is then against the strongest class of the true group.
+        top_k: how many classes to explain, strongest first.
+        batch_size: images per forward; by default 32, on a GPU of this process as many as keep it busy. Halved by
+            itself where memory runs out.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …; by default a GPU where there is one.
+        precision: of the forward: ``"float32"``, ``"bfloat16"`` or, on a GPU, ``"float16"``. Maps are float32 always.
+        num_workers: decoding threads; by default one for each core, at most 16. With Ray, the CPUs that each actor
+            reserves; by default an even share of the cluster's.
+        overwrite: compute again what has a result; a run of another configuration under this key is deleted first, with
+            its results of all samples, and its audit.
+        retry_failed: compute again what failed before.
+        progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
+        engine: ``"local"``, this process; or ``"ray"``, actors on a Ray cluster (extra ``ray``), which all must be able
+            to read the samples' paths. Only this process writes, the same fields, so a run may go on with the other.
+        num_actors: of Ray; by default one for each ``gpus_per_actor`` GPUs, or for each node of a cluster without.
+        gpus_per_actor: of Ray; 0.5 lets two actors share a GPU.
+        address: of the Ray cluster; ``"auto"`` finds one that runs on this machine. By default the one that this
+            process is connected to or that ``RAY_ADDRESS`` names, or else one on this machine as long as the run takes.
+
+    Returns:
+        the :class:`CamRun`, whose printed form is the summary.
+
+    Raises:
+        RunError: the key is taken, or the run under it has another configuration.
+        FieldError: a field is missing, of the wrong type, or not this project's.
+        SourceError, HeadError: the classifier cannot be loaded, or has no exact head.
+        CamError: a setting makes no sense, or Ray or its cluster is not there.
+
+    >>> run = focam.compute_cam(dataset, "efficientnet_lite0", key="cam", ground_truth="ground_truth")
+    >>> dataset.match(F("cam_prediction.label") != F("ground_truth.label"))
+    """
+    collection = images(samples)
+    _check_settings(collection, key, ground_truth, batch_size, num_workers, precision, top_k)
+    _check_engine(engine, device, num_actors, gpus_per_actor, address)
+    classifier = load_classifier(classifier)
+    truth = GroundTruth(collection, ground_truth, class_map, classifier.classes)
+    explained: Callable[..., Generator[Result, None, None]] = local.explained
+    if engine == "ray":
+        explained = partial(
+            ray_engine.explained, device=device, num_actors=num_actors, gpus_per_actor=gpus_per_actor, address=address
+        )
+        classifier.network.to("cpu")  # from where the actors get it: this process computes nothing
+    else:
+        classifier.network.to(chosen_device(device))
+        check_precision(classifier.network.device, precision)
+
+    explainer = Explainer(classifier.network.for_inference(), precision=precision, top_k=top_k)
+    settings = {
+        "ground_truth": ground_truth,
+        "class_map": dict(class_map) if class_map else None,
+        "precision": precision,
+        "top_k": top_k,
+    }
+    database.refresh(collection._dataset)
+    run = _open(collection._dataset, key, classifier, settings, overwrite)
+    device_name = str(classifier.network.device)
+    clock: dict[str, Any] = defaultdict(float, device=device_name, images=0)
+    with _noting_what_stops_it(run, collection), _terminable():
+        schema = field_schema(top_k, contrast=ground_truth is not None)
+        _declare(run, schema)
+        run.show()  # now: an open App may look at the first results
+        items = _pending(collection, run, truth, overwrite, retry_failed)
+        if items:
+            run.update(revision=run.record["revision"] + 1, counts=_counts(collection, run, len(items)))
+            started = time.perf_counter()
+            results = explained(items, explainer, batch_size or explainer.network.batch_size(), num_workers, clock)
+            with (
+                contextlib.closing(results),  # last of all: what was computed is written before actors are sent home
+                fou.ProgressBar(total=len(items), progress=progress) as bar,
+                Writer(run, list(schema), clock) as writer,
+            ):
+                for result in results:
+                    writer.add(result)
+                    bar.update()
+            clock["seconds"] = time.perf_counter() - started
+        _declare(run, schema)
+        _finish(run, collection, truth, clock, len(items))
+    database.refresh(run.dataset)
+    run.show()
+    return run
+
+
+# what is asked for
+
+
+def _check_settings(
+    samples: Collection,
+    key: str,
+    ground_truth: str | None,
+    batch_size: int | None,
+    num_workers: int | None,
+    precision: str,
+    top_k: int,
+) -> None:
+    """What can be known to be wrong before a classifier is loaded."""
+    catalog.check_key(samples._dataset, key)
+    if precision not in PRECISIONS:
+        raise CamError(f"unknown precision {precision!r}, expected one of {sorted(PRECISIONS)}")
+    for name, value in (("batch_size", batch_size), ("num_workers", num_workers), ("top_k", top_k)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise CamError(f"{name} is {value!r}, expected a whole number from 1")
+    if ground_truth is not None:
+        check_field(samples, ground_truth)
+        if key in catalog.list_runs(samples):
+            catalog.load_run(samples, key).refuse_own([ground_truth], "ground truth")
+
+
+def _check_engine(
+    engine: str, device: str | None, num_actors: int | None, gpus_per_actor: float, address: str | None
+) -> None:
+    if engine == "ray":
+        ray_engine.check_settings(device, num_actors, gpus_per_actor, address)
+    elif engine != "local":
+        raise CamError(f"unknown engine {engine!r}, expected one of {ENGINES}")
+    else:
+        for name, value in (("num_actors", num_actors), ("address", address)):
+            if value is not None:
+                raise CamError(f"{name} is {value!r}, which the local engine does not know: add engine='ray'")
+
+
+# the record
+
+
+def _open(dataset: fo.Dataset, key: str, classifier: Classifier, settings: dict[str, Any], overwrite: bool) -> CamRun:
+    """The run under the key: continued if it is of the same configuration, new otherwise."""
+    described = classifier.describe()
+    if key in catalog.list_runs(dataset):
+        run = catalog.load_run(dataset, key)
+        lease.refuse_second(run)
+        changed = _differences(run.record, described, settings)
+        if not changed:
+            lease.take(run)
+            return run
+        if not overwrite:
+            raise RunError(
+                f"run {key!r} exists with another configuration ({'; '.join(changed)}): "
+                "use another key, or overwrite=True to delete its results and compute anew"
+            )
+        run.delete()
+    run = catalog.register(
+        dataset,
+        key,
+        {
+            "classifier": described,
+            "settings": settings,
+            "versions": {name: version(name) for name in ("fiftyone", "torch", "torchvision", "numpy")},
+            "counts": {"samples": 0, "computed": 0, "failed": 0, "new": 0},
+            "revision": 0,
+            "status": "new",
+            "created_at": datetime.now(timezone.utc).isoformat(),
+        },
+    )
+    lease.take(run)
+    return run
+
+
+_IDENTITY = ("sha256", "classes", "preprocessing", "activation")
+
+
+def _differences(record: Mapping[str, Any], classifier: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    found = [name for name in _IDENTITY if record["classifier"][name] != classifier[name]]
+    found += [
+        f"{name} was {record['settings'][name]!r}, now {value!r}" if name != "class_map" else name
+        for name, value in settings.items()
+        if record["settings"][name] != value
+    ]
+    return ["another classifier" if name == "sha256" else name for name in found]
+
+
+def _declare(run: CamRun, schema: Mapping[str, Mapping[str, Any]]) -> None:
+    """Declare the run's fields; again, those that another process, which knew nothing of them, has taken away."""
+    database.refresh(run.dataset)
+    for name, kwargs in schema.items():
+        run.claim_field(name, **kwargs)
+
+
+class Terminated(SystemExit):
+    """The process was asked to end (SIGTERM): what was computed is written, and then it ends as any other does."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does. A handler that somebody else has set stays, as do other threads'."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not mine:
+        yield
+        return
+
+    def end(number: int, _: Any) -> None:
+        raise Terminated(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _noting_what_stops_it(run: CamRun, samples: Collection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        _note_interruption(run, samples, error)
+        raise
+
+
+def _note_interruption(run: CamRun, samples: Collection, error: BaseException) -> None:
+    """Say where it stopped, on the record and in the log."""
+    if isinstance(error.__cause__, PyMongoError) or isinstance(error, PyMongoError):
+        lease.forget(run)
+        return  # the database is what is gone: the next call finds out by itself
+    try:
+        reason = type(error).__name__ + (f": {error}" if str(error) else "")
+        counts = _counts(samples, run, run.record["counts"]["new"])
+        lease.leave(run, status="interrupted", stopped_by=reason[:500], counts=counts)
+        done = counts["computed"] + counts["failed"]
+        further = "" if isinstance(error, CamError) else "; the same call goes on from there"  # or it says what to do
+        logger.warning(
+            "run %r stopped (%s): %s of %s samples are done and safe%s",
+            *(run.key, reason.splitlines()[0][:200], f"{done:,}", f"{counts['samples']:,}", further),
+        )
+    except Exception:  # the first error is the one to see
+        logger.debug("could not record the interruption of run %s", run.key, exc_info=True)
+
+
+def _counts(samples: Collection, run: CamRun, new: int) -> dict[str, int]:
+    """From what is in the database."""
+    return {
+        "samples": samples.count("id"),
+        "computed": samples.exists(run.field(HEATMAP)).count(),
+        "failed": samples.exists(run.field(ERROR)).count(),
+        "new": new,
+    }
+
+
+def _finish(run: CamRun, samples: Collection, truth: GroundTruth, clock: dict[str, Any], new: int) -> None:
+    """Bring the record up to date, from what is in the database."""
+    error = run.field(ERROR)
+    failures = {str(reason): int(n) for reason, n in run.dataset.count_values(error).items() if reason is not None}
+    entries: dict[str, Any] = {
+        "status": "complete",
+        "stopped_by": None,
+        "failures": dict(sorted(failures.items(), key=lambda entry: -entry[1])),
+        "counts": _counts(samples, run, new),
+    }
+    if clock["images"]:
+        entries["timing"] = dict(clock)
+    if truth.field is not None:
+        entries["accuracy"] = _accuracy(samples, run, truth)
+        entries["unknown_labels"] = sum(truth.unmatched.values())
+    lease.leave(run, **entries)
+    for path in (f"{run.field(PREDICTION)}.label", f"{run.field(PREDICTION)}.confidence", error):
+        run.dataset.create_index(path)
+
+
+def _accuracy(samples: Collection, run: CamRun, truth: GroundTruth) -> float | None:
+    predicted, true = samples.values([f"{run.field(PREDICTION)}.label", f"{truth.field}.label"])
+    # as in the audit: of what no class can match it is not known whether it was right
+    known = [(p, t) for p, t in zip(predicted, true, strict=True) if p is not None and truth.indices(t)]
+    pairs = [(truth.translate(p), t) for p, t in known]
+    return sum(p == t for p, t in pairs) / len(pairs) if pairs else None
+
+
+# the work
+
+
+def _pending(samples: Collection, run: CamRun, truth: GroundTruth, overwrite: bool, retry_failed: bool) -> list[Item]:
+    """What is still to be computed, in the collection's order."""
+    view = samples.view()
+    if not overwrite:
+        undone = ~F(run.field(HEATMAP)).exists()
+        if not retry_failed:
+            undone &= ~F(run.field(ERROR)).exists()
+        view = view.match(undone)
+    ids, paths = view.values(["id", "filepath"])
+    labels = view.values(f"{truth.field}.label") if truth.field else [None] * len(ids)
+    return [Item(id, path, truth.indices(label)) for id, path, label in zip(ids, paths, labels, strict=True)]

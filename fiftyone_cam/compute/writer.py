@@ -1,0 +1,119 @@
+"""Results into the database: in chunks, beside the computation, all fields of a sample in one update."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fiftyone_cam.core.results import Failure, Result
+from fiftyone_cam.core.workers import Task, Workers
+from fiftyone_cam.dataset import bulk
+from fiftyone_cam.runs import lease
+from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.heatmaps import ERROR, sample_documents
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 128
+"""Results per write: what a kill can cost at most."""
+
+FIRST = 64
+"""Maps of the first write, from which the scale of what is drawn comes: enough for it, and soon on the screen."""
+
+_FLUSH_SECONDS = 2.0
+
+
+class Writer:
+    """Results to the database, in chunks, beside the computation; at most two chunks wait.
+
+    ``clock`` (a ``defaultdict(float)``) gets the seconds of ``writing``, and of ``waiting_for_writes``.
+    """
+
+    def __init__(self, run: CamRun, names: Sequence[str], clock: dict[str, Any]) -> None:
+        self._run = run
+        self._names = names
+        self._clock = clock
+        self._results: list[Result] = []
+        self._maps = 0
+        self._workers = Workers(1, name="cam-write")
+        self._pending: deque[Task[None]] = deque()
+        self._flushed = time.monotonic()
+        self._certificate = run.certificate
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def add(self, result: Result) -> None:
+        self._results.append(result)
+        if self._run.record.get("scale") is None:
+            # However late it is: the scale must come of the same maps on a slow machine, and with another engine, where
+            # failures come earlier or later.
+            self._maps += not isinstance(result, Failure)
+            due = self._maps >= FIRST
+        else:
+            due = time.monotonic() - self._flushed > _FLUSH_SECONDS
+        if due or len(self._results) >= CHUNK:
+            self._flush()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Write what was computed, also when the computation was interrupted."""
+        try:
+            self._flush()
+            self._wait(0)
+        except Exception:
+            if kind is None:
+                raise
+            logger.warning("what was computed last could not be written", exc_info=True)
+        finally:
+            self._workers.close()
+
+    def _flush(self) -> None:
+        results, self._results, self._maps = self._results, [], 0
+        self._flushed = time.monotonic()
+        if results:
+            self._pending.append(self._workers.submit(self._write, results))
+        self._wait(2)
+
+    def _wait(self, most: int) -> None:
+        """Until at most so many chunks are not written."""
+        began = time.perf_counter()
+        while len(self._pending) > most:
+            task = self._pending.popleft()
+            self._workers.result(task)
+            self._clock["writing"] += task.seconds
+        self._clock["waiting_for_writes"] += time.perf_counter() - began
+
+    def _write(self, results: Sequence[Result]) -> None:
+        explained = [result for result in results if not isinstance(result, Failure)]
+        if self._run.record.get("scale") is None and explained:
+            self._run.update(scale=_display_scale([result.maps[0].grid for result in explained]))
+        contrasts = [result.contrast.grid for result in explained if result.contrast is not None]
+        if self._run.record.get("contrast_scale") is None and contrasts:
+            self._run.update(contrast_scale=_contrast_scale(contrasts))
+        scale, contrast_scale = (self._run.record.get(name) for name in ("scale", "contrast_scale"))
+        documents: dict[str, dict[str, Any]] = {}
+        for result in results:
+            values: dict[str, Any] = dict.fromkeys(self._names)  # of an earlier computation nothing may stay
+            if isinstance(result, Failure):
+                values[ERROR] = result.reason
+            else:
+                values |= sample_documents(result, scale, contrast_scale)
+                self._certificate = max(self._certificate, result.error)
+            documents[result.id] = {self._run.field(name): value for name, value in values.items()}
+        lease.keep(self._run, certificate=self._certificate)  # before, so that also what a kill leaves is covered
+        bulk.write(self._run.dataset, documents)
+
+
+def _display_scale(grids: Sequence[np.ndarray]) -> float:
+    """Evidence that is drawn in full colour: what the strongest tenth of the first images reaches."""
+    return max(float(np.percentile([grid.max() for grid in grids], 90)), float(np.finfo(np.float32).tiny))
+
+
+def _contrast_scale(grids: Sequence[np.ndarray]) -> float:
+    """The same for contrastive maps, which between two like classes are far weaker: what half of them reach."""
+    return max(float(np.median([np.abs(grid).max() for grid in grids])), float(np.finfo(np.float32).tiny))

@@ -1,0 +1,58 @@
+"""What goes into an engine and what comes out: one item, one result an image. Plain data, free of PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_cam.core.boxes import Box
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image to explain. ``truth``: the logits' indices that count as right; empty where that is not known."""
+
+    id: str
+    path: str
+    truth: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an image has no result."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMap:
+    """One class's map: ``grid`` is ``(h, w)`` float32 in logit units and ``grid.mean() + bias == logit``.
+
+    A contrastive map is one too: the difference of two classes, ``label`` minus ``versus``.
+    """
+
+    label: str
+    logit: float
+    bias: float
+    grid: NDArray[np.float32]
+    confidence: float | None = None
+    versus: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The strongest classes' maps of one image, and the contrast to the truth where the strongest is wrong."""
+
+    id: str
+    maps: tuple[ClassMap, ...]
+    contrast: ClassMap | None
+    box: Box
+    seen: Box
+    size: tuple[int, int]
+    error: float
+
+
+Result = Explanation | Failure

@@ -1,0 +1,1 @@
+"""How this project reads and writes a FiftyOne dataset; free of PyTorch."""

@@ -1,0 +1,185 @@
+"""How a run looks in the App: its colours, its group in the sidebar, and which of its fields are visible.
+
+Everything is stored on the dataset, beside what the user set, and nothing of the user's is changed. Two facts about the
+App (seen in 1.22.1) explain the form of what is stored:
+
+- The App takes a launched session's colour scheme as it is stored, and its painter looks for 256 ready colours,
+  ``rgb``, in the entry of a field. Only the server's GraphQL answer adds them, so an entry that names a scale and
+  nothing else is not drawn. Entries here carry ``rgb`` along; the server ignores it.
+- Colour scales are drawn only where labels are coloured by value. By field, a heatmap is one colour with an opacity
+  that grows with the value's magnitude, the same for both signs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.core.odm as foo
+import fiftyone.core.utils as fou
+
+from fiftyone_cam.core.errors import CamError
+
+fopp = fou.lazy_import("fiftyone.core.plots.plotly")  # plotly takes a second, and the App imports this module early
+
+GROUP = "CAM"
+"""The sidebar group of all runs' fields."""
+
+HEAT = (
+    "#380c5b", "#58116c", "#761b6d", "#952665", "#b23358", "#ce4347",
+    "#e25c31", "#f1791b", "#fb9a06", "#f8bf2a", "#f9e05f", "#fcffa4",
+)  # fmt: skip
+"""For evidence: inferno from L* 15 to 98 in even steps. Its black beginning would look like a shadow on the photo."""
+
+SIGNED = (
+    "#7ae3ff", "#18ccfa", "#13b1e5", "#0f97cf", "#0a7eb9", "#0665a2", "#2c4d7c", "#323750", "#262626",
+    "#532e30", "#8b292d", "#c40a15", "#dd3b04", "#eb6408", "#f9860b", "#ffaa3c", "#ffcc79",
+)  # fmt: skip
+"""For contrast: blue against, red for, equally light (L* 15 to 85) at equal strength on both sides.
+
+Dark in the middle, so that bright means strong, as in :data:`HEAT`; a white middle would lay a veil over the photo.
+"""
+
+_FIELD_COLORS = {"contrast": "#3d9be9"}
+_FIELD_COLOR = "#ff6a00"
+
+
+def show(
+    dataset: fo.Dataset,
+    fields: Mapping[str, str],
+    *,
+    active: Sequence[str] = (),
+    hide: Iterable[str] = (),
+    colors: str | None = None,
+) -> None:
+    """Make fields visible in the App: colour scales of heatmaps, the sidebar group ``CAM``, active fields.
+
+    An open App shows it when the dataset is opened again, or by what the plugin triggers.
+
+    Args:
+        dataset: the dataset.
+        fields: a run's fields, and for each its name without the key.
+        active: those of them to show from now on.
+        hide: fields to show no more; of these, only heatmaps.
+        colors: a scale for evidence instead of :data:`HEAT`, by plotly's name: ``"jet"`` as in the posts. By default,
+            a scale that was chosen before stays.
+
+    Raises:
+        CamError: there is no such scale.
+
+    >>> show(dataset, run.fields, active=["cam_heatmap"], colors="jet")
+    """
+    heatmaps = {path: name for path, name in fields.items() if _is_heatmap(dataset, path)}
+    _color(dataset, heatmaps, colors)
+    _group(dataset, fields)
+    _activate(dataset, active, {path for path in hide if _is_heatmap(dataset, path)})
+    dataset.save()
+
+
+def forget(dataset: fo.Dataset, paths: Iterable[str]) -> None:
+    """Remove what :func:`show` stored for fields that are deleted.
+
+    >>> forget(dataset, ["cam_prediction", "cam_heatmap"])
+    """
+    paths = set(paths)
+    config = dataset.app_config
+    scheme = config.color_scheme
+    if scheme is not None:
+        scheme.colorscales = [entry for entry in scheme.colorscales or [] if entry.get("path") not in paths]
+        scheme.fields = [entry for entry in scheme.fields or [] if entry.get("path") not in paths]
+    if config.sidebar_groups is not None:
+        for group in config.sidebar_groups:
+            group.paths = [path for path in group.paths if path not in paths]
+        config.sidebar_groups = [group for group in config.sidebar_groups if group.paths or group.name != GROUP]
+    if config.active_fields is not None:
+        config.active_fields.paths = [path for path in config.active_fields.paths if path not in paths]
+    dataset.save()
+
+
+def visible(dataset: fo.Dataset) -> list[str]:
+    """The fields that the App shows when it opens the dataset."""
+    active = dataset.app_config.active_fields
+    if active is None or active.exclude:
+        hidden = set() if active is None else set(active.paths)
+        active = foo.DatasetAppConfig.default_active_fields(dataset)
+        return [path for path in active.paths if path not in hidden]
+    return list(active.paths)
+
+
+def scales(dataset: fo.Dataset) -> list[dict[str, Any]]:
+    """The colour scales stored on the dataset that this project's heatmaps are drawn with; none: nothing to draw."""
+    scheme = dataset.app_config.color_scheme
+    entries = list(scheme.colorscales or []) if scheme is not None else []
+    return entries if any("rgb" in entry for entry in entries) else []
+
+
+def _is_heatmap(dataset: fo.Dataset, path: str) -> bool:
+    field = dataset.get_field(path)
+    return isinstance(field, fo.EmbeddedDocumentField) and issubclass(field.document_type, fo.Heatmap)
+
+
+def _color(dataset: fo.Dataset, heatmaps: dict[str, str], colors: str | None) -> None:
+    scheme = dataset.app_config.color_scheme or fo.ColorScheme()
+    if scheme.color_by is None:
+        scheme.color_by = "value"
+
+    scales = {entry["path"]: dict(entry) for entry in scheme.colorscales or []}
+    fields = {entry["path"]: dict(entry) for entry in scheme.fields or []}
+    for path, name in heatmaps.items():
+        signed = name == "contrast"
+        if path not in scales or (colors is not None and not signed):
+            scales[path] = {"path": path, **_scale(SIGNED if signed else colors or HEAT)}
+        elif "rgb" not in scales[path]:  # saved from the App's own settings
+            scales[path].update(_scale(scales[path].get("name") or scales[path]["list"]))
+        fields.setdefault(path, {"path": path, "fieldColor": _FIELD_COLORS.get(name, _FIELD_COLOR)})
+    scheme.colorscales, scheme.fields = list(scales.values()), list(fields.values())
+    dataset.app_config.color_scheme = scheme
+
+
+def _scale(colors: str | Sequence[Any]) -> dict[str, Any]:
+    """A colour scale as the App stores one, with the 256 colours that its painter wants."""
+    if isinstance(colors, str):
+        try:
+            return {"name": colors, "list": None, "rgb": fopp.get_colormap(colors)}
+        except Exception as error:  # whatever plotly raises of a name that it does not know
+            raise CamError(
+                f"there is no colour scale {colors!r}: expected a name of plotly's, such as 'jet', 'viridis' or 'turbo'"
+            ) from error
+    stops = list(colors)
+    if isinstance(stops[0], str):
+        stops = [{"value": index / (len(stops) - 1), "color": _rgb(color)} for index, color in enumerate(stops)]
+    return {"name": None, "list": stops, "rgb": fopp.get_colormap([[stop["value"], stop["color"]] for stop in stops])}
+
+
+def _rgb(color: str) -> str:
+    """``"#ff8000"`` as the App writes it: ``"rgb(255, 128, 0)"``."""
+    return f"rgb({', '.join(str(int(color[at : at + 2], 16)) for at in (1, 3, 5))})"
+
+
+def _group(dataset: fo.Dataset, paths: Iterable[str]) -> None:
+    """Move fields into the group of this project; from the App's own groups only, not from one that the user made."""
+    config = dataset.app_config
+    usual = {group.name for group in foo.DatasetAppConfig.default_sidebar_groups(dataset)}
+    groups = list(config.sidebar_groups or foo.DatasetAppConfig.default_sidebar_groups(dataset))
+    ours = next((group for group in groups if group.name == GROUP), None)
+    if ours is None:
+        ours = foo.SidebarGroupDocument(name=GROUP, expanded=True)
+        after = [index for index, group in enumerate(groups) if group.name in ("metadata", "labels")]
+        groups.insert(max(after, default=-1) + 1, ours)
+    for path in paths:
+        holders = [group for group in groups if path in group.paths]
+        if any(group is not ours and group.name not in usual for group in holders):
+            continue
+        for group in holders:
+            if group is not ours:
+                group.paths = [other for other in group.paths if other != path]
+        if path not in ours.paths:
+            ours.paths.append(path)
+    config.sidebar_groups = groups
+
+
+def _activate(dataset: fo.Dataset, wanted: Sequence[str], hidden: set[str]) -> None:
+    paths = [path for path in visible(dataset) if path not in hidden]
+    paths += [path for path in wanted if path not in paths]
+    dataset.app_config.active_fields = foo.ActiveFields(paths=paths)

@@ -1,0 +1,136 @@
+"""Reading and writing many samples: bounded chunks, plain values instead of label objects, one update a sample.
+
+Making FiftyOne's label objects costs about a millisecond each, ten times what is computed from them here.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from functools import lru_cache
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.core.utils as fou
+import fiftyone.core.view as fov
+import numpy as np
+from bson import ObjectId
+from numpy.typing import NDArray
+from pymongo import UpdateOne
+
+from fiftyone_cam.core.errors import FieldError
+from fiftyone_cam.dataset import database
+from fiftyone_cam.dataset.collection import Collection
+
+CHUNK = 500
+
+Row = dict[str, Any]
+
+
+def chunks(samples: Collection, paths: Sequence[str], progress: Any = None) -> Iterator[list[Row]]:
+    """The values at ``paths`` of all samples, in chunks of rows; each row has its ``"id"`` too.
+
+    Args:
+        samples: a dataset or view.
+        paths: fields, or fields of fields; in lists of labels the value is a list.
+        progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
+
+    >>> for rows in chunks(dataset, ["cam_heatmap.bias"]): ...
+    """
+    ids = samples.values("id")
+    columns = ["id", *dict.fromkeys(paths)]
+    with fou.ProgressBar(total=len(ids), progress=progress) as bar:
+        for start in range(0, len(ids), CHUNK):
+            chunk = fov.make_optimized_select_view(samples, ids[start : start + CHUNK])
+            values = chunk.values(columns, _raw=True)  # points and pixels as they lie in the database: ten times faster
+            yield [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+            bar.update(len(ids[start : start + CHUNK]))
+
+
+def require(samples: Collection, paths: Sequence[str]) -> None:
+    """Check that a view shows what is to be read, before anything is written.
+
+    Raises:
+        FieldError: it leaves out one of the fields.
+
+    >>> require(dataset, ["cam_heatmap.bias"])
+    """
+    for path in paths:
+        name = path.partition(".")[0]
+        if not samples.has_field(name):
+            raise FieldError(f"the view leaves out the field {name!r}: take one that has it")
+
+
+def write(dataset: fo.Dataset, values: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set fields of samples by id. All fields of a sample are set in one update; labels are given as plain documents.
+
+    Raises:
+        RunError: the database cannot be written.
+
+    >>> write(dataset, {sample.id: {"cam_inside": 0.5, "cam_verdict": "trusted"}})
+    """
+    now = datetime.now(timezone.utc)
+    updates = [
+        UpdateOne({"_id": ObjectId(id)}, {"$set": {**fields, "last_modified_at": now}}) for id, fields in values.items()
+    ]
+    if not updates:
+        return
+    with database.writing():
+        dataset._bulk_write(updates, ids=list(values))
+
+
+def document(template: fo.Label) -> Callable[..., dict[str, Any]]:
+    """A maker of plain documents for labels like ``template``, each with an id of its own.
+
+    >>> make = document(fo.Classification(label="", confidence=0.0))
+    >>> make(label="grass", confidence=0.7)["label"]
+    'grass'
+    """
+    fields = template.to_dict()
+    return lambda **values: {**fields, "_id": ObjectId(), **values}
+
+
+def array(value: Any) -> NDArray[Any] | None:
+    """An array as :func:`chunks` reads it, from the bytes in the database; None for None.
+
+    >>> array(fou.serialize_numpy_array(np.eye(2)))
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    if not isinstance(value, bytes):
+        return None if value is None else np.asarray(value)
+    data = zlib.decompress(value)
+    start = 10 + int.from_bytes(data[8:10], "little")
+    if data[6:8] != b"\x01\x00":  # another version of NumPy's format
+        return fou.deserialize_numpy_array(value)
+    shape, fortran, dtype = _header(data[:start])
+    return np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
+
+
+def packed(values: NDArray[Any]) -> bytes:
+    """An array as FiftyOne keeps it in the database; :func:`array` is the inverse.
+
+    Compressed lightly: level 1 takes a third of the time of FiftyOne's own 6, for a display map a twelfth larger.
+
+    >>> array(packed(np.eye(2)))
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    return zlib.compress(_header_of(values.shape, values.dtype.str) + values.tobytes(), 1)
+
+
+@lru_cache(maxsize=256)
+def _header_of(shape: tuple[int, ...], dtype: str) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"shape": shape, "fortran_order": False, "descr": dtype})
+    return stream.getvalue()
+
+
+@lru_cache(maxsize=256)
+def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """NumPy parses its header as Python source, which takes longer than all that is computed from a small grid."""
+    stream = io.BytesIO(header)
+    np.lib.format.read_magic(stream)
+    return np.lib.format.read_array_header_1_0(stream)

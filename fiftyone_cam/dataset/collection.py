@@ -1,0 +1,35 @@
+"""Collections of images: datasets and views that results can be written to."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import fiftyone as fo
+import fiftyone.core.clips as foc
+import fiftyone.core.patches as fop
+import fiftyone.core.video as fov
+
+from fiftyone_cam.core.errors import RunError
+
+Collection: TypeAlias = "fo.Dataset | fo.DatasetView"
+
+
+def images(samples: Collection) -> Collection:
+    """The collection, if it is one of images that results can be written to."""
+    if isinstance(samples, (fop.PatchesView, fop.EvaluationPatchesView, foc.ClipsView, fov.FramesView)):
+        raise RunError(
+            f"expected a dataset or a view of whole images, found a {type(samples).__name__}, whose samples are made "
+            "anew each time. Export it as a dataset of its own: view.clone()"
+        )
+    if not isinstance(samples, (fo.Dataset, fo.DatasetView)):
+        raise RunError(f"expected a FiftyOne dataset or view, found {type(samples).__name__}")
+    if samples.media_type == "group":
+        samples = samples.select_group_slices(samples.group_slice)
+    if samples.media_type is not None and samples.media_type != "image":
+        hint = (
+            ": take its frames, dataset.to_frames(sample_frames=True).clone()" if samples.media_type == "video" else ""
+        )
+        raise RunError(f"expected images, found media of type {samples.media_type!r}{hint}")
+    if samples.count("id") == 0:  # count() alone asks MongoDB for an estimate, which is 0 after a crash of its
+        raise RunError("there are no samples: add some, or widen the view")
+    return samples

@@ -1,0 +1,256 @@
+"""Audit attention: was it right, and did it look in the right place?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.operators import types
+
+from fiftyone_cam.analysis.audit_report import THRESHOLD
+from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.dataset import app_config
+from fiftyone_cam.plugin import forms, work
+from fiftyone_cam.plugin.queries import class_words, place_fields
+from fiftyone_cam.runs.cam_run import CamRun
+
+if TYPE_CHECKING:
+    from fiftyone_cam.analysis.audit_report import AuditReport
+
+
+class AuditAttention(foo.Operator):
+    """Where the classifier looked, held against where the object is."""
+
+    @property
+    def config(self) -> foo.OperatorConfig:
+        return foo.OperatorConfig(
+            name="audit_attention",
+            label="Audit attention",
+            description="Was it right, and did it look in the right place? Verdicts, numbers and views",
+            dynamic=True,
+            execute_as_generator=True,
+            allow_delegated_execution=True,
+            risk_level="medium",
+            **forms.icon("audit"),
+        )
+
+    def __call__(self, samples: fo.Dataset | fo.DatasetView, key: str = "cam", **kwargs: Any) -> AuditReport:
+        """The same from Python: see ``fiftyone_cam.audit``.
+
+        >>> foo.get_operator("fiftyone_cam/audit_attention")(dataset, "cam", objects="animals")
+        """
+        from fiftyone_cam import audit
+
+        return audit(samples, key, **kwargs)
+
+    def resolve_input(self, ctx: Any) -> types.Property:
+        inputs = types.Object()
+        view = types.PromptView(label="Audit attention", submit_button_label="Audit")
+        problem = forms.dataset_problem(ctx.dataset)
+        if problem:
+            forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
+            return types.Property(inputs, view=view)
+        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts['computed']:,} maps")
+        if run is None:
+            return types.Property(inputs, view=view)
+
+        settings = run.record["settings"]
+        truths, written = forms.label_fields(ctx.dataset), forms.written(ctx.dataset)
+        places = [path for path in place_fields(ctx.dataset) if path not in written]
+
+        default = settings.get("ground_truth")
+        inputs.str(
+            "ground_truth",
+            label="Ground truth",
+            description="A field with the true class. Without one there are numbers, and no verdicts",
+            default=default if default in truths else None,
+            view=forms.choices(dict.fromkeys(truths, "")),
+        )
+        if places:
+            inputs.list(
+                "objects",
+                types.String(),
+                label="Objects",
+                description="Fields that say where things are: boxes, polygons or masks. What carries the true class "
+                "as its label, or no label, is the object; all else is a region with its own name",
+                default=places[:1] if len(places) == 1 else None,
+                view=forms.choices(dict.fromkeys(places, ""), multiple=True),
+            )
+        else:
+            forms.notice(
+                inputs,
+                "no_objects",
+                "No field says where the object is: add boxes, polygons or masks for verdicts. Without them the audit "
+                "still measures how the evidence is spread",
+                "warning",
+            )
+        prop = inputs.str(
+            "object_labels",
+            label="Labels that are the object",
+            description='Where their labels are not the true class: animal, or by class {"cat": ["head", "tail"]}',
+        )
+        try:
+            object_labels(ctx.params.get("object_labels"))
+        except CamError as error:
+            forms.refuse(prop, str(error))
+        _class_map(inputs, ctx, run)
+        inputs.float(
+            "threshold",
+            label="Focus from which it looked at the object",
+            description="0.5 is chance whatever the object's size; 0.6 is 1.5 times as dense on the object as off it",
+            default=THRESHOLD,
+            min=0.05,
+            max=0.95,
+        )
+        inputs.view_target(ctx, action_description="Audit", require_flat=True)
+
+        before = run.record.get("audit")
+        if before:
+            against = ", ".join(before["objects"]) or "no objects"
+            forms.notice(
+                inputs,
+                "replaces",
+                f"Takes the place of the audit of {before['audited_at'][:16].replace('T', ' ')} UTC against {against}",
+            )
+        return types.Property(inputs, view=view)
+
+    def execute(self, ctx: Any) -> Iterator[Any]:
+        params = ctx.params
+        samples = ctx.target_view(require_flat=True)
+
+        def audit(report: work.Report) -> AuditReport:
+            from fiftyone_cam import audit
+
+            return audit(
+                samples,
+                params.get("key") or "cam",
+                params.get("ground_truth") or None,
+                params.get("objects") or None,
+                object_labels=object_labels(params.get("object_labels")),
+                class_map=class_map(params.get("class_map")),
+                threshold=params.get("threshold") or THRESHOLD,
+                progress=report,
+            )
+
+        report = yield from work.run(ctx, audit, "Reading the maps")
+        text = summary(report)
+        if not ctx.delegated:
+            ctx.dataset.reload()
+            yield ctx.ops.reload_dataset()
+            yield ctx.ops.reload_samples()
+            shown = [*(ctx.active_fields or app_config.visible(ctx.dataset)), f"{report.run.key}_verdict"]
+            yield ctx.ops.set_active_fields([path for path in shown if ctx.dataset.has_field(path)])
+        yield work.summary(ctx, "Audit of attention", text)
+
+
+def _class_map(inputs: types.Object, ctx: Any, run: CamRun) -> None:
+    """The translation of classes, and what would not match, before anything runs."""
+    params = ctx.params
+    stored = run.record["settings"].get("class_map")
+    prop = inputs.str(
+        "class_map",
+        label="Translation of classes",
+        description='Where the model says other words than the ground truth: JSON, {"tabby": "cat", "pug": "dog"}, or '
+        "the path of a JSON file" + (f". Empty: the run's own, of {len(stored):,} words" if stored else ""),
+        view=types.TextFieldView(multiline=True, rows=2),
+    )
+    try:
+        typed = class_map(params.get("class_map"))
+    except CamError as error:
+        forms.refuse(prop, str(error))
+        return
+    mapping = stored if typed is None else typed
+    unknown = sorted(set(mapping or ()) - set(run.classes))
+    if unknown:
+        forms.refuse(prop, f"the classifier has no class {_some(unknown)}: expected words such as {run.classes[0]}")
+        return
+    truth = params.get("ground_truth")
+    if not truth or not ctx.dataset.has_field(truth):
+        return
+    words, looked_at = class_words(ctx.dataset, truth)
+    meant = set(run.classes) if mapping is None else set(mapping.values())
+    lost = sorted(set(words) - meant)
+    if lost:
+        of = "" if looked_at is None else f" in the first {looked_at:,} samples"
+        all_lost = len(lost) == len(words)
+        text = (
+            f"{len(lost)} of {len(words)} labels of {truth}{of} are no class of this model, and get no verdict: "
+            f"{_some(lost)}"
+        )
+        if all_lost:
+            forms.refuse(prop, text)
+        else:
+            forms.notice(inputs, "unmatched", text, "warning")
+
+
+def class_map(typed: Any) -> dict[str, str] | None:
+    """What was typed as a translation: JSON, or the path of a file with it.
+
+    Raises:
+        CamError: it is neither.
+    """
+    if isinstance(typed, str) and typed.strip() and not typed.lstrip().startswith("{"):
+        path = Path(os.path.expanduser(typed.strip()))  # pathlib's raises for an unknown user
+        try:
+            typed = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise CamError(f"{path} cannot be read: expected JSON, or the path of a JSON file ({error})") from error
+    return forms.class_map(typed)
+
+
+def object_labels(typed: Any) -> Mapping[str, Sequence[str]] | list[str] | None:
+    """What was typed as labels that are the object: with commas for all classes, or JSON by class.
+
+    Raises:
+        CamError: it is JSON, but no object of lists.
+
+    >>> object_labels("animal, pet")
+    ['animal', 'pet']
+    """
+    if not typed:
+        return None
+    if not isinstance(typed, str):
+        return typed
+    if not typed.lstrip().startswith("{"):
+        return [part.strip() for part in typed.split(",") if part.strip()] or None
+    try:
+        found = json.loads(typed)
+    except ValueError as error:
+        raise CamError(f"this is no JSON: {error}") from error
+    if not all(isinstance(value, (str, list)) for value in found.values()):
+        raise CamError('expected lists of labels by class, such as {"cat": ["head", "tail"]}')
+    return dict(found)
+
+
+def summary(report: AuditReport) -> str:
+    """What an audit found, in Markdown."""
+    plain, record, table = forms.plain, report.record, report.classes
+    lines = [f"- {plain(note)}" for note in record["notes"]]
+    if table and table[-1].inside is not None and table[-1].area is not None:
+        lines.append(
+            f"- **{table[-1].inside:.1%}** of the positive evidence lies on the object, which covers "
+            f"{table[-1].area:.1%} of what was seen"
+        )
+    if record["verdict"]:
+        counts = report.verdicts
+        judged = max(1, sum(counts.values()))
+        lines.append("- " + ", ".join(f"**{n:,}** {word} ({n / judged:.1%})" for word, n in counts.items()))
+        lines += [f"- {n:,} without a verdict: {plain(reason)}" for reason, n in report.unjudged.items()]
+    elif not record["objects"]:
+        lines.append("- No objects, so no verdicts: how the evidence is spread was measured")
+    regions = [row for row in report.regions if row.label is None][:5] if record["objects"] else []
+    if regions and regions[0].samples:
+        who = "wrong predictions look at" if record["ground_truth"] else "predictions look at"
+        seen = ", ".join(f"{plain(row.region)} {row.share:.1%}" for row in regions)
+        lines.append(f"- What {regions[0].samples:,} {who}: {seen}")
+    lines.append("\nThe panel **CAM audit** (the + beside Samples) shows it; it counts what is in the view.")
+    return "\n".join(lines)
+
+
+def _some(words: Sequence[str], most: int = 5) -> str:
+    return ", ".join(words[:most]) + (f", … ({len(words):,} in all)" if len(words) > most else "")

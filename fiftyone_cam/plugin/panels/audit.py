@@ -1,0 +1,456 @@
+"""The panel CAM audit: verdicts, classes, regions and mean maps of what is in view; every mark on it sets the view."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import fiftyone as fo
+import fiftyone.operators as foo
+from fiftyone.operators import types
+
+from fiftyone_cam.analysis import audit_report
+from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.plugin import forms, plots, queries
+from fiftyone_cam.runs import catalog
+
+WORDS = {
+    "trusted": "right, looked at the object",
+    "shortcut": "right, looked elsewhere",
+    "confused": "wrong, looked at the object",
+    "distracted": "wrong, looked elsewhere",
+}
+
+POINTS, CLASSES, REGIONS, MAPS = 2000, 50, 10, 6
+"""How much is drawn; the panel says so where there is more."""
+
+HELP = """
+**Was it right, and did it look in the right place?** Evidence is what in the class activation map speaks for the
+predicted class. *Trusted*: right, evidence on the object. *Shortcut*: right, evidence elsewhere. *Confused*: wrong,
+though it looked at the object. *Distracted*: wrong, and it looked elsewhere.
+
+Everything counts what is in the view. Click a tile, a row or a bar to see its samples; the panel goes on showing
+where you came from. Click a point to open its sample; draw a lasso around points to see those.
+"""
+
+ACTIONS = {
+    "run": ("Compute class activation maps", "compute_cam"),
+    "results": ("Continue", "compute_cam"),
+    "audit": ("Audit attention", "audit_attention"),
+    "fresh": ("Audit again", "audit_attention"),
+    "objects": ("Audit with objects", "audit_attention"),
+    "truth": ("Audit with a ground truth", "audit_attention"),
+}
+"""What to press where something is missing, and the operator that it opens."""
+
+
+class AuditPanel(foo.Panel):
+    """Draws what :mod:`fiftyone_cam.analysis.audit_report` counts.
+
+    Marks set the view. A view that the panel set does not change what the panel counts; a view that the person sets
+    does. So one goes from tile to tile without going back.
+    """
+
+    @property
+    def config(self) -> foo.PanelConfig:
+        return foo.PanelConfig(
+            name="cam_audit",
+            label="CAM audit",
+            surfaces="grid",
+            help_markdown=HELP,
+            **forms.icon("audit"),
+        )
+
+    # events
+
+    def on_load(self, ctx: Any) -> None:
+        ctx.panel.state.set({"base": None, "shown": None, "filter": None, "maps": False})
+        self._take_view(ctx)
+        self._update(ctx)
+
+    def on_change_view(self, ctx: Any) -> None:
+        state, view = ctx.panel.state, _text(ctx.view)
+        if view == state.shown:
+            return
+        if view == _dump(state.base or []):  # the App also calls this where nothing has changed
+            if state.shown is not None:
+                state.set({"shown": None, "filter": None})
+            return
+        self._take_view(ctx)
+        self._update(ctx)
+
+    def on_change_dataset(self, ctx: Any) -> None:
+        self.on_load(ctx)
+
+    def refresh(self, ctx: Any) -> None:
+        if ctx.dataset is not None:
+            ctx.dataset.reload()
+        self._update(ctx)
+
+    def pick(self, ctx: Any) -> None:
+        ctx.panel.state.key = ctx.params["value"]
+        self._update(ctx)
+
+    def act(self, ctx: Any) -> None:
+        """What is missing, done."""
+        operator = ACTIONS[ctx.panel.state.missing][1]
+        key = ctx.panel.state.key
+        ctx.prompt(f"fiftyone_cam/{operator}", params={"key": key} if key else {}, on_success=self.refresh)
+
+    def show_all(self, ctx: Any) -> None:
+        ctx.ops.clear_view()
+
+    def show_base(self, ctx: Any) -> None:
+        self._show(ctx, None, lambda base, key: base)
+
+    def show_verdict(self, ctx: Any) -> None:
+        verdict = ctx.params["verdict"]
+        self._show(ctx, verdict, lambda base, key: audit_report.verdict_view(base, key, verdict))
+
+    def show_unjudged(self, ctx: Any) -> None:
+        self._show(ctx, "without a verdict", queries.unjudged_view)
+
+    def show_class(self, ctx: Any) -> None:
+        labels = ctx.panel.state.classes
+        row = ctx.params["row"]
+        if row < len(labels):
+            self._show(ctx, labels[row], lambda base, key: audit_report.class_view(base, key, labels[row]))
+        else:  # the last row is all of them
+            self.show_base(ctx)
+
+    def show_region(self, ctx: Any) -> None:
+        region, label, correct = json.loads(ctx.params["id"])
+        words = ("wrong" if correct is False else "predictions", f"of {label}" if label else "", f"looking at {region}")
+        self._show(
+            ctx,
+            " ".join(filter(None, words)),
+            lambda base, key: audit_report.region_view(base, key, region, label, correct),
+        )
+
+    def show_map(self, ctx: Any) -> None:
+        label, wrong, _ = ctx.panel.state.drawn[ctx.params["trace_idx"]]
+
+        def make(base: fo.DatasetView, key: str) -> fo.DatasetView:
+            view = audit_report.class_view(base, key, label)
+            return queries.wrong_view(view, key) if wrong else view
+
+        self._show(ctx, f"wrong of {label}" if wrong else label, make)
+
+    def open_sample(self, ctx: Any) -> None:
+        if ctx.params.get("id"):
+            ctx.ops.open_sample(id=ctx.params["id"])
+
+    def lasso(self, ctx: Any) -> None:
+        ids = [point["id"] for point in ctx.params.get("data") or [] if point.get("id")]
+        if ids:
+            self._show(ctx, "in the lasso", lambda base, key: base.select(ids))
+
+    def toggle_maps(self, ctx: Any) -> None:
+        ctx.panel.state.maps = not ctx.panel.state.maps
+        self._maps(ctx, self._base(ctx))
+
+    # what is shown
+
+    def _take_view(self, ctx: Any) -> None:
+        ctx.panel.state.set({"base": _stages(ctx.view), "shown": None, "filter": None})
+
+    def _base(self, ctx: Any) -> fo.DatasetView:
+        return fo.DatasetView._build(ctx.dataset, ctx.panel.state.base or [])
+
+    def _show(self, ctx: Any, words: str | None, make: Callable[[fo.DatasetView, str], fo.DatasetView]) -> None:
+        state = ctx.panel.state
+        if _audited_at(ctx.dataset, state.key) != state.audited_at:  # deleted, or audited anew, since it was counted
+            self._update(ctx)
+            return
+        view = make(self._base(ctx), state.key)
+        state.set({"shown": _text(view), "filter": words})
+        ctx.ops.set_view(view)
+
+    def _update(self, ctx: Any) -> None:
+        """Count everything anew, and keep what :meth:`render` needs."""
+        state = ctx.panel.state
+        if ctx.dataset is None:
+            state.set({"missing": "dataset", "text": "Open a dataset first.", "body": None})
+            return
+        keys = catalog.list_runs(ctx.dataset)
+        key = state.key if state.key in keys else (keys[-1] if keys else None)
+        state.set({"keys": keys, "key": key})
+        try:
+            base = self._base(ctx)
+            found = queries.missing(base, key)
+            state.set({"missing": found and found.what, "text": found and found.text, "body": None})
+            if key and (found is None or found.what in ("fresh", "objects", "truth")):
+                self._count(ctx, base, key)
+        except CamError as error:
+            state.set({"missing": "error", "text": str(error), "body": None})
+
+    def _count(self, ctx: Any, base: fo.DatasetView, key: str) -> None:
+        state, data = ctx.panel.state, ctx.panel.data
+        data.clear()  # what is set is merged into what was there, trace by trace
+        record = catalog.load_run(base, key).record["audit"]
+        state.audited_at = record["audited_at"]
+        table = audit_report.class_table(base, key)
+        *rows, total = table
+        verdicts = {word: getattr(total, word) for word in audit_report.VERDICTS}
+        body: dict[str, Any] = {"samples": total.samples, "verdict": bool(record["verdict"])}
+        if record["verdict"]:
+            body.update(verdicts=verdicts, unjudged=audit_report.unjudged_counts(base, key))
+        body.update(classes=len(rows), accuracy=total.accuracy, inside=total.inside, area=total.area)
+        state.classes = [row.label for row in rows[:CLASSES]]
+        data.classes = [_row(row) for row in [*rows[:CLASSES], total]]
+
+        if record["objects"]:
+            points, audited = audit_report.scatter(base, key, POINTS)
+            data.scatter = plots.points(points)
+            body.update(points=len(points), audited=audited)
+            correct = False if record["ground_truth"] else None
+            regions = audit_report.region_table(base, key, correct)
+            if not regions and correct is False:  # nothing wrong in view: then what all look at
+                correct, regions = None, audit_report.region_table(base, key, None)
+            data.regions = plots.region_bars(regions, correct, REGIONS)
+            together = [row for row in regions if row.label is None]
+            body.update(regions=len(together), errors=correct is False, looked=together[0].samples if together else 0)
+        state.body = body
+        self._maps(ctx, base)
+
+    def _maps(self, ctx: Any, base: fo.DatasetView) -> None:
+        state = ctx.panel.state
+        if not state.maps or not state.body:
+            return
+        maps = audit_report.mean_heatmaps(base, state.key, state.classes[:MAPS])
+        traces, drawn, layout = plots.mean_maps(maps)
+        ctx.panel.data.maps = traces
+        state.set({"drawn": drawn, "layout": layout})
+
+    # drawing: from the state alone, after every event
+
+    def render(self, ctx: Any) -> types.Property:
+        panel = types.Object()
+        state = ctx.panel.state
+        body = state.body
+        if state.keys and len(state.keys) > 1:
+            panel.enum(
+                "key",
+                state.keys,
+                label="Run",
+                default=state.key,
+                view=types.DropdownView(label="Run", on_change=self.pick),
+            )
+        if state.text:
+            severity = "error" if state.missing == "error" else "info" if not body else "warning"
+            panel.view("missing", types.AlertView(label=state.text, severity=severity))
+            if state.missing in ACTIONS:
+                panel.btn("act", label=ACTIONS[state.missing][0], on_click=self.act, variant="contained")
+            elif state.missing == "samples":
+                panel.btn("show_all", label="Show all samples", on_click=self.show_all, variant="contained")
+            elif state.missing != "images":
+                panel.btn("again", label="Try again", on_click=self.refresh, variant="outlined")
+        if body:
+            self._head(panel, state, body)
+            if body["verdict"]:
+                self._tiles(panel, state, body)
+            self._table(panel, state, body)
+            if body.get("points"):
+                self._plots(panel, body)
+            self._mean_maps(panel, state, body)
+        return types.Property(panel, view=types.GridView(orientation="vertical", gap=1, pad=2, componentsProps=_NARROW))
+
+    def _head(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
+        row = panel.h_stack("head", align_y="center", gap=2)
+        parts = [f"**{body['samples']:,}** samples"]
+        if body["accuracy"] is not None:
+            parts.append(f"**{body['accuracy']:.1%}** right")
+        if body["inside"] is not None:
+            parts.append(f"**{body['inside']:.1%}** of the evidence on the object, which covers {body['area']:.1%}")
+        row.md(" · ".join(parts), name="words")
+        if state.filter:
+            line = panel.h_stack("filter", align_y="center", gap=2)
+            line.md(f"The view shows **{forms.plain(state.filter)}**", name="words")
+            line.btn("back", label=f"Back to all {body['samples']:,}", on_click=self.show_base, variant="outlined")
+
+    def _tiles(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
+        tiles = panel.grid("tiles", orientation="horizontal", columns=4, gap=1)
+        judged = max(1, sum(body["verdicts"].values()))
+        for verdict, color in plots.VERDICTS.items():
+            count = body["verdicts"][verdict]
+            tiles.btn(
+                verdict,
+                label=f"{verdict}\n{count:,}\n{count / judged:.1%}",
+                on_click=self.show_verdict,
+                params={"verdict": verdict},
+                title=WORDS[verdict],
+                variant="outlined",
+                componentsProps=_tile(color, state.filter == verdict),
+            )
+        if body["unjudged"]:
+            reasons = ", ".join(f"{reason} {n:,}" for reason, n in body["unjudged"].items())
+            panel.btn(
+                "unjudged",
+                label=f"{sum(body['unjudged'].values()):,} without a verdict: {reasons}",
+                on_click=self.show_unjudged,
+                variant="outlined",
+                componentsProps=_quiet(),
+            )
+
+    def _table(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
+        more = f"The {CLASSES} most frequent of {body['classes']:,}. " if body["classes"] > CLASSES else ""
+        _heading(panel, "table", "By class", f"{more}Click a row to see its samples")
+        view = types.TableView(on_click_row=self.show_class, componentsProps=_TABLE)
+        view.add_column("label", label="class")
+        view.add_column("samples", label="n")
+        view.add_column("accuracy", label="right")
+        if body["inside"] is not None:
+            view.add_column("inside", label="inside")
+        for verdict in audit_report.VERDICTS if body["verdict"] else ():
+            view.add_column(verdict, label=verdict)
+        panel.list("classes", types.Object(), view=view)
+
+    def _plots(self, panel: types.Object, body: dict[str, Any]) -> None:
+        if body["regions"]:
+            who = "errors look at" if body["errors"] else "predictions look at"
+            of = f"{body['looked']:,} wrong predictions" if body["errors"] else f"{body['looked']:,} predictions"
+            more = f" The {REGIONS} largest of {body['regions']:,}." if body["regions"] > REGIONS else ""
+            about = f"Mean share of the positive evidence, over {of}, by class; the mark is the share of the area."
+            about += f"{more} Click a bar to see them"
+            _heading(panel, "looked", f"What {who}", about)
+            panel.plot(
+                "regions",
+                on_click=self.show_region,
+                height=f"{100 + 28 * min(body['regions'], REGIONS)}px",
+                layout={
+                    "barmode": "stack",
+                    "bargap": 0.35,
+                    "showlegend": True,
+                    "legend": {**plots.LEGEND, "traceorder": "normal"},
+                    "xaxis": {"tickformat": ".0%", "rangemode": "tozero", "fixedrange": True},
+                    "yaxis": {"autorange": "reversed", "fixedrange": True},
+                    "margin": {"t": 30, "l": 8, "r": 24, "b": 8},
+                },
+                config=plots.CONFIG,
+            )
+        shown = f"{body['points']:,} of {body['audited']:,} samples, drawn at random. " if (
+            body["points"] < body["audited"]
+        ) else f"{body['points']:,} samples. "  # fmt: skip
+        about = f"{shown}Click a point to open its sample, draw a lasso to see a group"
+        _heading(panel, "points", "Evidence on the object, and confidence", about)
+        panel.plot(
+            "scatter",
+            on_click=self.open_sample,
+            on_selected=self.lasso,
+            height="360px",
+            layout={
+                "dragmode": "lasso",
+                "hovermode": "closest",
+                "showlegend": True,
+                "legend": plots.LEGEND,
+                "xaxis": {
+                    "title": {"text": "share of the evidence inside the object"},
+                    "range": [-0.02, 1.02],
+                    "tickformat": ".0%",
+                },
+                "yaxis": {"title": {"text": "confidence"}, "range": [-0.02, 1.02], "tickformat": ".0%"},
+                "margin": {"t": 30, "l": 8, "r": 24, "b": 8},
+            },
+            config={**plots.CONFIG, "scrollZoom": False},
+        )
+
+    def _mean_maps(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
+        if not state.maps or not state.drawn:
+            panel.btn("toggle_maps", label="Show the mean map of each class", on_click=self.toggle_maps,
+                      variant="outlined", componentsProps=_quiet())  # fmt: skip
+            return
+        more = f"The {MAPS} most frequent of {body['classes']:,} classes. " if body["classes"] > MAPS else ""
+        about = f"{more}Photos squashed to squares: a bright corner is a watermark, a bright centre a habit. "
+        if any(entry[2] for entry in state.drawn):
+            about += "Where a class has more than are averaged, they are drawn at random. "
+        _heading(panel, "means", "Where the evidence is, on the mean", f"{about}Click a map to see its samples")
+        panel.plot(
+            "maps",
+            on_click=self.show_map,
+            height="330px",
+            layout=state.layout,
+            config=plots.CONFIG,
+        )
+
+
+_LINE = "rgba(128, 128, 128, 0.45)"
+
+_NARROW = {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}}
+"""No wider than the panel, whatever is in it."""
+
+_TABLE = {
+    "tableContainer": {
+        "sx": {
+            "overflowX": "auto",
+            "&& .MuiTable-root": {"minWidth": 0},
+            "&& .MuiTableCell-root": {"padding": "4px 6px"},
+            "& td, & th, & p": {"fontSize": "0.85rem"},
+            "& tr": {"cursor": "pointer"},
+        }
+    }
+}
+
+
+def _heading(panel: types.Object, name: str, title: str, about: str) -> None:
+    panel.view(f"heading_{name}", types.HeaderView(label=title, description=about))
+
+
+def _audited_at(dataset: fo.Dataset, key: str) -> str | None:
+    if key not in catalog.list_runs(dataset):
+        return None
+    audit = catalog.load_run(dataset, key).record.get("audit")
+    return audit and audit["audited_at"]
+
+
+def _stages(view: fo.DatasetView) -> list[dict[str, Any]]:
+    return [] if view is None else list(view._serialize(include_uuids=False))
+
+
+def _text(view: fo.DatasetView) -> str:
+    return _dump(_stages(view))
+
+
+def _dump(stages: list[dict[str, Any]]) -> str:
+    return json.dumps(stages, sort_keys=True, default=str)
+
+
+def _tile(color: str, chosen: bool) -> dict[str, Any]:
+    return {
+        "button": {
+            "sx": {
+                "width": "100%",
+                "whiteSpace": "pre-line",
+                "textTransform": "none",
+                "textAlign": "left",
+                "justifyContent": "flex-start",
+                "lineHeight": 1.4,
+                "fontSize": "1.15rem",
+                "&::first-line": {"fontSize": "0.9rem", "fontWeight": 500},
+                "padding": "8px 12px",
+                "border": f"1px solid {color if chosen else _LINE}",
+                "borderLeft": f"5px solid {color}",
+                "color": "text.primary",
+                "&:hover": {"border": f"1px solid {color}", "borderLeft": f"5px solid {color}"},
+            }
+        },
+    }
+
+
+def _quiet() -> dict[str, Any]:
+    style = {"textTransform": "none", "fontWeight": "normal", "color": "text.secondary", "borderColor": _LINE}
+    return {"button": {"sx": style}}
+
+
+def _row(row: audit_report.ClassRow) -> dict[str, Any]:
+    return {
+        "label": "all" if row.label is None else plots.cut(row.label),
+        "samples": f"{row.samples:,}",
+        "accuracy": _percent(row.accuracy),
+        "inside": _percent(row.inside),
+        **{word: f"{getattr(row, word):,}" for word in audit_report.VERDICTS},
+    }
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"

@@ -1,0 +1,188 @@
+"""What the App's forms and panels ask of a dataset, answered without torch and in one look at the database."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import fiftyone as fo
+from fiftyone import ViewField as F
+
+from fiftyone_cam.analysis import audit_report
+from fiftyone_cam.core.errors import RunError
+from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs.cam_run import CamRun
+
+_PLACES = (fo.Detections, fo.Detection, fo.Polylines, fo.Polyline, fo.Segmentation)
+"""Label types that say where something is, as an audit reads them."""
+
+_ENOUGH = 5000
+
+
+def place_fields(samples: Collection) -> list[str]:
+    """The fields that can say where the object is.
+
+    >>> place_fields(dataset)
+    ['animals']
+    """
+    schema = samples.get_field_schema(ftype=fo.EmbeddedDocumentField)
+    return [path for path, field in schema.items() if issubclass(field.document_type, _PLACES)]
+
+
+def class_words(samples: Collection, field: str) -> tuple[list[str], int | None]:
+    """The words of a ground truth, and how many of the first samples were looked at if not all.
+
+    Remembered until the dataset changes: a form asks at every keystroke.
+
+    >>> class_words(dataset, "ground_truth")
+    (['cat', 'dog'], None)
+    """
+    dataset = samples._dataset
+    return _class_words(dataset.name, field, str(dataset.last_modified_at))
+
+
+@lru_cache(maxsize=16)
+def _class_words(name: str, field: str, _modified: str) -> tuple[list[str], int | None]:
+    dataset = fo.load_dataset(name)
+    many = dataset.count() > _ENOUGH  # from the collection's metadata
+    words = (dataset.limit(_ENOUGH) if many else dataset).distinct(f"{field}.label")
+    return sorted(str(word) for word in words if word is not None), _ENOUGH if many else None
+
+
+class Missing(NamedTuple):
+    """What an audit panel lacks. ``what`` is ``run``, ``results``, ``audit``, ``fresh``, ``objects``, ``truth``,
+    ``images`` or ``samples``; ``text`` says it, and what to do."""
+
+    what: str
+    text: str
+
+
+def missing(samples: Collection, key: str | None) -> Missing | None:
+    """What stands between these samples and a panel that shows an audit of them; None if nothing does.
+
+    After ``fresh``, ``objects`` and ``truth`` there is something to show all the same.
+
+    >>> missing(dataset, None)
+    Missing(what='run', text='This dataset has no class activation maps yet: compute them first.')
+    """
+    if samples._dataset.media_type not in ("image", "group", None):
+        return Missing("images", f"This dataset holds {samples._dataset.media_type}: an audit needs images.")
+    if samples._is_generated:
+        return Missing("samples", "This view shows parts of images. An audit is of whole images: show the samples.")
+    if key is None:
+        return Missing("run", "This dataset has no class activation maps yet: compute them first.")
+    run = catalog.load_run(samples, key)
+    audited = run.record.get("audit")
+    if run.status == "running":
+        return Missing("results", f"Run {key} is being computed: wait for it, or stop it.")
+    if not audited:
+        return Missing("audit", f"Run {key} has maps, and no audit: audit it to see where it looked, and where not.")
+    spread = run.field("spread")
+    if not samples.has_field(spread):
+        return Missing("samples", "This view leaves out the audit's fields: show all samples.")
+    if not samples.limit(1).exists(spread).values("id") and not samples.exists(spread).limit(1).values("id"):
+        return Missing("samples", "None of the samples in this view was audited: show all samples, or audit these.")
+    if why := audit_report.stale(run):
+        return Missing("fresh", str(_sentence(why)))
+    if not audited["objects"]:
+        return Missing("objects", "The audit knows no objects, so there are no verdicts: audit with a field that says "
+                       "where things are (boxes, polygons or masks).")  # fmt: skip
+    if not audited["ground_truth"]:
+        return Missing("truth", "The audit knows no true classes, so there are no verdicts: audit with a ground truth.")
+    return None
+
+
+def unjudged_view(samples: Collection, key: str) -> fo.DatasetView:
+    """The audited samples without a verdict.
+
+    >>> unjudged_view(dataset, "cam")
+    """
+    return samples.exists(f"{key}_unjudged")
+
+
+def wrong_view(samples: Collection, key: str) -> fo.DatasetView:
+    """The audited samples that were predicted wrongly.
+
+    >>> wrong_view(dataset, "cam")
+    """
+    return samples.match(F(f"{key}_correct") == False)  # noqa: E712, an expression
+
+
+def said(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
+    """Of one sample: ``true``, its true class; ``verdict``; ``contrast``, whether it has a contrastive map; ``stale``.
+
+    >>> said(dataset, sample.id, "cam")
+    {'true': 'tabby', 'verdict': 'distracted', 'contrast': True, 'stale': None}
+    """
+    run = catalog.load_run(samples, key)
+    truth = (run.record.get("audit") or {}).get("ground_truth") or run.record["settings"].get("ground_truth")
+    paths = {
+        "true": f"{truth}.label" if truth else None,
+        "verdict": run.field("verdict"),
+        "contrast": f"{run.field('contrast')}.label",
+    }
+    sample = run.dataset.select(sample_id)
+    there = {name: path for name, path in paths.items() if path and run.dataset.has_field(path.partition(".")[0])}
+    found: dict[str, Any] = dict.fromkeys(paths)
+    if there:
+        for name, [value] in zip(there, sample.values(list(there.values())), strict=True):
+            found[name] = value
+    found["contrast"] = found["contrast"] is not None
+    found["stale"] = _sentence(audit_report.stale(run))
+    return found
+
+
+def no_result(samples: Collection, sample_id: str, key: str) -> Missing:
+    """Why a sample has no map.
+
+    >>> no_result(dataset, sample.id, "cam").text
+    'This sample has no map: truncated file'
+    """
+    field = f"{key}_error"
+    reason = samples._dataset.select(sample_id).values(field)[0] if samples._dataset.has_field(field) else None
+    return Missing("sample", f"This sample has no map: {reason or f'run {key} did not cover it; compute it too'}.")
+
+
+def check_same(run: CamRun, classifier: Any) -> None:
+    """Whether a classifier is the one of a run.
+
+    Raises:
+        RunError: it has other weights.
+    """
+    if classifier.fingerprint != run.record["classifier"]["sha256"]:
+        raise RunError(f"the classifier has other weights than that of run {run.key!r}: expected the same")
+
+
+class Picture(NamedTuple):
+    """A map over its image: ``label`` and, of a contrast, ``versus``; the signed map, logit units, as rows of numbers;
+    and ``aspect``, the image's width over its height."""
+
+    label: str
+    versus: str | None
+    filepath: str
+    aspect: float
+    rows: list[list[float]]
+
+
+def picture(samples: Collection, sample_id: str, field: str, side: int = 64) -> Picture | None:
+    """The signed map of a field of :func:`fiftyone_cam.compute_cam`, ready to be drawn; None where there is none.
+
+    >>> picture(dataset, sample.id, "cam_heatmap").label
+    'tabby'
+    """
+    from fiftyone_cam.runs.heatmaps import signed_map
+
+    sample = samples._dataset[sample_id]
+    heat = sample.get_field(field)
+    if heat is None or heat.map is None:
+        return None
+    height, width = heat.map.shape  # small, but as the image is
+    scale = side / max(height, width)
+    laid = signed_map(heat, (max(1, round(height * scale)), max(1, round(width * scale))))
+    versus = heat["versus"] if heat.has_attribute("versus") else None
+    return Picture(heat.label, versus, sample.filepath, width / height, [[round(float(v), 3) for v in r] for r in laid])
+
+
+def _sentence(text: str | None) -> str | None:
+    return text and f"{text[0].upper()}{text[1:]}."

@@ -1,0 +1,107 @@
+"""The runs of this project on a dataset: list, load, register, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import fiftyone as fo
+
+from fiftyone_cam.core.errors import RunError
+from fiftyone_cam.dataset import database
+from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.runs import record as records
+from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.training_run import TrainingRun
+
+
+def list_trainings(samples: Collection) -> list[str]:
+    """The keys of the trainings on a dataset.
+
+    >>> list_trainings(dataset)
+    ['cats_dogs']
+    """
+    return records.keys(samples._dataset, records.TRAINING)
+
+
+def load_training(samples: Collection, key: str) -> TrainingRun:
+    """A training by its key.
+
+    Raises:
+        RunError: there is none.
+
+    >>> print(load_training(dataset, "cats_dogs"))
+    """
+    dataset = samples._dataset
+    known = list_trainings(dataset)
+    if key not in known:
+        raise RunError(
+            f"dataset {dataset.name!r} has no training {key!r}, "
+            + (f"only {', '.join(map(repr, known))}" if known else "nor any other: make one with train_classifier")
+        )
+    return TrainingRun(dataset, key, records.read(dataset, key))
+
+
+def list_runs(samples: Collection) -> list[str]:
+    """The keys of this project's runs on a dataset.
+
+    >>> focam.list_runs(dataset)
+    ['cam']
+    """
+    return records.keys(samples._dataset, records.CAM)
+
+
+def load_run(samples: Collection, key: str) -> CamRun:
+    """A run by its key.
+
+    Raises:
+        RunError: there is no such run of this project.
+
+    >>> print(focam.load_run(dataset, "cam"))
+    """
+    dataset = samples._dataset
+    if key not in list_runs(dataset):
+        known = list_runs(dataset)
+        raise RunError(
+            f"dataset {dataset.name!r} has no CAM run {key!r}, "
+            + (f"only {', '.join(map(repr, known))}" if known else "nor any other: make one with compute_cam")
+        )
+    return CamRun(dataset, key, records.read(dataset, key))
+
+
+def delete_run(samples: Collection, key: str) -> None:
+    """Delete a run with its fields, indexes and saved views; or a training, with its fields and its evaluation.
+
+    The checkpoints of a training stay.
+
+    Raises:
+        RunError: there is no such run of this project, or it is being computed.
+
+    >>> focam.delete_run(dataset, "cam")
+    """
+    load = load_training if key in list_trainings(samples) else load_run
+    load(samples, key).delete()
+
+
+def register(dataset: fo.Dataset, key: str, record: Mapping[str, Any]) -> CamRun:
+    """Register a new run.
+
+    Raises:
+        RunError: the key is not a name that a field can have, or another project's run has it.
+    """
+    check_key(dataset, key)
+    complete = {"fields": {}, "views": [], "failures": {}, "certificate": 0.0, **record}
+    database.register_run(dataset, key, dataset.init_run(method=records.CAM, **complete))
+    return CamRun(dataset, key, complete)
+
+
+def check_key(dataset: fo.Dataset, key: str) -> None:
+    """Whether a run may be made, or continued, under this key.
+
+    Raises:
+        RunError: with what is wrong.
+    """
+    if not isinstance(key, str) or not key.isidentifier() or key.startswith("_") or not key.isascii():
+        raise RunError(f"{key!r} cannot begin the names of fields: expected letters, digits and _, such as 'cam'")
+    if dataset.has_run(key) and key not in list_runs(dataset):
+        raise RunError(f"the key {key!r} belongs to a run that this project did not make: use another key")

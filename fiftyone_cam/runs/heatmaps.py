@@ -1,0 +1,136 @@
+"""The fields that a run leaves on a sample, and how labels are made of results and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import fiftyone as fo
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_cam.core.boxes import Box, as_box
+from fiftyone_cam.core.display import display_size, lay_out, quantize
+from fiftyone_cam.core.errors import FieldError
+from fiftyone_cam.core.results import ClassMap, Explanation
+from fiftyone_cam.dataset import bulk
+
+PREDICTION, HEATMAP, CONTRAST, ERROR, TOP = "prediction", "heatmap", "contrast", "error", "top"
+
+
+def prediction(class_map: ClassMap) -> fo.Classification:
+    """The predicted class with its confidence."""
+    return fo.Classification(label=class_map.label, confidence=class_map.confidence)
+
+
+def heatmap(class_map: ClassMap, where: Explanation, scale: float | None = None) -> fo.Heatmap:
+    """A class's map as the App draws it, carrying all that restores the signed map in logit units.
+
+    A class's map is drawn where evidence speaks for it; a contrastive map with both signs and a symmetric range.
+
+    Args:
+        class_map: the map.
+        where: the explanation that it belongs to, for its place on the image.
+        scale: evidence, in logit units, that is drawn in full colour; the same for a whole run, so that a weak map
+            looks weak. None: the map's own maximum.
+    """
+    return fo.Heatmap(**_display_values(class_map, where, scale))
+
+
+def _display_values(class_map: ClassMap, where: Explanation, scale: float | None) -> dict[str, Any]:
+    both_signs = class_map.versus is not None
+    evidence = lay_out(class_map.grid, where.box, where.seen, *display_size(*where.size))
+    levels, step = quantize(evidence, scale, both_signs=both_signs)
+    top = scale / step if scale and step else float(np.iinfo(levels.dtype).max)
+    drawn = {
+        "map": levels,
+        "range": [-top if both_signs else 0.0, top],
+        "label": class_map.label,
+        "logit": class_map.logit,
+        "bias": class_map.bias,
+        "grid": class_map.grid,
+        "box": list(where.box),
+        "seen": list(where.seen),
+    }
+    return {**drawn, "versus": class_map.versus} if both_signs else drawn
+
+
+def grid_of(label: fo.Heatmap) -> tuple[NDArray[np.float32], Box, Box]:
+    """A heatmap's signed grid, its box, and what the network saw.
+
+    Raises:
+        FieldError: the heatmap was not written by this project.
+    """
+    try:
+        return np.asarray(label["grid"], np.float32), as_box(label["box"]), as_box(label["seen"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FieldError(
+            "expected a heatmap with the attributes grid, box and seen, as compute_cam writes them, "
+            f"found {type(label).__name__} without: {error}"
+        ) from error
+
+
+def signed_map(label: fo.Heatmap, size: tuple[int, int]) -> NDArray[np.float32]:
+    """The signed class activation map over the whole image at any size, in logit units.
+
+    Bilinear between the measured centres of the grid's cells; exactly 0 where the network saw nothing.
+
+    Args:
+        label: a heatmap that :func:`compute_cam` wrote.
+        size: height and width.
+
+    Raises:
+        FieldError: the heatmap was not written by this project, or the size is none.
+
+    >>> focam.signed_map(sample.cam_heatmap, (480, 640)).shape
+    (480, 640)
+    """
+    if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(n, Integral) and n > 0 for n in size)):
+        raise FieldError(f"expected a size as (height, width) in pixels, found {size!r}")
+    return lay_out(*grid_of(label), *size)
+
+
+def field_schema(top_k: int, contrast: bool) -> dict[str, dict[str, Any]]:
+    """What ``compute_cam`` writes: for each field its type, as ``add_sample_field`` takes it."""
+    classification = {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Classification}
+    heat = {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Heatmap}
+    fields: dict[str, dict[str, Any]] = {PREDICTION: classification, HEATMAP: heat}
+    for rank in range(2, top_k + 1):
+        fields[f"{HEATMAP}_{rank}"] = heat
+    if top_k > 1:
+        fields[TOP] = {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Classifications}
+    if contrast:
+        fields[CONTRAST] = heat
+    fields[ERROR] = {"ftype": fo.StringField}
+    return fields
+
+
+_CLASSIFICATION = bulk.document(fo.Classification(label="", confidence=0.0))
+_HEATMAP = bulk.document(fo.Heatmap())
+
+
+def sample_documents(
+    result: Explanation, scale: float | None, contrast_scale: float | None = None
+) -> dict[str, dict[str, Any]]:
+    """All labels of one explanation as the database keeps them, by field name without the key.
+
+    They are what :func:`prediction` and :func:`heatmap` become there, without a label object for each.
+    """
+    classifications = [
+        _CLASSIFICATION(label=class_map.label, confidence=class_map.confidence) for class_map in result.maps
+    ]
+    found = {PREDICTION: classifications[0], HEATMAP: _heatmap_document(result.maps[0], result, scale)}
+    for rank, class_map in enumerate(result.maps[1:], 2):
+        found[f"{HEATMAP}_{rank}"] = _heatmap_document(class_map, result, scale)
+    if len(result.maps) > 1:
+        again = [_CLASSIFICATION(label=entry["label"], confidence=entry["confidence"]) for entry in classifications]
+        found[TOP] = {"_cls": "Classifications", "classifications": again}
+    if result.contrast is not None:
+        found[CONTRAST] = _heatmap_document(result.contrast, result, contrast_scale)
+    return found
+
+
+def _heatmap_document(class_map: ClassMap, where: Explanation, scale: float | None) -> dict[str, Any]:
+    drawn = _display_values(class_map, where, scale)
+    return _HEATMAP(**{**drawn, "map": bulk.packed(drawn["map"]), "grid": bulk.packed(drawn["grid"])})

@@ -1,0 +1,172 @@
+"""What every run is: one computation over a collection, registered on the dataset under a key, with all that it owns.
+
+What a run owns (fields, their indexes, saved views) is written down before it is made, so that whatever happens in
+between, deleting the run deletes it, and nothing else is ever overwritten or deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import fiftyone as fo
+from pymongo.errors import OperationFailure
+
+from fiftyone_cam.core.errors import FieldError, RunError
+from fiftyone_cam.dataset import app_config, database
+from fiftyone_cam.runs import lease
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """A run of this project on a dataset: its record, and what it owns.
+
+    The record is plain data; every change of it is saved at once.
+    """
+
+    def __init__(self, dataset: fo.Dataset, key: str, record: dict[str, Any]) -> None:
+        self.dataset = dataset
+        self.key = key
+        self.record = record
+
+    # the record, as attributes that read well
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The fields that this run wrote, and for each its name without the key."""
+        return dict(self.record["fields"])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many samples there were of each kind."""
+        return dict(self.record["counts"])
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many samples have no result, by reason."""
+        return dict(self.record["failures"])
+
+    @property
+    def status(self) -> str:
+        """``new``, ``running``, ``interrupted`` or ``complete``. What a dead process called running is interrupted."""
+        running = self.record["status"] == "running"
+        return "interrupted" if running and lease.holder(self.record) is None else str(self.record["status"])
+
+    @property
+    def complete(self) -> bool:
+        """Whether all samples that were asked for have a result or a reason. Those added since do not count."""
+        return self.status == "complete"
+
+    def field(self, name: str) -> str:
+        """The full name of one of this run's fields: ``field("heatmap") == "cam_heatmap"``."""
+        return f"{self.key}_{name}"
+
+    def update(self, **entries: Any) -> None:
+        """Change entries of the record and save it."""
+        entries["updated_at"] = datetime.now(timezone.utc).isoformat()
+        if not database.write_record(self.dataset, self.key, entries):
+            raise RunError(f"run {self.key!r} was deleted meanwhile")
+        self.record.update(entries)
+        self.dataset._doc.runs[self.key].reload()  # what FiftyOne's own get_run_info reads
+
+    def refuse_own(self, paths: Iterable[str], what: str) -> None:
+        """Refuse fields that this run wrote: comparing it with its own output always agrees.
+
+        Raises:
+            FieldError: one of the fields is this run's.
+
+        >>> run.refuse_own(["ground_truth"], "ground truth")
+        """
+        for path in paths:
+            if path in self.fields:
+                raise FieldError(f"the field {path!r} was written by run {self.key!r} itself: it cannot be its {what}")
+
+    def claim_field(self, name: str, **kwargs: Any) -> str:
+        """Declare a field ``{key}_{name}`` as this run's, or find that it already is.
+
+        Args:
+            name: the field's name without the key.
+            kwargs: the type, as ``dataset.add_sample_field`` takes it.
+
+        Returns:
+            the full name.
+
+        Raises:
+            FieldError: a field of that name exists that this run did not write.
+        """
+        path = self.field(name)
+        if path not in self.record["fields"]:
+            if self.dataset.has_sample_field(path):
+                raise FieldError(
+                    f"the field {path!r} exists and was not written by run {self.key!r}: rename or delete it, or use "
+                    "another key. (Where it is left of a run that was deleted by FiftyOne itself, and not by "
+                    f"focam.delete_run: dataset.delete_sample_fields([{path!r}, …]).)"
+                )
+            self.update(fields={**self.record["fields"], path: name})
+        if not self.dataset.has_sample_field(path):
+            database.declare_field(self.dataset, path, **kwargs)
+        return path
+
+    def clear_field(self, name: str) -> None:
+        """Delete one of this run's fields with its indexes, if it is there."""
+        path = self.field(name)
+        if path in self.record["fields"]:
+            _delete_fields(self.dataset, [path])
+            self.update(fields={k: v for k, v in self.record["fields"].items() if k != path})
+
+    def save_view(self, name: str, view: fo.DatasetView) -> str:
+        """Save a view named ``"{key} {name}"`` that goes when the run goes.
+
+        Raises:
+            RunError: a saved view of that name exists that this run did not make.
+        """
+        full = f"{self.key} {name}"
+        mine = full in self.record["views"]
+        if self.dataset.has_saved_view(full) and not mine:
+            raise RunError(f"a saved view {full!r} exists and is not of run {self.key!r}: rename or delete it")
+        if not mine:
+            self.update(views=[*self.record["views"], full])
+        self.dataset.save_view(full, view, overwrite=True)
+        return full
+
+    def delete(self) -> None:
+        """Delete the run and all that it owns.
+
+        Raises:
+            RunError: it is being computed.
+        """
+        lease.refuse_second(self)
+        # by its key as well as by its record, which may have come with a dataset from elsewhere
+        _delete_fields(self.dataset, [path for path in self.record["fields"] if path.startswith(f"{self.key}_")])
+        for name in self.record["views"]:
+            if name.startswith(f"{self.key} ") and self.dataset.has_saved_view(name):
+                self.dataset.delete_saved_view(name)
+        self.dataset.delete_run(self.key)
+
+    def index(self, name: str, attribute: str = "") -> None:
+        """Index one of the fields, if there is room: without an index the sidebar is slower but shows the same.
+
+        >>> run.index("verdict")
+        """
+        path = self.field(name)
+        try:
+            self.dataset.create_index(f"{path}.{attribute}" if attribute else path)
+        except OperationFailure as error:  # MongoDB allows 64 for a collection
+            logger.warning("no index on %s: %s", path, error)
+
+    def show(self, *, active: Sequence[str] = (), hide: Iterable[str] = (), colors: str | None = None) -> None:
+        """Make the fields visible in the App, see :func:`fiftyone_cam.dataset.app_config.show`."""
+        app_config.show(self.dataset, self.fields, active=active, hide=hide, colors=colors)
+
+
+def _delete_fields(dataset: fo.Dataset, paths: Sequence[str]) -> None:
+    """Delete fields with their indexes, and with what the App's settings say of them."""
+    database.refresh(dataset)
+    for index in list(dataset.list_indexes()):
+        if index.partition(".")[0] in paths:
+            dataset.drop_index(index)
+    dataset.delete_sample_fields([path for path in paths if dataset.has_sample_field(path)])
+    app_config.forget(dataset, paths)

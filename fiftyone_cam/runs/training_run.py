@@ -1,0 +1,92 @@
+"""A training on a dataset: :func:`fiftyone_cam.train_classifier` makes one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fiftyone_cam.runs.run import Run
+
+SPLIT, PREDICTION, ERROR, EVALUATION = "split", "prediction", "error", "eval"
+TRAIN, VALIDATION = "train", "validation"
+
+
+class TrainingRun(Run):
+    """A training on a dataset: its record, and the fields and the evaluation that it owns.
+
+    ``print(training)`` gives the summary.
+
+    >>> training = load_training(dataset, "cats_dogs")
+    >>> training.history[-1]["validation_accuracy"], training.metrics["accuracy"]
+    (0.93, 0.935)
+    """
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.record["classes"])
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder that :func:`load_classifier` takes."""
+        return Path(self.record["out"])
+
+    @property
+    def snapshots(self) -> dict[int, Path]:
+        """The checkpoints of single epochs."""
+        return {int(epoch): Path(path) for epoch, path in self.record["snapshots"].items()}
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """A dictionary for each epoch: loss, accuracy, learning rate, …: :class:`training.progress.Epoch`."""
+        return list(self.record["history"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the best epoch on the validation samples, by FiftyOne's ``evaluate_classifications``."""
+        return dict(self.record["metrics"])
+
+    @property
+    def evaluation(self) -> str:
+        """The key of FiftyOne's evaluation, for its Model Evaluation panel and ``load_evaluation_results``."""
+        return self.field(EVALUATION)
+
+    def clear_evaluation(self) -> None:
+        """Delete the evaluation with its field, if it is there."""
+        if self.record["evaluated"] and self.dataset.has_evaluation(self.evaluation):
+            self.dataset.delete_evaluation(self.evaluation)
+        self.update(evaluated=False)
+
+    def delete(self) -> None:
+        """Delete the run with its fields and its evaluation. The checkpoints stay."""
+        self.clear_evaluation()
+        super().delete()
+
+    def __str__(self) -> str:
+        record, counts = self.record, self.counts
+        lines = [
+            f"Training {self.key!r} on {self.dataset.name!r}: {record['status']}",
+            f"  network      {record['training']['arch']}, {len(self.classes)} classes, in {record['out']}",
+            f"  samples      {counts['train']:,} to train, {counts['validation']:,} to validate; left out: "
+            f"{counts['unlabelled']:,} without a label, {counts['outside']:,} in neither part, "
+            f"{counts['unknown']:,} of classes without training samples, {counts['failed']:,} unreadable",
+        ]
+        lines += [f"               {count:,} x {reason}" for reason, count in list(self.failures.items())[:10]]
+        if record["untested"]:
+            names = ", ".join(record["untested"][:5]) + (", …" if len(record["untested"]) > 5 else "")
+            lines.append(f"               no validation samples for {len(record['untested'])} classes: {names}")
+        if self.history:
+            last = self.history[-1]
+            lines.append(
+                f"  epochs       {last['epoch']} of {record['training']['epochs']}; last loss {last['loss']:.3f}, "
+                f"validation {last['validation_accuracy']:.1%}"
+            )
+        if self.metrics:
+            lines.append(
+                f"  best         epoch {record['epoch']}: accuracy {self.metrics['accuracy']:.1%}, "
+                f"mean of the classes {self.metrics['balanced_accuracy']:.1%} (evaluation {self.evaluation!r})"
+            )
+        if record.get("stopped_by"):
+            lines.append(f"  stopped by   {record['stopped_by']}")
+        return "\n".join(lines)
+
+    __repr__ = __str__

@@ -1,0 +1,1 @@
+"""Training a classifier whose maps are exact."""

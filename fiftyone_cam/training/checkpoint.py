@@ -1,0 +1,146 @@
+"""The folder of a training: the best epoch's checkpoint, snapshots, and what an unfinished training goes on from."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pymongo.errors import PyMongoError
+from safetensors import SafetensorError
+
+from fiftyone_cam.classifiers import checkpoint
+from fiftyone_cam.classifiers.classifier import Classifier
+from fiftyone_cam.core.errors import SourceError, TrainingError
+from fiftyone_cam.core.network import GapNetwork
+from fiftyone_cam.runs.training_run import TrainingRun
+from fiftyone_cam.training.progress import Epoch, best_epoch
+from fiftyone_cam.training.record import saved
+
+logger = logging.getLogger(__name__)
+
+STATE = "training.safetensors"
+"""What an unfinished training goes on from, in its folder."""
+
+
+class Checkpoint:
+    """The folder of a training: the best epoch's checkpoint, snapshots, and the state while it is not finished."""
+
+    def __init__(self, folder: Path, training: Mapping[str, Any], dataset: str) -> None:
+        self.folder = folder
+        self.training: dict[str, Any] = json.loads(json.dumps(training))  # as it will be read back
+        self.dataset = dataset
+        self.history: list[Epoch] = []
+        self.saved: int | None = None
+        self.complete = False
+
+    def open(self, overwrite: bool) -> None:
+        """See what the folder holds.
+
+        Raises:
+            SourceError: something else, or another training and ``overwrite`` is not set.
+        """
+        found = saved(self.folder)
+        if found is None:
+            self._probe()
+            return
+        before = found["training"]
+        if overwrite:
+            self._clear(before)
+        elif changed := self._changes(before):
+            raise SourceError(
+                f"{self.folder} holds another training ({'; '.join(changed)}): give another folder, or overwrite=True"
+            )
+        else:
+            self.saved = found["epoch"]
+            self.complete = bool(found["complete"])
+            self.history = [Epoch(**epoch) for epoch in found["history"]] if self.complete else []
+        self._probe()
+
+    def _changes(self, before: Mapping[str, Any]) -> list[str]:
+        """In words, what differs from the training that is there."""
+        words = {
+            "data": "other samples, labels or split",
+            "preprocessing": "another size",
+            "augment": "other augmentation",
+        }
+        return [
+            words.get(name, f"{name} was {before.get(name)!r}, now {self.training.get(name)!r}")
+            for name in {**self.training, **before}
+            if self.training.get(name) != before.get(name)
+        ]
+
+    def _clear(self, before: Mapping[str, Any]) -> None:
+        """Delete what would be taken for a part of the new training: state and snapshots."""
+        (self.folder / STATE).unlink(missing_ok=True)
+        for epoch in before.get("snapshots", ()):
+            for name in (checkpoint.CHECKPOINT_WEIGHTS, checkpoint.CHECKPOINT_JSON):
+                (self.snapshot(epoch) / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # gone, or not empty
+                self.snapshot(epoch).rmdir()
+
+    def _probe(self) -> None:
+        """Find out now, not after the first epoch, that nothing can be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise SourceError(f"{self.folder} cannot be written: {error.strerror}") from error
+
+    def snapshot(self, epoch: int) -> Path:
+        return self.folder / f"epoch_{epoch}"
+
+    def save(self, network: GapNetwork, run: TrainingRun, history: Sequence[Epoch]) -> None:
+        """An epoch's weights where they are wanted, then its numbers on the dataset."""
+        self.history = list(history)
+        number = history[-1].epoch
+        classifier = Classifier(network, {"source": "training", "arch": self.training["arch"]})
+        if best_epoch(history) is history[-1]:
+            self._write(classifier, self.folder, number, complete=False)
+            self.saved = number
+        if number in self.training["snapshots"]:
+            self._write(classifier, self.snapshot(number), number)
+        try:
+            self.note(run)
+        except PyMongoError as error:  # an hour of training is worth more than a line of its history
+            logger.warning("epoch %d cannot be noted on the dataset, training goes on: %s", number, error)
+
+    def note(self, run: TrainingRun) -> None:
+        """What there is, on the dataset."""
+        snapshots = {
+            str(epoch): str(self.snapshot(epoch)) for epoch in self.training["snapshots"] if epoch <= len(self.history)
+        }
+        history = [asdict(epoch) for epoch in self.history]
+        run.update(history=history, epoch=best_epoch(self.history).epoch, snapshots=snapshots)
+
+    def finish(self, classifier: Classifier, run: TrainingRun) -> None:
+        """The final JSON, with the metrics; then the state is not needed any more."""
+        best = best_epoch(self.history).epoch
+        self._write(classifier, self.folder, best, complete=True, metrics=run.metrics)
+        (self.folder / STATE).unlink(missing_ok=True)
+
+    def _write(self, classifier: Classifier, folder: Path, epoch: int, **details: Any) -> None:
+        history = [asdict(entry) for entry in self.history]
+        versions = {name: version(name) for name in ("fiftyone", "torch", "torchvision")}
+        try:
+            classifier.save(
+                folder,
+                dataset=self.dataset,
+                training=self.training,
+                epoch=epoch,
+                history=history,
+                versions=versions,
+                **details,
+            )
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"the checkpoint of epoch {epoch} cannot be saved to {folder}: {error}. "
+                "Make room, and the same call goes on"
+            ) from error

@@ -1,0 +1,95 @@
+"""What trainings leave on a dataset: a run each, of its own kind, free of PyTorch, so that a form may list them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import fiftyone as fo
+
+from fiftyone_cam.classifiers.checkpoint import CHECKPOINT_JSON
+from fiftyone_cam.core.errors import RunError, SourceError
+from fiftyone_cam.dataset import database
+from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs import record as records
+from fiftyone_cam.runs.training_run import TrainingRun
+
+
+def checkpoints(samples: Collection) -> dict[str, Path]:
+    """What was trained on a dataset and can be loaded now, newest first, snapshots included: a name, and the folder.
+
+    >>> checkpoints(dataset)
+    {'cats_dogs': PosixPath('/…/runs/cats_dogs'), 'cats_dogs, epoch 5': PosixPath('/…/runs/cats_dogs/epoch_5')}
+    """
+    found = {}
+    all_trainings = [catalog.load_training(samples, key) for key in catalog.list_trainings(samples)]
+    for training in sorted(all_trainings, key=lambda training: str(training.record["created_at"]), reverse=True):
+        key = training.key
+        found[key] = training.checkpoint
+        found |= {f"{key}, epoch {epoch}": path for epoch, path in training.snapshots.items()}
+    return {name: path for name, path in found.items() if (path / CHECKPOINT_JSON).is_file()}
+
+
+def saved(folder: Path) -> dict[str, Any] | None:
+    """What a training left in its folder, as ``classifier.json`` has it; None if the folder is new or empty.
+
+    Raises:
+        SourceError: the folder holds something else.
+
+    >>> saved(Path("runs/cats_dogs"))["complete"]
+    True
+    """
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise SourceError(f"{folder} is a file: give a folder that is new or empty")
+    path = folder / CHECKPOINT_JSON
+    if not path.exists():
+        if any(folder.iterdir()):
+            raise SourceError(f"{folder} holds something else: give a folder that is new or empty")
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read: {error!r}") from error
+    if "training" not in found:
+        raise SourceError(f"{folder} holds a checkpoint that was not trained here: give another folder")
+    return dict(found)
+
+
+def key_of(folder: Path) -> str:
+    """The key of a training in a folder, where none is given: the folder's name, as a field can have it.
+
+    >>> key_of(Path("runs/cats and dogs"))
+    'cats_and_dogs'
+    """
+    key = re.sub(r"\W", "_", folder.name, flags=re.ASCII)
+    return key if key.isidentifier() and not key.startswith("_") else f"train_{key.strip('_')}"
+
+
+def check_key(dataset: fo.Dataset, key: str) -> None:
+    """Whether a training may be recorded under this key.
+
+    Raises:
+        RunError: with what is wrong.
+    """
+    if key in catalog.list_trainings(dataset):
+        return
+    if key in catalog.list_runs(dataset):
+        raise RunError(f"the key {key!r} belongs to a run of class activation maps: pass another key=")
+    catalog.check_key(dataset, key)
+
+
+def register(dataset: fo.Dataset, key: str, record: Mapping[str, Any]) -> TrainingRun:
+    """Record a new training."""
+    check_key(dataset, key)
+    empty: dict[str, Any] = {"fields": {}, "views": [], "failures": {}}
+    empty |= {"history": [], "epoch": None, "snapshots": {}, "metrics": {}, "evaluated": False}
+    complete = {**empty, "created_at": datetime.now(timezone.utc).isoformat(), **record}
+    database.register_run(dataset, key, dataset.init_run(method=records.TRAINING, **complete))
+    return TrainingRun(dataset, key, complete)

@@ -1,0 +1,454 @@
+"""Train a GAP classifier on a labelled collection: one good recipe, no framework."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import fiftyone as fo
+import numpy as np
+import psutil
+import torch
+from fiftyone import ViewField as F
+from torch import Tensor, nn
+
+from fiftyone_cam.classifiers import sources
+from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
+from fiftyone_cam.core.errors import FieldError, RunError, SourceError, TrainingError
+from fiftyone_cam.core.network import GapNetwork, chosen_device
+from fiftyone_cam.core.preprocessing import Preprocessing
+from fiftyone_cam.core.results import Item
+from fiftyone_cam.dataset.collection import Collection, images
+from fiftyone_cam.networks import LITE, SMALL, architectures
+from fiftyone_cam.runs import catalog, training_run
+from fiftyone_cam.runs.training_run import TRAIN, VALIDATION, TrainingRun
+from fiftyone_cam.training.checkpoint import STATE, Checkpoint
+from fiftyone_cam.training.initial_network import last_layer, new_network
+from fiftyone_cam.training.loop import Settings, fit
+from fiftyone_cam.training.pictures import Features, Memory, Pictures, augmentation
+from fiftyone_cam.training.progress import Clock, Epoch, Progress, Report
+from fiftyone_cam.training.record import check_key, key_of, register
+from fiftyone_cam.training.split import TrainingData
+
+logger = logging.getLogger(__name__)
+
+_LEARNING_RATES = {"scratch": 1e-3, "fine-tune": 3e-4, "frozen": 1e-2}
+
+
+def train_classifier(
+    samples: Collection,
+    label_field: str,
+    *,
+    out: str | os.PathLike[str],
+    arch: str = "efficientnet_lite0",
+    epochs: int = 5,
+    split: float | str = 0.2,
+    weights: str | None = "DEFAULT",
+    freeze: Literal["backbone"] | None = None,
+    size: int | None = None,
+    snapshots: Sequence[int] = (),
+    key: str | None = None,
+    batch_size: int = 32,
+    learning_rate: float | None = None,
+    weight_decay: float = 0.05,
+    label_smoothing: float = 0.1,
+    balance: bool = True,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    patience: int | None = 10,
+    seed: int = 0,
+    device: str | None = None,
+    precision: str | None = None,
+    overwrite: bool = False,
+    progress: bool | Callable[[Progress], None] | None = None,
+) -> Classifier:
+    """Train a classifier whose class activation maps are exact; save it as a checkpoint; evaluate it in FiftyOne.
+
+    The checkpoint of the best epoch (by balanced validation accuracy) lies in ``out`` from the first epoch on:
+    ``model.safetensors`` and ``classifier.json``. Killed at any moment, the same call goes on from the last whole epoch
+    and ends with the same weights as a training that was not killed; finished, it returns what is there.
+
+    On the dataset it leaves a run of its own kind (see :func:`fiftyone_cam.load_training`) with the history,
+    the fields ``{key}_split``, ``{key}_prediction`` (of validation samples) and ``{key}_error`` (why an image could not
+    be read), and FiftyOne's evaluation ``{key}_eval``, which its Model Evaluation panel shows.
+
+    The recipe is one that works for most: AdamW, warm-up, cosine, label smoothing, random parts of the picture,
+    mirrored or not. It is not a framework. Whoever trains with Lightning, timm or Hugging Face brings the model to
+    :func:`load_classifier`.
+
+    Args:
+        samples: a dataset or view of images. Those without a label are left out and counted.
+        label_field: a ``Classification`` field.
+        out: the folder of the checkpoint: new, empty, or of this very training.
+        arch: any torchvision classifier with an exact head (``"resnet18"``), ``"efficientnet_lite0"`` (1, 2; extra
+            ``lite``), or ``"small_gap_net"`` for images of about 32x32 pixels.
+        epochs: how often each sample is seen.
+        split: what validates: a fraction of each class (drawn with ``seed``), ``"tags"``, or a field whose values are
+            ``"train"`` and ``"validation"`` (``"val"``; ``"test"`` where there is no other). What is in neither part
+            is left out.
+        weights: torchvision's weights to begin with, by name; None: random ones.
+        freeze: ``"backbone"``: features are computed once, without augmentation, and only the last layer is trained.
+        size: the side of the network's input; by default what its weights were made for.
+        snapshots: epochs to keep a checkpoint of, ``out/epoch_5``, to compare them. All epochs are then trained.
+        key: the run's name and the beginning of its fields' names; by default the folder's name.
+        batch_size: images per step.
+        learning_rate: the highest; by default 1e-3 from random weights, 3e-4 from given ones, 1e-2 for the last layer
+            alone.
+        weight_decay: AdamW's.
+        label_smoothing: the share of certainty that goes to the other classes.
+        balance: give each class the same weight in the loss, however many samples it has.
+        augment: instead of the usual augmentation (see :func:`fiftyone_cam.training.pictures.augmentation`; mirroring is wrong for
+            letters and digits): from a ``(3, H, W)`` uint8 picture to one of the network's size.
+        patience: stop after so many epochs without a better validation; None: never.
+        seed: of the split, the first weights, the order and the augmentation.
+        device: ``"cpu"``, ``"cuda"``, …; by default a GPU where there is one.
+        precision: of the forward; by default mixed on CUDA, ``"float32"`` elsewhere. ``"bfloat16"`` doubles the speed
+            of CPUs that have AMX.
+        overwrite: replace another training in ``out``.
+        progress: print it or not, FiftyOne's default (None), or a function that gets a
+            :class:`~fiftyone_cam.training.progress.Progress` about twice a second. What it raises stops the training.
+
+    Returns:
+        the :class:`Classifier` of the best epoch.
+
+    Raises:
+        FieldError: the labels cannot be learned (one class, no labels, …), or a field is not this project's.
+        HeadError: the architecture's head is not exact.
+        SourceError: the architecture, its weights or the folder cannot be used.
+        TrainingError: the loss is not finite, the disk is full, … The last good checkpoint stays in ``out``.
+        RunError: the key is taken.
+
+    >>> classifier = focam.train_classifier(dataset, "ground_truth", arch="resnet18", epochs=5, out="runs/cats_dogs")
+    >>> run = focam.compute_cam(dataset, classifier, key="cam", ground_truth="ground_truth")
+    """
+    collection = images(samples)
+    folder = Path(out).expanduser().absolute()
+    key = key or key_of(folder)
+    _check(collection, label_field, arch, weights, freeze, size, epochs, snapshots)
+    check_key(collection._dataset, key)
+    data = TrainingData.read(collection, label_field, split, seed)
+
+    target = chosen_device(device)
+    start = "frozen" if freeze else "scratch" if weights is None or arch in SMALL else "fine-tune"
+    settings = Settings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=_LEARNING_RATES[start] if learning_rate is None else learning_rate,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        balance=balance,
+        patience=None if snapshots else patience,
+        precision=precision or _mixed(target),
+        seed=seed,
+    )
+    network = new_network(arch, weights, data.classes, size, seed).to(target)
+    if settings.precision == "float16" and target.type == "cpu":
+        raise TrainingError("float16 needs a GPU: use bfloat16 or float32 on the CPU")
+    reading, varying = _augmentation(network.preprocessing, augment, freeze)
+    training = {
+        "arch": arch,
+        "weights": weights if arch not in SMALL else None,
+        "freeze": freeze,
+        "label_field": label_field,
+        "split": split,
+        "data": data.digest,
+        "preprocessing": network.preprocessing.to_dict(),
+        "augment": str(varying),
+        "snapshots": sorted(set(snapshots)),
+        **asdict(settings),
+    }
+    checkpoint = Checkpoint(folder, training, str(collection._dataset.name))
+    checkpoint.open(overwrite)
+    run = _record(collection._dataset, key, folder, training, data, overwrite)
+    if checkpoint.complete and run.record["status"] == "complete":
+        return load_classifier(folder)
+
+    memory = Memory(min(2 << 30, psutil.virtual_memory().available // 4))
+    train = Pictures(*data.part(TRAIN), reading, varying, None if freeze else memory)
+    validation = Pictures(*data.part(VALIDATION), network.preprocessing, None, memory)
+    console = _Console(progress)
+    try:
+        if not checkpoint.complete:
+            _train(network, train, validation, settings, freeze, checkpoint, run, console)
+        checkpoint.note(run)
+        classifier = load_classifier(folder)
+        classifier.network.to(target)
+        _evaluate(run, classifier, validation, label_field, console)
+        checkpoint.finish(classifier, run)
+    except BaseException as error:
+        _note(run, train, validation, status="stopped", stopped_by=f"{type(error).__name__}: {error}"[:500])
+        if isinstance(error, TrainingError) and checkpoint.saved:
+            where = f"The last good checkpoint, of epoch {checkpoint.saved}, is in {folder}"
+            raise TrainingError(f"{error}. {where}") from error
+        raise
+    _note(run, train, validation, status="complete", stopped_by=None)
+    console.line(str(run))
+    return classifier
+
+
+# what is asked for
+
+
+def _check(
+    samples: Collection,
+    label_field: str,
+    arch: str,
+    weights: str | None,
+    freeze: str | None,
+    size: int | None,
+    epochs: int,
+    snapshots: Sequence[int],
+) -> None:
+    """What can be known to be wrong before anything is loaded."""
+    field = samples.get_field(label_field)
+    if field is None:
+        known = list(samples.get_field_schema(embedded_doc_type=fo.Classification))
+        raise FieldError(
+            f"there is no field {label_field!r} to learn from: "
+            + (f"the Classification fields are {', '.join(known)}" if known else "nor any Classification field")
+        )
+    if not (isinstance(field, fo.EmbeddedDocumentField) and issubclass(field.document_type, fo.Classification)):
+        found = getattr(field, "document_type", type(field)).__name__
+        raise FieldError(f"the field {label_field!r} is of type {found}, expected Classification: one label a sample")
+    if arch not in LITE and arch not in architectures():
+        raise SourceError(
+            f"{arch!r} cannot be trained here{sources.near(arch, [*LITE, *architectures()])}: expected a torchvision "
+            f"classifier, {', '.join([*LITE, *SMALL])}. Train others with their own tools, then load_classifier"
+        )
+    if freeze not in (None, "backbone"):
+        raise TrainingError(f"freeze is {freeze!r}, expected None or 'backbone'")
+    if freeze and (weights is None or arch in SMALL):
+        raise TrainingError("a frozen backbone of random weights cannot learn: give weights, or freeze=None")
+    if size is not None and size < 8:
+        raise TrainingError(f"size is {size}, expected at least 8 pixels")
+    wrong = [epoch for epoch in snapshots if not 1 <= epoch <= epochs]
+    if wrong:
+        raise TrainingError(f"snapshots at epoch {wrong} of {epochs}: expected 1 to {epochs}")
+
+
+def _augmentation(
+    preprocessing: Preprocessing, augment: Callable[[Tensor], Tensor] | None, freeze: str | None
+) -> tuple[Preprocessing, Callable[[Tensor], Tensor] | None]:
+    """How training pictures are read, and what is then varied."""
+    if freeze:
+        return preprocessing, None
+    reading, varying = augmentation(preprocessing)
+    if augment is None:
+        return reading, varying
+    expected = (3, *preprocessing.input_size())
+    for height, width in ((expected[1], 2 * expected[2]), (2 * expected[1], expected[2])):
+        with torch.random.fork_rng(devices=[]):
+            found = augment(reading.apply(torch.zeros(3, height, width, dtype=torch.uint8)))
+        if tuple(found.shape) != expected or found.dtype != torch.uint8:
+            raise TrainingError(f"augment gives {tuple(found.shape)} {found.dtype}, expected {expected} torch.uint8")
+    return reading, augment
+
+
+def _mixed(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+
+# the training
+
+
+def _train(
+    network: GapNetwork,
+    train: Pictures,
+    validation: Pictures,
+    settings: Settings,
+    freeze: str | None,
+    checkpoint: Checkpoint,
+    run: TrainingRun,
+    console: _Console,
+) -> None:
+    run.update(status="running", stopped_by=None)
+
+    def on_epoch(history: Sequence[Epoch]) -> None:
+        checkpoint.save(network, run, history)
+        console.epoch(history[-1], settings.epochs)
+
+    common: dict[str, Any] = {
+        "state": checkpoint.folder / STATE,
+        "identity": json.dumps(checkpoint.training, sort_keys=True),
+        "report": console.report,
+    }
+    classes = len(network.classes)
+    if freeze is None:
+        network.module.to(memory_format=torch.channels_last)
+        checkpoint.history = fit(
+            network.module,
+            train,
+            validation,
+            classes,
+            settings,
+            normalize=network.preprocessing.normalize,
+            on_epoch=on_epoch,
+            **common,
+        )
+        return
+
+    found = last_layer(network)
+    if found is None:
+        raise TrainingError(
+            f"{checkpoint.training['arch']} ends with its pooling: there is no last layer to train alone"
+        )
+    last = found[1]
+    linear = nn.Linear(last.weight.shape[1], classes, bias=last.bias is not None).to(network.device)
+    pairs = list(zip(linear.parameters(), last.parameters(), strict=True))
+    with torch.no_grad():
+        for ours, theirs in pairs:
+            ours.copy_(theirs.reshape(ours.shape))
+
+    def back(history: Sequence[Epoch]) -> None:
+        with torch.no_grad():
+            for ours, theirs in pairs:
+                theirs.copy_(ours.reshape(theirs.shape))
+        on_epoch(history)
+
+    learned = _features(network, train, settings, Clock("features of training", console.report))
+    watched = _features(network, validation, settings, Clock("features of validation", console.report))
+    exact = replace(settings, precision="float32")
+    checkpoint.history = fit(linear, learned, watched, classes, exact, on_epoch=back, **common)
+
+
+def _features(network: GapNetwork, pictures: Pictures, settings: Settings, clock: Clock) -> Features:
+    """What the last layer is fed: pooled feature maps, of the same forward as for the maps."""
+    inputs = [maps.float().mean((2, 3)).cpu() for _, _, maps in _forwards(network, pictures, settings.precision, clock)]
+    if not inputs:
+        raise TrainingError("none of the pictures can be read")
+    readable = torch.tensor([item.id not in pictures.failures for item in pictures.items])
+    return Features(
+        torch.cat(inputs).clone(), pictures.targets[readable]
+    )  # a clone: no inference tensor can be trained on
+
+
+def _forwards(
+    network: GapNetwork, pictures: Pictures, precision: str, clock: Clock, batch_size: int = 32
+) -> Iterator[tuple[list[Item], Tensor, Tensor]]:
+    """Each batch's readable items, their logits and feature maps."""
+    count = len(pictures.items)
+    chunks = np.array_split(np.arange(count), math.ceil(count / batch_size))
+    with network.evaluating():
+        for chunk, (batch, targets) in zip(chunks, pictures.batches(chunks), strict=True):
+            items = [pictures.items[index] for index in chunk]
+            if len(targets):
+                readable = [item for item in items if item.id not in pictures.failures]
+                yield readable, *network.forward(batch, precision)
+            clock((int(chunk[-1]) + 1) / count)
+
+
+# the record
+
+
+def _record(
+    dataset: fo.Dataset, key: str, folder: Path, training: Mapping[str, Any], data: TrainingData, overwrite: bool
+) -> TrainingRun:
+    """The run under the key: continued if it is of the same training, new otherwise."""
+    training = json.loads(json.dumps(training))
+    if key in catalog.list_trainings(dataset):
+        run = catalog.load_training(dataset, key)
+        if run.checkpoint != folder:
+            raise RunError(f"the key {key!r} is that of the training in {run.checkpoint}: pass another key=")
+        if run.record["training"] == training and not overwrite:
+            return run
+        run.delete()
+    names = (training_run.SPLIT, training_run.PREDICTION, training_run.ERROR, training_run.EVALUATION)
+    taken = [f"{key}_{name}" for name in names if dataset.has_sample_field(f"{key}_{name}")]
+    if dataset.has_evaluation(f"{key}_{training_run.EVALUATION}"):
+        taken.append(f"{key}_{training_run.EVALUATION}")
+    if taken:
+        raise FieldError(f"the field or evaluation {taken[0]!r} exists: delete or rename it, or pass another key=")
+    run = register(
+        dataset,
+        key,
+        {
+            "training": training,
+            "out": str(folder),
+            "classes": data.classes,
+            "counts": data.counts,
+            "untested": data.untested,
+            "status": "new",
+        },
+    )
+    path = run.claim_field(training_run.SPLIT, ftype=fo.StringField)
+    dataset.set_values(path, data.split(), key_field="id", progress=False)
+    return run
+
+
+def _note(run: TrainingRun, *pictures: Pictures, **entries: Any) -> None:
+    """Status and failures, on the record and on the samples."""
+    failures: dict[str, str] = {}
+    for part in pictures:
+        failures |= part.failures
+    try:
+        if failures:
+            path = run.claim_field(training_run.ERROR, ftype=fo.StringField)
+            run.dataset.set_values(path, failures, key_field="id", progress=False)
+        counts = {**run.counts, "failed": len(failures)}
+        run.update(counts=counts, failures=dict(Counter(failures.values()).most_common()), **entries)
+    except Exception:
+        if entries["status"] == "complete":
+            raise
+        logger.debug("could not record how training %s ended", run.key, exc_info=True)  # the first error is to be seen
+
+
+def _evaluate(
+    run: TrainingRun, classifier: Classifier, validation: Pictures, label_field: str, console: _Console
+) -> None:
+    """Predictions of the best epoch, and FiftyOne's own evaluation of them."""
+    network, predictions = classifier.network, {}
+    for items, logits, _ in _forwards(network, validation, "float32", Clock("evaluating", console.report)):
+        confidences, indices = network.confidences(logits).max(1)
+        for item, confidence, index in zip(items, confidences.tolist(), indices.tolist(), strict=True):
+            predictions[item.id] = fo.Classification(label=network.classes[index], confidence=confidence)
+
+    dataset = run.dataset
+    path = run.claim_field(training_run.PREDICTION, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Classification)
+    dataset.set_values(path, predictions, key_field="id", progress=False)
+    run.clear_evaluation()
+    run.update(evaluated=True)  # before it is made, so that deleting the run deletes it in any case
+    view = dataset.match((F(run.field(training_run.SPLIT)) == VALIDATION) & F(path).exists())
+    results = view.evaluate_classifications(
+        path, gt_field=label_field, eval_key=run.evaluation, classes=run.classes, progress=False
+    )
+    tested = sorted(set(results.ytrue))
+    report = results.metrics(classes=tested, average="macro")
+    run.update(
+        metrics={
+            "accuracy": float((results.ytrue == results.ypred).mean()),
+            "balanced_accuracy": float(report["recall"]),
+            "precision": float(report["precision"]),
+            "fscore": float(report["fscore"]),
+        }
+    )
+
+
+class _Console:
+    """Where progress goes: the caller's function, or lines that a person reads."""
+
+    def __init__(self, progress: bool | Callable[[Progress], None] | None) -> None:
+        self._prints = bool(fo.config.show_progress_bars) if progress is None else progress is True
+        self.report: Report | None = progress if callable(progress) else self._live if self._prints else None
+
+    def _live(self, progress: Progress) -> None:
+        if os.isatty(1):
+            print(f"\r{progress}\x1b[K", end="" if progress.done < 1 else "\n", flush=True)
+
+    def epoch(self, epoch: Epoch, epochs: int) -> None:
+        self.line(
+            f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.3f}  accuracy {epoch.accuracy:.1%}  "
+            f"validation: loss {epoch.validation_loss:.3f}  accuracy {epoch.validation_accuracy:.1%}  "
+            f"({epoch.seconds:.0f} s, learning rate {epoch.learning_rate:.1e})"
+        )
+
+    def line(self, text: str) -> None:
+        if self._prints:
+            print(f"\r\x1b[K{text}" if os.isatty(1) else text, flush=True)

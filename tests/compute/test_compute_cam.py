@@ -1,0 +1,573 @@
+"""The main job on real FiftyOne datasets: what is written, what is left alone, what is refused, what survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fiftyone as fo
+import numpy as np
+import pytest
+import torch
+from fiftyone import ViewField as F
+
+import fiftyone_cam as focam
+from fiftyone_cam.core import compilation, network
+from fiftyone_cam.core.preprocessing import CenterCrop, Preprocessing, Resize
+from fiftyone_cam.engines import local
+from fiftyone_cam.runs import cam_run
+from fiftyone_cam.runs.cam_run import where_the_time_went
+from tests.helpers.networks import Brightness, tiny_gap, write_photos
+
+NAMES = ["cat", "dog", "fish"]
+SQUARE = Preprocessing((Resize(size=(64, 64)),))
+
+
+@pytest.fixture(scope="module")
+def classifier() -> focam.Classifier:
+    return focam.load_classifier(tiny_gap(), NAMES, preprocessing=SQUARE)
+
+
+@pytest.fixture()
+def photos(dataset, tmp_path) -> fo.Dataset:
+    """Twelve photos, labelled in turn."""
+    paths = write_photos(tmp_path, 12)
+    dataset.add_samples(
+        [fo.Sample(filepath=p, ground_truth=fo.Classification(label=NAMES[i % 3])) for i, p in enumerate(paths)]
+    )
+    return dataset
+
+
+def snapshot(dataset, field: str) -> dict[str, object]:
+    """The stored bytes and numbers of a field, by sample."""
+    documents = dataset._sample_collection.find({}, {field: True})
+    return {str(d["_id"]): {k: v for k, v in (d.get(field) or {}).items() if k != "_id"} for d in documents}
+
+
+def test_what_is_stored_restores_the_logit(photos, classifier):
+    run = focam.compute_cam(photos, classifier, ground_truth="ground_truth")
+    assert run.complete
+    assert run.counts == {"samples": 12, "computed": 12, "failed": 0, "new": 12}
+    assert 0 < run.certificate <= 1e-5
+    for sample in photos:
+        heat, prediction = sample.cam_heatmap, sample.cam_prediction
+        with torch.no_grad(), classifier.network.evaluating():
+            image = torch.from_numpy(np.asarray(_open(sample.filepath)).copy()).permute(2, 0, 1)
+            batch = SQUARE.normalize(SQUARE.apply(image)[None])
+            logits = classifier.network.module(batch)[0]  # the bare network, nothing of ours around it
+        best = int(logits.argmax())
+        assert prediction.label == heat.label == NAMES[best]
+        assert prediction.confidence == pytest.approx(float(logits.softmax(0)[best]), rel=1e-4)
+        assert heat.logit == pytest.approx(float(logits[best]), rel=1e-4)
+        assert heat.grid.dtype == np.float32
+        assert heat.grid.shape == (16, 16)
+        assert heat.grid.mean(dtype=float) + heat.bias == pytest.approx(heat.logit, rel=1e-5, abs=1e-6)
+        assert heat.map.dtype == np.uint8
+        assert heat.map.shape == (48, 64)
+        assert focam.signed_map(heat, (480, 640)).shape == (480, 640)
+        wrong = prediction.label != sample.ground_truth.label
+        assert (sample.cam_contrast is not None) == wrong
+        if wrong:
+            gap = float(logits[best] - logits[NAMES.index(sample.ground_truth.label)])
+            assert sample.cam_contrast.logit == pytest.approx(gap, rel=1e-3, abs=1e-5)
+            assert sample.cam_contrast.grid.mean() + sample.cam_contrast.bias == pytest.approx(gap, rel=1e-3, abs=1e-5)
+            assert sample.cam_contrast.versus == sample.ground_truth.label
+    predicted, true = photos.values(["cam_prediction.label", "ground_truth.label"])
+    assert run.record["accuracy"] == pytest.approx(np.mean(np.array(predicted) == np.array(true)))
+    assert len(photos.match(F("cam_prediction.label") != F("ground_truth.label"))) == photos.count("cam_contrast")
+
+
+def _open(path: str):
+    from PIL import Image
+
+    return Image.open(path).convert("RGB")
+
+
+def test_no_label_is_shared_and_a_second_run_does_nothing(photos, classifier):
+    focam.compute_cam(photos, classifier)
+    ids = photos.values("cam_heatmap.id") + photos.values("cam_prediction.id")
+    assert len(set(ids)) == 24
+    before = snapshot(photos, "cam_heatmap"), photos.values("last_modified_at")
+    run = focam.compute_cam(photos, classifier)
+    assert run.counts["new"] == 0
+    assert (snapshot(photos, "cam_heatmap"), photos.values("last_modified_at")) == before
+
+
+def test_only_new_samples_are_computed_and_overwrite_computes_all(photos, classifier, tmp_path):
+    focam.compute_cam(photos[:5], classifier)
+    old = snapshot(photos, "cam_heatmap")
+    run = focam.compute_cam(photos, classifier)
+    assert run.counts["new"] == 7
+    assert run.counts["computed"] == 12
+    now = snapshot(photos, "cam_heatmap")
+    assert all(now[id] == old[id] for id in photos[:5].values("id"))
+    photos.add_samples([fo.Sample(filepath=p) for p in write_photos(tmp_path, 3, seed=9)])
+    assert focam.compute_cam(photos, classifier).counts["new"] == 3
+    assert focam.compute_cam(photos, classifier, overwrite=True).counts["new"] == 15
+
+
+def test_results_do_not_depend_on_batches_threads_or_views(photos, classifier):
+    focam.compute_cam(photos, classifier, "one", batch_size=1, num_workers=1)
+    focam.compute_cam(photos, classifier, "many", batch_size=5, num_workers=4)
+    focam.compute_cam(photos.shuffle(seed=1), classifier, "view", batch_size=32)
+    for key in ("many", "view"):
+        assert photos.values(f"{key}_prediction.label") == photos.values("one_prediction.label")
+        for a, b in zip(photos.values(f"{key}_heatmap"), photos.values("one_heatmap"), strict=True):
+            np.testing.assert_allclose(a.grid, b.grid, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_long_run_compiles_on_the_way_and_loses_nothing(photos, classifier, tmp_path, monkeypatch):
+    more = write_photos(tmp_path, 40, seed=1)
+    photos.add_samples([fo.Sample(filepath=path) for path in [*more[:20], str(tmp_path / "gone.jpg"), *more[20:]]])
+    focam.compute_cam(photos, classifier, "plain", batch_size=8)
+    made = []
+    monkeypatch.setattr(network, "compiled", lambda *args: made.append(compilation.compiled(*args)) or made[-1])
+    monkeypatch.setattr(local, "COMPILING_PAYS", 0.0)
+    run = focam.compute_cam(photos, classifier, "compiled", batch_size=8)
+    assert len(made) == 1
+    assert callable(made[0])
+    assert run.record["timing"]["compiling"] > 0
+    assert run.counts == {"samples": 53, "computed": 52, "failed": 1, "new": 53}
+    assert run.record["timing"]["images"] == 52
+    assert photos.values("compiled_prediction.label") == photos.values("plain_prediction.label")
+    for a, b in zip(photos.values("compiled_heatmap"), photos.values("plain_heatmap"), strict=True):
+        if b is not None:
+            np.testing.assert_allclose(a.grid, b.grid, rtol=1e-3, atol=1e-4 * np.abs(b.grid).max())
+
+
+def test_views_of_every_kind(photos, classifier):
+    chosen = photos.values("id")[3:6]
+    focam.compute_cam(photos.select(chosen), classifier)
+    assert sorted(photos.exists("cam_heatmap").values("id")) == sorted(chosen)
+    dogs = photos.match(F("ground_truth.label") == "dog")
+    focam.compute_cam(dogs.select_fields("ground_truth"), classifier)
+    assert len(dogs.exists("cam_heatmap")) == 4
+
+
+def test_a_group_slice(tmp_path, dataset, classifier):
+    dataset.add_group_field("group", default="left")
+    samples = []
+    for left, right in zip(write_photos(tmp_path, 3), write_photos(tmp_path, 3, seed=5), strict=True):
+        group = fo.Group()
+        samples += [
+            fo.Sample(filepath=left, group=group.element("left")),
+            fo.Sample(filepath=right, group=group.element("right")),
+        ]
+    dataset.add_samples(samples)
+    focam.compute_cam(dataset, classifier, "cam")
+    focam.compute_cam(dataset.select_group_slices("right"), classifier, "other")
+    left, right = (dataset.select_group_slices(name) for name in ("left", "right"))
+    assert (left.count("cam_heatmap"), right.count("cam_heatmap")) == (3, 0)
+    assert (left.count("other_heatmap"), right.count("other_heatmap")) == (0, 3)
+
+
+def test_what_has_no_images_of_its_own_is_refused(photos, classifier):
+    boxes = [fo.Detections(detections=[fo.Detection(bounding_box=[0, 0, 1, 1])]) for _ in range(12)]
+    photos.set_values("boxes", boxes)
+    with pytest.raises(focam.RunError, match="found a PatchesView"):
+        focam.compute_cam(photos.to_patches("boxes"), classifier)
+    with pytest.raises(focam.RunError, match="there are no samples"):
+        focam.compute_cam(photos.match(F("filepath") == "nowhere"), classifier)
+    with pytest.raises(focam.RunError, match="expected a FiftyOne dataset or view, found list"):
+        focam.compute_cam([], classifier)
+    video = fo.Dataset()
+    video.add_sample(fo.Sample(filepath="film.mp4"))
+    with pytest.raises(focam.RunError, match=r"found media of type 'video'.*to_frames"):
+        focam.compute_cam(video, classifier)
+    video.delete()
+
+
+def test_top_k_and_sigmoid(photos):
+    classifier = focam.load_classifier(tiny_gap(), NAMES, preprocessing=SQUARE, activation="sigmoid")
+    focam.compute_cam(photos, classifier, top_k=3)
+    for sample in photos:
+        top = sample.cam_top.classifications
+        heats = [sample.cam_heatmap, sample.cam_heatmap_2, sample.cam_heatmap_3]
+        assert [c.label for c in top] == [h.label for h in heats]
+        assert sorted(c.label for c in top) == sorted(NAMES)
+        for c, h in zip(top, heats, strict=True):
+            assert c.confidence == pytest.approx(1 / (1 + np.exp(-h.logit)), rel=1e-4)
+
+
+def test_class_map_decides_what_is_right(photos, classifier):
+    photos.set_values("species", [fo.Classification(label=["pet", "fish"][i % 2]) for i in range(12)])
+    with pytest.raises(focam.FieldError, match=r"class_map translates .*horse"):
+        focam.compute_cam(photos, classifier, ground_truth="species", class_map={"horse": "pet"})
+    words = {"cat": "pet", "dog": "pet", "fish": "fish"}
+    run = focam.compute_cam(photos, classifier, ground_truth="species", class_map=words)
+    right = [
+        words[p] == t
+        for p, t in zip(photos.values("cam_prediction.label"), photos.values("species.label"), strict=True)
+    ]
+    assert run.record["accuracy"] == pytest.approx(np.mean(right))
+    assert [c is None for c in photos.values("cam_contrast")] == right
+    for sample in photos.exists("cam_contrast"):
+        rivals = {name: classifier.explain(sample.filepath, [name]).maps[0].logit for name in NAMES}
+        group = [name for name in NAMES if words[name] == sample.species.label]
+        assert sample.cam_contrast.versus == max(group, key=rivals.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"batch_size": 2.5}, "batch_size is 2.5, expected a whole number"),
+        ({"batch_size": "4"}, "batch_size is '4', expected a whole number"),
+        ({"top_k": 2.0}, "top_k is 2.0, expected a whole number"),
+        ({"precision": "float16", "device": "cpu"}, "float16 needs a GPU"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used"),
+        ({"key": None}, "None cannot begin the names of fields"),
+        ({"class_map": "pets"}, "class_map is pets, expected classes with their labels"),
+        ({"class_map": {"cat": ["pet"]}}, "expected classes with their labels"),
+    ],
+)
+def test_settings_that_make_no_sense_leave_nothing_behind(photos, classifier, settings, reason):
+    schema = list(photos.get_field_schema())
+    with pytest.raises(focam.CamError, match=re.escape(reason)):
+        focam.compute_cam(photos, classifier, **{"ground_truth": "ground_truth", **settings})
+    assert list(photos.get_field_schema()) == schema
+    assert not photos.list_runs()
+
+
+@pytest.mark.parametrize("wrong", ["sample", "abc", "0" * 24, None])
+def test_a_sample_that_is_none_is_named_shortly(photos, classifier, wrong):
+    focam.compute_cam(photos.limit(1), classifier)
+    with pytest.raises(focam.CamError, match=r"expected a sample's id, found|has no sample of id") as found:
+        focam.explain_sample(photos, photos.first() if wrong == "sample" else wrong, classifier)
+    assert len(str(found.value)) < 200
+
+
+def test_a_ground_truth_that_does_not_fit(photos, classifier):
+    with pytest.raises(focam.FieldError, match=r"no field 'truth'.*ground_truth"):
+        focam.compute_cam(photos, classifier, ground_truth="truth")
+    with pytest.raises(focam.FieldError, match=r"of type .*, expected Classification"):
+        focam.compute_cam(photos, classifier, ground_truth="filepath")
+    photos.set_values("breed", [fo.Classification(label="pug") for _ in range(12)])
+    with pytest.raises(focam.FieldError, match=r"no label of 'breed' is a class: found \['pug'\].*class_map"):
+        focam.compute_cam(photos, classifier, ground_truth="breed")
+    photos.set_values(
+        "breed", [fo.Classification(label=label) if label else None for label in [None, "pug", *["cat"] * 10]]
+    )
+    run = focam.compute_cam(photos, classifier, ground_truth="breed")
+    assert run.record["unknown_labels"] == 1
+    cats = photos.skip(2).values("cam_prediction.label")
+    assert run.record["accuracy"] == cats.count("cat") / 10  # of a pug nobody knows whether it was right
+    focam.audit(photos, "cam")
+    judged = [right for right in photos.values("cam_correct") if right is not None]
+    assert run.record["accuracy"] == np.mean(judged)
+    # a view that happens to have no label of a class is part of a dataset that has
+    assert focam.compute_cam(photos.limit(2), classifier, ground_truth="breed").counts["computed"] == 2
+    with pytest.raises(focam.FieldError, match="written by run 'cam' itself: it cannot be its ground truth"):
+        focam.compute_cam(photos, classifier, ground_truth="cam_prediction", overwrite=True)
+    with pytest.raises(focam.FieldError, match="written by run 'cam' itself: it cannot be its objects"):
+        focam.audit(photos, "cam", objects="cam_peak")
+    assert photos.first().cam_contrast is None
+    assert photos.skip(1).first().cam_contrast is None
+    assert not photos.has_sample_field("other_heatmap")
+    assert focam.list_runs(photos) == ["cam"]
+
+
+def test_what_the_user_wrote_is_never_overwritten(photos, classifier):
+    photos.set_values("mine_heatmap", ["precious"] * 12)
+    with pytest.raises(focam.FieldError, match="'mine_heatmap' exists and was not written by run 'mine'"):
+        focam.compute_cam(photos, classifier, "mine")
+    assert photos.values("mine_heatmap") == ["precious"] * 12
+    if "mine" in focam.list_runs(photos):
+        focam.delete_run(photos, "mine")
+    assert photos.values("mine_heatmap") == ["precious"] * 12
+
+    photos.register_run("theirs", photos.init_run(method="other"))
+    with pytest.raises(focam.RunError, match="belongs to a run that this project did not make"):
+        focam.compute_cam(photos, classifier, "theirs")
+    for key in ("two words", "1st", "_hidden", "dot.ted", "", "$set"):
+        with pytest.raises(focam.RunError, match="cannot begin the names of fields"):
+            focam.compute_cam(photos, classifier, key)
+
+
+def test_another_configuration_needs_another_key_or_overwrite(photos, classifier):
+    focam.compute_cam(photos, classifier)
+    other = focam.load_classifier(tiny_gap(seed=7), NAMES, preprocessing=SQUARE)
+    with pytest.raises(focam.RunError, match=r"another classifier.*overwrite=True"):
+        focam.compute_cam(photos, other)
+    with pytest.raises(focam.RunError, match="precision was 'float32', now 'bfloat16'"):
+        focam.compute_cam(photos, classifier, precision="bfloat16")
+    old = photos.values("cam_heatmap.logit")
+    run = focam.compute_cam(photos[:4], other, overwrite=True)
+    assert run.counts["computed"] == 4
+    assert photos.count("cam_heatmap") == 4, "results of the first classifier survived under the key"
+    assert photos[:4].values("cam_heatmap.logit") != old[:4]
+
+
+def test_bfloat16_is_close_and_still_exact(photos, classifier):
+    focam.compute_cam(photos, classifier)
+    run = focam.compute_cam(photos, classifier, "half", precision="bfloat16")
+    assert run.certificate <= 1e-5
+    full, half = photos.values(["cam_heatmap.logit", "half_heatmap.logit"])
+    np.testing.assert_allclose(half, full, atol=0.05)
+
+
+def test_settings_that_cannot_be_are_named(photos, classifier):
+    for wrong, message in (
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"num_workers": -1}, "num_workers is -1"),
+        ({"precision": "int8"}, "unknown precision 'int8'"),
+        ({"top_k": 9}, "top_k is 9, expected 1 to 3"),
+        ({"device": "nonsense"}, "nonsense"),
+    ):
+        with pytest.raises((focam.CamError, RuntimeError), match=message):
+            focam.compute_cam(photos, classifier, **wrong)
+    assert focam.list_runs(photos) == [] or focam.load_run(photos, "cam").counts["computed"] == 0
+    assert photos.count("cam_heatmap") == 0 if photos.has_sample_field("cam_heatmap") else True
+
+
+def test_failures_cost_one_sample_and_are_retried_when_asked(photos, classifier, tmp_path):
+    paths = photos.values("filepath")
+    content = Path(paths[4]).read_bytes()
+    Path(paths[4]).write_text("no picture")
+    Path(paths[7]).unlink()
+    run = focam.compute_cam(photos, classifier, batch_size=4)
+    assert run.counts == {"samples": 12, "computed": 10, "failed": 2, "new": 12}
+    assert sum(run.failures.values()) == 2
+    assert "file not found" in run.failures
+    assert "file not found" in str(run)
+    broken = photos.exists("cam_error").values("filepath")
+    assert sorted(broken) == sorted([paths[4], paths[7]])
+    assert photos.exists("cam_error").count("cam_heatmap") == 0
+
+    assert focam.compute_cam(photos, classifier).counts["new"] == 0
+    Path(paths[4]).write_bytes(content)
+    run = focam.compute_cam(photos, classifier, retry_failed=True)
+    assert run.counts == {"samples": 12, "computed": 11, "failed": 1, "new": 2}
+    assert photos.match(F("filepath") == paths[4]).first().cam_error is None
+
+
+def test_outside_the_crop_there_is_no_heat(dataset, tmp_path):
+    crop = Preprocessing((Resize(short=64), CenterCrop((64, 64))), mean=(0.0,) * 3, std=(1.0,) * 3)
+    classifier = focam.load_classifier(Brightness(16), ["light", "dark"], preprocessing=crop)
+    dataset.add_samples([fo.Sample(filepath=p) for p in write_photos(tmp_path, 2, (60, 180))])
+    focam.compute_cam(dataset, classifier)
+    for heat in dataset.values("cam_heatmap"):
+        assert heat.map.shape == (32, 96)
+        assert heat.map[:, 33:63].all()
+        assert not heat.map[:, :31].any()
+        assert not heat.map[:, 65:].any()
+        assert heat.seen == pytest.approx([1 / 3, 0, 1 / 3, 1])
+
+
+def test_a_run_is_all_that_is_needed_to_repeat_it(photos, classifier):
+    focam.compute_cam(photos, classifier, ground_truth="ground_truth")
+    record = focam.load_run(photos, "cam").record
+    json.dumps(record)
+    described = record["classifier"]
+    assert described["sha256"] == classifier.fingerprint
+    assert described["classes"] == NAMES
+    assert Preprocessing.from_dict(described["preprocessing"]) == SQUARE
+    assert described["head"]["features"] == 16
+    assert record["settings"] == {"ground_truth": "ground_truth", "class_map": None, "precision": "float32", "top_k": 1}
+    assert record["versions"]["torch"] == torch.__version__.partition("+")[0] or record["versions"]["torch"]
+    assert photos.get_run_info("cam").config.method == "fiftyone_cam"
+
+
+def test_deleting_a_run_takes_all_that_it_owns_and_nothing_else(photos, classifier):
+    before = set(photos.get_field_schema()), set(photos.list_indexes())
+    run = focam.compute_cam(photos, classifier, ground_truth="ground_truth")
+    focam.compute_cam(photos, classifier, "cam_b")
+    run.save_view("wrong", photos.exists("cam_contrast"))
+    photos.save_view("cam mine", photos[:2])
+    focam.delete_run(photos, "cam")
+    assert focam.list_runs(photos) == ["cam_b"]
+    assert photos.list_saved_views() == ["cam mine"]
+    assert '"cam_heatmap"' not in photos.app_config.to_json(), "the App's settings still speak of deleted fields"
+    assert photos.count("cam_b_heatmap") == 12
+    focam.delete_run(photos, "cam_b")
+    assert (set(photos.get_field_schema()), set(photos.list_indexes())) == before
+    assert not photos._sample_collection.find_one({"cam_heatmap": {"$exists": True}})
+    with pytest.raises(focam.RunError, match=r"has no CAM run 'cam'.*compute_cam"):
+        focam.delete_run(photos, "cam")
+
+
+def test_explain_any_class_of_one_sample(photos, classifier):
+    with pytest.raises(focam.RunError, match="no CAM run"):
+        focam.explain_sample(photos, photos.first().id, classifier)
+    focam.compute_cam(photos, classifier)
+    sample = photos.skip(3).first()
+    for label in NAMES:
+        heat = focam.explain_sample(photos, sample.id, classifier, label)
+        sample.reload()
+        assert sample.cam_explained.label == label == heat.label
+        if label == sample.cam_heatmap.label:
+            np.testing.assert_allclose(sample.cam_explained.grid, sample.cam_heatmap.grid, rtol=1e-4, atol=1e-6)
+    with pytest.raises(focam.SourceError, match=r"'catt' is none of the 3 classes \(did you mean cat"):
+        focam.explain_sample(photos, sample.id, classifier, "catt")
+    focam.delete_run(photos, "cam")
+    assert not photos.has_sample_field("cam_explained")
+
+
+def test_apply_model_gives_the_same(photos, classifier):
+    Path(photos.first().filepath).write_text("no picture")
+    focam.compute_cam(photos, classifier)
+    photos.apply_model(classifier, label_field="am", batch_size=5, num_workers=0)
+    assert photos.count("am_heatmap") == 11, "one bad file cost its whole batch"
+    assert photos.values("am_prediction.label") == photos.values("cam_prediction.label")
+    for a, b in zip(photos.values("am_heatmap"), photos.values("cam_heatmap"), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_allclose(a.grid, b.grid, rtol=1e-4, atol=1e-6)
+    image = np.asarray(_open(photos.last().filepath))
+    assert classifier.predict(image)["prediction"].label == photos.last().cam_prediction.label
+
+
+def test_progress_reaches_the_end(photos, classifier):
+    seen = []
+    focam.compute_cam(photos, classifier, progress=lambda bar: seen.append((bar.iteration, bar.total)))
+    assert seen[-1][0] == seen[-1][1] == 12
+
+
+def test_what_was_computed_before_an_interruption_is_kept(photos, classifier):
+    def stop(bar):
+        if bar.iteration == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        focam.compute_cam(photos, classifier, batch_size=4, num_workers=1, progress=stop)
+    run = focam.load_run(photos, "cam")
+    assert run.record["status"] == "interrupted"
+    assert not run.complete
+    done = photos.count("cam_heatmap")
+    assert 0 < done < 12
+    run = focam.compute_cam(photos, classifier)
+    assert run.complete
+    assert run.counts["new"] == 12 - done
+    assert run.counts["computed"] == 12
+
+
+def test_a_running_key_is_refused_and_a_dead_one_taken_over(photos, classifier):
+    run = focam.compute_cam(photos[:2], classifier)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    import socket
+
+    import psutil
+
+    process = {"host": socket.gethostname(), "pid": child.pid, "started": psutil.Process(child.pid).create_time()}
+    run.update(status="running", process=process)
+    with pytest.raises(focam.RunError, match=f"is being computed by process {child.pid}"):
+        focam.compute_cam(photos, classifier)
+    child.communicate(b"\n")
+    assert focam.compute_cam(photos, classifier).counts["computed"] == 12
+
+
+KILLED = """
+import sys
+import fiftyone as fo, fiftyone_cam as focam
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from tests.helpers.networks import tiny_gap
+dataset = fo.load_dataset(sys.argv[1])
+square = Preprocessing((Resize(size=(64, 64)),))
+classifier = focam.load_classifier(tiny_gap(), ["cat", "dog", "fish"], preprocessing=square)
+focam.compute_cam(dataset, classifier, batch_size=16)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_800_loses_at_most_a_chunk(dataset, tmp_path, classifier):
+    paths = write_photos(tmp_path, 40)
+    dataset.persistent = True  # the other process must find it after this one's session
+    dataset.add_samples([fo.Sample(filepath=paths[i % 40]) for i in range(800)])
+    root = str(Path(__file__).parents[2])
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, dataset.name], cwd=root, env={**os.environ, "PYTHONPATH": root}
+        )
+        before = dataset.count("cam_heatmap") if dataset.has_sample_field("cam_heatmap") else 0
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            dataset.reload()
+            if dataset.has_sample_field("cam_heatmap") and dataset.count("cam_heatmap") > before:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        dataset.reload()
+        if dataset.count("cam_heatmap") == 800:
+            break
+    done = set(dataset.exists("cam_heatmap").values("id"))
+    half_done = dataset.count("cam_prediction") - len(done)
+    assert len(done) > 0
+    assert 0 <= half_done <= 128  # one chunk
+    before = snapshot(dataset, "cam_heatmap")
+    run = focam.compute_cam(dataset, classifier, batch_size=16)
+    assert run.counts == {"samples": 800, "computed": 800, "failed": 0, "new": 800 - len(done)}
+    after = snapshot(dataset, "cam_heatmap")
+    assert all(after[id] == before[id] for id in done), "a finished sample was computed again"
+    assert len(dataset) == 800
+    assert len(set(dataset.values("cam_heatmap.id"))) == 800
+    for path in paths[:3]:  # the same file gives the same map, whichever process made it
+        logits = dataset.match(F("filepath") == path).values("cam_heatmap.logit")
+        np.testing.assert_allclose(logits, logits[0], rtol=1e-4, atol=1e-6)
+
+
+def test_labels_that_a_database_could_stumble_over(photos):
+    names = ["St. Bernard", "$set", "<script>alert(1)</script>\n" + "x" * 10_000]
+    words = dict(zip(names, ["a.b", "$inc", "a.b"], strict=True))
+    photos.set_values("truth", [fo.Classification(label=["a.b", "$inc"][i % 2]) for i in range(12)])
+    classifier = focam.load_classifier(tiny_gap(), names, preprocessing=SQUARE)
+    focam.compute_cam(photos, classifier, ground_truth="truth", class_map=words)
+    record = focam.load_run(photos, "cam").record
+    assert record["classifier"]["classes"] == names
+    assert dict(record["settings"]["class_map"]) == words
+    assert set(photos.distinct("cam_prediction.label")) <= set(names)
+    assert focam.compute_cam(photos, classifier, ground_truth="truth", class_map=words).counts["new"] == 0
+
+
+def test_the_time_is_told_by_what_it_was_spent_on(photos, classifier):
+    run = focam.compute_cam(photos, classifier, batch_size=4)
+    timing = run.record["timing"]
+    assert timing["images"] == run.counts["computed"]
+    assert 0 < timing["forward"] + timing["maps"] + timing["waiting_for_decode"] <= timing["seconds"]
+    for stage in ("forward", "maps", "decoding", "writing"):
+        assert timing[stage] > 0, stage
+    assert "forward" in str(run)
+
+
+@pytest.mark.parametrize(
+    ("waited_for", "advice"), [("decode", "try more workers"), ("writes", "the database"), ("nothing", "")]
+)
+def test_a_run_says_where_its_time_went_and_what_to_do_if_it_took_any(waited_for, advice):
+    timing = {"forward": 3.0, "maps": 1.0, f"waiting_for_{waited_for}": 6.0, "seconds": 10.0}
+    said = where_the_time_went(timing)
+    assert "forward 30%" in said
+    assert advice in said
+    assert (";" in said) == bool(advice)
+    brief = where_the_time_went({name: seconds / 100 for name, seconds in timing.items()})
+    assert brief == said.partition(";")[0]
+
+
+def test_a_long_run_on_a_cpu_says_what_would_compile_it_where_that_is_not_installed(monkeypatch):
+    timing = {"forward": 90.0, "maps": 5.0, "seconds": 100.0, "device": "cpu"}
+    assert ";" not in where_the_time_went(timing)
+    monkeypatch.setattr(cam_run, "find_spec", lambda name: None)  # as if it were not installed
+    assert "fiftyone_cam[onnx]" in where_the_time_went(timing)
+    for other in ({"device": "cuda:0"}, {"forward": 50.0}):
+        assert ";" not in where_the_time_went({**timing, **other})
+
+
+def test_the_scale_is_of_the_first_maps_wherever_the_failures_are(dataset, tmp_path, classifier):
+    paths = write_photos(tmp_path, 100)
+    bad = [f"/nowhere/{i}.png" for i in range(30)]
+    orders = {"none": paths, "first": bad + paths, "last": paths + bad, "among": [*paths[:50], *bad, *paths[50:]]}
+    scales = []
+    for key, order in orders.items():
+        ids = dataset.add_samples([fo.Sample(filepath=path) for path in order], progress=False)
+        for batch_size in (8, 128):
+            run = focam.compute_cam(
+                dataset.select(ids, ordered=True), classifier, f"{key}_{batch_size}", batch_size=batch_size
+            )
+            scales.append(run.record["scale"])
+    tops = [max(0.0, heat.grid.max()) for heat in dataset.limit(64).values("none_8_heatmap")]
+    assert scales == pytest.approx([np.percentile(tops, 90)] * 8, rel=1e-5)
