@@ -103,8 +103,8 @@ def train_classifier(
         weight_decay: AdamW's.
         label_smoothing: the share of certainty that goes to the other classes.
         balance: give each class the same weight in the loss, however many samples it has.
-        augment: instead of the usual augmentation (see :func:`fiftyone_cam.training.pictures.augmentation`; mirroring is wrong for
-            letters and digits): from a ``(3, H, W)`` uint8 picture to one of the network's size.
+        augment: from a ``(3, H, W)`` uint8 picture to one of the network's size, instead of
+            :func:`fiftyone_cam.training.pictures.augmentation` (whose mirroring is wrong for letters and digits).
         patience: stop after so many epochs without a better validation; None: never.
         seed: of the split, the first weights, the order and the augmentation.
         device: ``"cpu"``, ``"cuda"``, …; by default a GPU where there is one.

@@ -15,8 +15,8 @@ class RestoreColors(foo.Operator):
     """Draw the dataset's colour scales, where the App opens the dataset without them.
 
     What is stored on a dataset while the App is open does not reach it, nor does reloading the page fetch it: the
-    server keeps the session's colours, and drops the ready colours of a scale (see :mod:`fiftyone_cam.dataset.app_config`)
-    whenever the session's colours are set.
+    server keeps the session's colours, and drops the ready colours of a scale (see
+    :mod:`fiftyone_cam.dataset.app_config`) whenever the session's colours are set.
     """
 
     @property
