@@ -46,7 +46,7 @@ def main() -> None:
     figure, panels = plt.subplots(1, len(options.networks), figsize=(9, 3), layout="constrained", squeeze=False)
     for key, panel in zip(options.networks, panels.flat, strict=True):
         settings = NETWORKS[key] | ({"epochs": 1, "size": 64} if options.quick else {})
-        classifier = focam.train_classifier(train, "ground_truth", out=options.out / key, progress=True, **settings)
+        classifier = focam.train_classifier(train, "ground_truth", options.out / key, progress=True, **settings)
 
         # Where does it look? The maps are certified: each one's mean plus the bias is the logit.
         print(focam.compute_cam(test, classifier, key=key, ground_truth="ground_truth"))

@@ -46,7 +46,7 @@ def main() -> None:
         snapshots=[few, many],
         split=0.1,
         batch_size=64,
-        out=options.out,
+        out_dir=options.out,
         progress=True,
     )
 

@@ -92,7 +92,7 @@ def execute(operator: Any, dataset: fo.Dataset, params: dict[str, Any], **reques
 def test_the_app_never_unpickles_a_file(photos, evil):
     """From the form, with the source named in the request, and with everything in it that a client could add."""
     asked = {"source": "weights", "weights": str(evil), "arch": "resnet18", "classes": "a, b", "trust_pickle": True}
-    for params in (asked, {"model": str(evil), "arch": "resnet18", "classes": ["a"], "trust_pickle": True}):
+    for params in (asked, {"classifier": str(evil), "arch": "resnet18", "classes": ["a"], "trust_pickle": True}):
         with pytest.raises(focam.SourceError, match="was not opened"):
             execute(ComputeCam(), photos, {"key": "cam", "kwargs": {"trust_pickle": True}, **params})
     assert focam.list_runs(photos) == []

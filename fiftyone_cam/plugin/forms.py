@@ -105,8 +105,8 @@ def dataset_problem(dataset: fo.Dataset | None) -> str | None:
 
 def classifier(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]) -> None:
     """Where the classifier comes from, and the fields that this source needs."""
-    if params.get("model"):  # named by the caller, as Python does
-        inputs.str("model", label="Model", default=params["model"])
+    if params.get("classifier"):  # named by the caller, as Python does
+        inputs.str("classifier", label="Classifier", default=params["classifier"])
         return
     source = params.get("source") or model_sources.default_source()
     if source not in model_sources.SOURCES:
@@ -277,7 +277,7 @@ def changes(run: CamRun, params: Mapping[str, Any]) -> list[str]:
     record, found = run.record, []
     source = params.get("source") or model_sources.default_source()
     name = params.get(source)
-    if name and not params.get("model") and source in model_sources.SOURCES:
+    if name and not params.get("classifier") and source in model_sources.SOURCES:
         made = (record["classifier"].get("source"), record["classifier"].get("model"))
         asked = (
             model_sources.SOURCES[source].origin,

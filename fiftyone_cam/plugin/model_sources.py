@@ -187,7 +187,7 @@ def class_names(text: str | None) -> list[str] | None:
 
 
 def asked(params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What :func:`load_classifier` is given, from a form's parameters, or from ``model=`` as Python passes it.
+    """What :func:`load_classifier` is given, from a form's parameters, or from ``classifier=`` as Python passes it.
 
     >>> asked({"source": "timm", "timm": "resnet50"})
     ('timm:resnet50', {})
@@ -198,8 +198,8 @@ def asked(params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         kwargs["classes"] = class_names(classes) if isinstance(classes, str) else list(classes)
     if params.get("arch"):
         kwargs["arch"] = params["arch"]
-    if params.get("model"):
-        return params["model"], kwargs
+    if params.get("classifier"):
+        return params["classifier"], kwargs
     source = params.get("source") or default_source()
     name = params.get(source)
     if not name:

@@ -28,7 +28,7 @@ class TrainingRun(Run):
     @property
     def checkpoint(self) -> Path:
         """The folder that :func:`load_classifier` takes."""
-        return Path(self.record["out"])
+        return Path(self.record["out_dir"])
 
     @property
     def snapshots(self) -> dict[int, Path]:
@@ -65,7 +65,7 @@ class TrainingRun(Run):
         record, counts = self.record, self.counts
         lines = [
             f"Training {self.key!r} on {self.dataset.name!r}: {record['status']}",
-            f"  network      {record['training']['arch']}, {len(self.classes)} classes, in {record['out']}",
+            f"  network      {record['training']['arch']}, {len(self.classes)} classes, in {record['out_dir']}",
             f"  samples      {counts['train']:,} to train, {counts['validation']:,} to validate; left out: "
             f"{counts['unlabelled']:,} without a label, {counts['outside']:,} in neither part, "
             f"{counts['unknown']:,} of classes without training samples, {counts['failed']:,} unreadable",

@@ -39,14 +39,14 @@ class TrainingData:
     untested: list[str]
 
     @classmethod
-    def read(cls, samples: Collection, label_field: str, split: float | str, seed: int) -> TrainingData:
-        ids, paths, labels = samples.values(["id", "filepath", f"{label_field}.label"])
+    def read(cls, samples: Collection, ground_truth: str, split: float | str, seed: int) -> TrainingData:
+        ids, paths, labels = samples.values(["id", "filepath", f"{ground_truth}.label"])
         labelled = np.array([label is not None for label in labels])
         names = [label for label in labels if label is not None]
         kinds = Counter(names)
         if len(kinds) < 2:
             found = f"only the class {next(iter(kinds))!r}" if kinds else "no label"
-            raise FieldError(f"{label_field!r} holds {found} on {len(labels):,} samples: expected two classes or more")
+            raise FieldError(f"{ground_truth!r} holds {found} on {len(labels):,} samples: expected two classes or more")
 
         part = np.full(len(labels), "", dtype=object)
         if isinstance(split, str):

@@ -44,9 +44,10 @@ _LEARNING_RATES = {"scratch": 1e-3, "fine-tune": 3e-4, "frozen": 1e-2}
 
 def train_classifier(
     samples: Collection,
-    label_field: str,
+    ground_truth: str,
+    out_dir: str | os.PathLike[str],
     *,
-    out: str | os.PathLike[str],
+    key: str | None = None,
     arch: str = "efficientnet_lite0",
     epochs: int = 5,
     split: float | str = 0.2,
@@ -54,7 +55,6 @@ def train_classifier(
     freeze: Literal["backbone"] | None = None,
     size: int | None = None,
     snapshots: Sequence[int] = (),
-    key: str | None = None,
     batch_size: int = 32,
     learning_rate: float | None = None,
     weight_decay: float = 0.05,
@@ -70,7 +70,7 @@ def train_classifier(
 ) -> Classifier:
     """Train a classifier whose class activation maps are exact; save it as a checkpoint; evaluate it in FiftyOne.
 
-    The checkpoint of the best epoch (by balanced validation accuracy) lies in ``out`` from the first epoch on:
+    The checkpoint of the best epoch (by balanced validation accuracy) lies in ``out_dir`` from the first epoch on:
     ``model.safetensors`` and ``classifier.json``. Killed at any moment, the same call goes on from the last whole epoch
     and ends with the same weights as a training that was not killed; finished, it returns what is there.
 
@@ -84,8 +84,9 @@ def train_classifier(
 
     Args:
         samples: a dataset or view of images. Those without a label are left out and counted.
-        label_field: a ``Classification`` field.
-        out: the folder of the checkpoint: new, empty, or of this very training.
+        ground_truth: a ``Classification`` field.
+        out_dir: the folder of the checkpoint: new, empty, or of this very training.
+        key: the run's name and the beginning of its fields' names; by default the folder's name.
         arch: any torchvision classifier with an exact head (``"resnet18"``), ``"efficientnet_lite0"`` (1, 2; extra
             ``lite``), or ``"small_gap_net"`` for images of about 32x32 pixels.
         epochs: how often each sample is seen.
@@ -95,8 +96,7 @@ def train_classifier(
         weights: torchvision's weights to begin with, by name; None: random ones.
         freeze: ``"backbone"``: features are computed once, without augmentation, and only the last layer is trained.
         size: the side of the network's input; by default what its weights were made for.
-        snapshots: epochs to keep a checkpoint of, ``out/epoch_5``, to compare them. All epochs are then trained.
-        key: the run's name and the beginning of its fields' names; by default the folder's name.
+        snapshots: epochs to keep a checkpoint of, ``out_dir/epoch_5``, to compare them. All epochs are then trained.
         batch_size: images per step.
         learning_rate: the highest; by default 1e-3 from random weights, 3e-4 from given ones, 1e-2 for the last layer
             alone.
@@ -110,7 +110,7 @@ def train_classifier(
         device: ``"cpu"``, ``"cuda"``, …; by default a GPU where there is one.
         precision: of the forward; by default mixed on CUDA, ``"float32"`` elsewhere. ``"bfloat16"`` doubles the speed
             of CPUs that have AMX.
-        overwrite: replace another training in ``out``.
+        overwrite: replace another training in ``out_dir``.
         progress: print it or not, FiftyOne's default (None), or a function that gets a
             :class:`~fiftyone_cam.training.progress.Progress` about twice a second. What it raises stops the training.
 
@@ -121,18 +121,18 @@ def train_classifier(
         FieldError: the labels cannot be learned (one class, no labels, …), or a field is not this project's.
         HeadError: the architecture's head is not exact.
         SourceError: the architecture, its weights or the folder cannot be used.
-        TrainingError: the loss is not finite, the disk is full, … The last good checkpoint stays in ``out``.
+        TrainingError: the loss is not finite, the disk is full, … The last good checkpoint stays in ``out_dir``.
         RunError: the key is taken.
 
-    >>> classifier = focam.train_classifier(dataset, "ground_truth", arch="resnet18", epochs=5, out="runs/cats_dogs")
+    >>> classifier = focam.train_classifier(dataset, "ground_truth", "runs/cats_dogs", arch="resnet18", epochs=5)
     >>> run = focam.compute_cam(dataset, classifier, key="cam", ground_truth="ground_truth")
     """
     collection = images(samples)
-    folder = Path(out).expanduser().absolute()
+    folder = Path(out_dir).expanduser().absolute()
     key = key or key_of(folder)
-    _check(collection, label_field, arch, weights, freeze, size, epochs, snapshots)
+    _check(collection, ground_truth, arch, weights, freeze, size, epochs, snapshots)
     check_key(collection._dataset, key)
-    data = TrainingData.read(collection, label_field, split, seed)
+    data = TrainingData.read(collection, ground_truth, split, seed)
 
     target = chosen_device(device)
     start = "frozen" if freeze else "scratch" if weights is None or arch in SMALL else "fine-tune"
@@ -155,7 +155,7 @@ def train_classifier(
         "arch": arch,
         "weights": weights if arch not in SMALL else None,
         "freeze": freeze,
-        "label_field": label_field,
+        "ground_truth": ground_truth,
         "split": split,
         "data": data.digest,
         "preprocessing": network.preprocessing.to_dict(),
@@ -179,7 +179,7 @@ def train_classifier(
         checkpoint.note(run)
         classifier = load_classifier(folder)
         classifier.network.to(target)
-        _evaluate(run, classifier, validation, label_field, console)
+        _evaluate(run, classifier, validation, ground_truth, console)
         checkpoint.finish(classifier, run)
     except BaseException as error:
         _note(run, train, validation, status="stopped", stopped_by=f"{type(error).__name__}: {error}"[:500])
@@ -197,7 +197,7 @@ def train_classifier(
 
 def _check(
     samples: Collection,
-    label_field: str,
+    ground_truth: str,
     arch: str,
     weights: str | None,
     freeze: str | None,
@@ -206,16 +206,16 @@ def _check(
     snapshots: Sequence[int],
 ) -> None:
     """What can be known to be wrong before anything is loaded."""
-    field = samples.get_field(label_field)
+    field = samples.get_field(ground_truth)
     if field is None:
         known = list(samples.get_field_schema(embedded_doc_type=fo.Classification))
         raise FieldError(
-            f"there is no field {label_field!r} to learn from: "
+            f"there is no field {ground_truth!r} to learn from: "
             + (f"the Classification fields are {', '.join(known)}" if known else "nor any Classification field")
         )
     if not (isinstance(field, fo.EmbeddedDocumentField) and issubclass(field.document_type, fo.Classification)):
         found = getattr(field, "document_type", type(field)).__name__
-        raise FieldError(f"the field {label_field!r} is of type {found}, expected Classification: one label a sample")
+        raise FieldError(f"the field {ground_truth!r} is of type {found}, expected Classification: one label a sample")
     if arch not in LITE and arch not in architectures():
         raise SourceError(
             f"{arch!r} cannot be trained here{sources.near(arch, [*LITE, *architectures()])}: expected a torchvision "
@@ -371,7 +371,7 @@ def _record(
         key,
         {
             "training": training,
-            "out": str(folder),
+            "out_dir": str(folder),
             "classes": data.classes,
             "counts": data.counts,
             "untested": data.untested,
@@ -401,7 +401,7 @@ def _note(run: TrainingRun, *pictures: Pictures, **entries: Any) -> None:
 
 
 def _evaluate(
-    run: TrainingRun, classifier: Classifier, validation: Pictures, label_field: str, console: _Console
+    run: TrainingRun, classifier: Classifier, validation: Pictures, ground_truth: str, console: _Console
 ) -> None:
     """Predictions of the best epoch, and FiftyOne's own evaluation of them."""
     network, predictions = classifier.network, {}
@@ -417,7 +417,7 @@ def _evaluate(
     run.update(evaluated=True)  # before it is made, so that deleting the run deletes it in any case
     view = dataset.match((F(run.field(training_run.SPLIT)) == VALIDATION) & F(path).exists())
     results = view.evaluate_classifications(
-        path, gt_field=label_field, eval_key=run.evaluation, classes=run.classes, progress=False
+        path, gt_field=ground_truth, eval_key=run.evaluation, classes=run.classes, progress=False
     )
     tested = sorted(set(results.ytrue))
     report = results.metrics(classes=tested, average="macro")

@@ -130,12 +130,12 @@ def test_a_training_on_a_full_disk(dataset, tmp_path, disk):
 
     training = {"arch": "small_gap_net", "epochs": 3, "seed": 1, "patience": None, "key": "training"}
     with pytest.raises(TrainingError, match=r"cannot be saved.*The last good checkpoint, of epoch [12]"):
-        focam.train_classifier(dataset, "ground_truth", out=out, progress=fill, **training)
+        focam.train_classifier(dataset, "ground_truth", out, progress=fill, **training)
     assert focam.load_classifier(out).classes == ("cat", "dog")
     assert not list(small.folder.rglob(".*")), "half a file was left"
     small.empty()
-    went_on = focam.train_classifier(dataset, "ground_truth", out=out, progress=False, **training)
+    went_on = focam.train_classifier(dataset, "ground_truth", out, progress=False, **training)
     unbroken = focam.train_classifier(
-        dataset, "ground_truth", out=tmp_path / "unbroken", progress=False, **training | {"key": "unbroken"}
+        dataset, "ground_truth", tmp_path / "unbroken", progress=False, **training | {"key": "unbroken"}
     )
     assert went_on.fingerprint == unbroken.fingerprint

@@ -262,7 +262,7 @@ def test_what_a_form_asks_for_is_what_python_would_pass() -> None:
     assert sources.asked({"source": "torchvision", "torchvision": "resnet18"}) == ("resnet18", {})
     assert sources.asked({"source": "timm", "timm": "resnet50.a1_in1k"}) == ("timm:resnet50.a1_in1k", {})
     assert sources.asked({"source": "huggingface", "huggingface": "a/b"}) == ("hf:a/b", {})
-    assert sources.asked({"model": "resnet18", "source": "timm"}) == ("resnet18", {})
+    assert sources.asked({"classifier": "resnet18", "source": "timm"}) == ("resnet18", {})
     weights = {"source": "weights", "weights": "w.pth", "arch": "resnet18", "classes": "cat, dog"}
     assert sources.asked(weights) == ("w.pth", {"classes": ["cat", "dog"], "arch": "resnet18"})
 

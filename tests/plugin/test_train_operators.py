@@ -66,20 +66,20 @@ def test_an_untouched_form_is_valid(stripes: fo.Dataset) -> None:
     config = TrainGapClassifier().config
     assert config.default_choice_to_delegated
     assert config.allow_delegated_execution
-    filled = {"label_field": "ground_truth", "arch": "resnet18", "split": "at random", "fraction": 0.2, "epochs": 5}
-    assert valid(TrainGapClassifier, stripes, **filled, out="/nowhere/yet", pretrained=True, freeze=False)
+    filled = {"ground_truth": "ground_truth", "arch": "resnet18", "split": "at random", "fraction": 0.2, "epochs": 5}
+    assert valid(TrainGapClassifier, stripes, **filled, out_dir="/nowhere/yet", pretrained=True, freeze=False)
 
 
 @pytest.mark.parametrize(
     ("params", "field", "reason"),
     [
-        ({"label_field": "filepath"}, "label_field", "no Classification field: expected ground_truth"),
+        ({"ground_truth": "filepath"}, "ground_truth", "no Classification field: expected ground_truth"),
         ({"arch": "resnet81"}, "arch", "did you mean resnet18"),
         ({"key": "1st"}, "key", "cannot begin the names of fields"),
         ({"key": "cam"}, "key", "belongs to a run of class activation maps"),
-        ({"out": "{tmp}/photos"}, "out", "holds something else"),
-        ({"out": "{tmp}/photos/0/0.png"}, "out", "is a file"),
-        ({"out": "{tmp}/foreign"}, "out", "was not trained here"),
+        ({"out_dir": "{tmp}/photos"}, "out_dir", "holds something else"),
+        ({"out_dir": "{tmp}/photos/0/0.png"}, "out_dir", "is a file"),
+        ({"out_dir": "{tmp}/foreign"}, "out_dir", "was not trained here"),
         ({"advanced": True, "snapshots": "five"}, "snapshots", "expected numbers of epochs"),
         ({"advanced": True, "snapshots": "2, 9"}, "snapshots", "there is no epoch 9"),
         ({"advanced": True, "device": "cuda:99"}, "device", "this machine has no cuda:99"),
@@ -92,7 +92,7 @@ def test_what_is_wrong_is_said_at_its_field(
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "classifier.json").write_text("{}")
     params = {k: v.replace("{tmp}", str(tmp_path)) if isinstance(v, str) else v for k, v in params.items()}
-    complete = {"label_field": "ground_truth", "arch": "resnet18", "out": str(tmp_path / "new"), **params}
+    complete = {"ground_truth": "ground_truth", "arch": "resnet18", "out_dir": str(tmp_path / "new"), **params}
     found = form(TrainGapClassifier, stripes, **complete)
     assert reason in str(found[field])
     assert [name for name, error in found.items() if error] == [field]
@@ -115,7 +115,7 @@ def test_only_what_the_network_can_have_is_asked(stripes: fo.Dataset) -> None:
 
 def test_what_a_form_asks_for_is_what_python_would_pass() -> None:
     typed = {
-        "label_field": "ground_truth", "out": "runs/x", "arch": "resnet18", "pretrained": False, "freeze": True,
+        "ground_truth": "ground_truth", "out_dir": "runs/x", "arch": "resnet18", "pretrained": False, "freeze": True,
         "split": "at random", "fraction": 0.3, "epochs": 50, "snapshots": "5, 50", "key": None, "advanced": True,
         "patience": 7, "seed": 0, "size": None, "overwrite": False,
     }  # fmt: skip
@@ -130,9 +130,16 @@ def test_what_a_form_asks_for_is_what_python_would_pass() -> None:
 
 
 def test_the_form_trains_as_python_does_and_shows_the_loss(stripes: fo.Dataset, tmp_path: Path) -> None:
-    by_python = focam.train_classifier(stripes, "ground_truth", out=tmp_path / "python", seed=3, **QUICK)
+    by_python = focam.train_classifier(stripes, "ground_truth", tmp_path / "python", seed=3, **QUICK)
     out = tmp_path / "form"
-    typed = {"label_field": "ground_truth", "out": str(out), "split": "at random", "fraction": 0.2, "seed": 3, **QUICK}
+    typed = {
+        "ground_truth": "ground_truth",
+        "out_dir": str(out),
+        "split": "at random",
+        "fraction": 0.2,
+        "seed": 3,
+        **QUICK,
+    }
     *live, last = run(TrainGapClassifier(), stripes, **typed)
     assert live
     assert focam.load_classifier(out).fingerprint == by_python.fingerprint
@@ -159,15 +166,15 @@ def test_a_bar_shows_the_loss_and_a_delegated_run_records_it(
 
     monkeypatch.setattr(Clock, "due", True)
     monkeypatch.setattr(work, "_BEAT", 0.001)
-    typed = {"label_field": "ground_truth", **QUICK}
-    *live, _ = run(TrainGapClassifier(), stripes, out=str(tmp_path / "live"), **{**typed, "epochs": 20})
+    typed = {"ground_truth": "ground_truth", **QUICK}
+    *live, _ = run(TrainGapClassifier(), stripes, out_dir=str(tmp_path / "live"), **{**typed, "epochs": 20})
     bars = [label(shown) for shown in live]
     assert any("epoch 2/20, loss " in bar for bar in bars), bars
 
     recorded: list[Any] = []
     ctx = context(
         stripes,
-        {**typed, "out": str(tmp_path / "delegated")},
+        {**typed, "out_dir": str(tmp_path / "delegated")},
         delegated_operation_id="0",
         set_progress=lambda _, progress: recorded.append(progress),
     )
@@ -180,10 +187,10 @@ def test_a_bar_shows_the_loss_and_a_delegated_run_records_it(
 
 
 def test_what_python_schedules_is_what_it_would_do_at_once(stripes: fo.Dataset, tmp_path: Path) -> None:
-    by_python = focam.train_classifier(stripes, "ground_truth", out=tmp_path / "python", seed=3, key="p", **QUICK)
+    by_python = focam.train_classifier(stripes, "ground_truth", tmp_path / "python", seed=3, key="p", **QUICK)
     scheduled = {
-        "label_field": "ground_truth",
-        "out": str(tmp_path / "out"),
+        "ground_truth": "ground_truth",
+        "out_dir": str(tmp_path / "out"),
         "settings": {"seed": 3, "key": "q", **QUICK},
     }
     assert valid(TrainGapClassifier, stripes, **scheduled)
@@ -195,7 +202,7 @@ def test_what_python_schedules_is_what_it_would_do_at_once(stripes: fo.Dataset, 
 def test_the_form_for_maps_lists_what_was_trained_on_the_dataset(stripes: fo.Dataset, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "stripes"
     assert "checkpoint" in form(ComputeCam, stripes, source="checkpoint")
-    focam.train_classifier(stripes, "ground_truth", out=out, snapshots=[1], **QUICK)
+    focam.train_classifier(stripes, "ground_truth", out, snapshots=[1], **QUICK)
     instance = ComputeCam()
     resolved = instance.resolve_input(context(stripes, {"source": "checkpoint"}))
     field = resolved.type.properties["checkpoint"]
@@ -204,23 +211,23 @@ def test_the_form_for_maps_lists_what_was_trained_on_the_dataset(stripes: fo.Dat
     assert "stripes, epoch 1 in " in field.view.description
     # predictions of a training are nothing to learn, and no ground truth
     assert "stripes_prediction" in stripes.get_field_schema()
-    assert "no Classification field" in str(form(TrainGapClassifier, stripes, label_field="stripes_prediction"))
+    assert "no Classification field" in str(form(TrainGapClassifier, stripes, ground_truth="stripes_prediction"))
     a_run(stripes)
     truths = AuditAttention().resolve_input(context(stripes, {})).type.properties["ground_truth"]
     assert [choice.value for choice in truths.view.choices] == ["ground_truth"]
     assert form(ComputeCam, stripes, ground_truth="stripes_prediction")["ground_truth"]
     # its folder: goes on, or is replaced
-    same = {"label_field": "ground_truth", "out": str(out)}
+    same = {"ground_truth": "ground_truth", "out_dir": str(out)}
     assert form(TrainGapClassifier, stripes, **same)["overwrite"] is None
-    assert "overwrite" not in form(TrainGapClassifier, stripes, **{**same, "out": str(tmp_path / "new")})
+    assert "overwrite" not in form(TrainGapClassifier, stripes, **{**same, "out_dir": str(tmp_path / "new")})
     assert "is the training in" in str(
-        form(TrainGapClassifier, stripes, **{**same, "out": str(tmp_path / "b"), "key": "stripes"})["key"]
+        form(TrainGapClassifier, stripes, **{**same, "out_dir": str(tmp_path / "b"), "key": "stripes"})["key"]
     )
 
 
 def test_a_training_is_deleted_like_a_run_of_maps_and_its_checkpoint_stays(stripes: fo.Dataset, tmp_path: Path) -> None:
     out = tmp_path / "stripes"
-    focam.train_classifier(stripes, "ground_truth", out=out, **QUICK)
+    focam.train_classifier(stripes, "ground_truth", out, **QUICK)
     a_run(stripes)
     resolved = DeleteCamRun().resolve_input(context(stripes, {"key": "stripes"}))
     choices = resolved.type.properties["key"].view.choices
@@ -241,7 +248,7 @@ def test_a_training_is_deleted_like_a_run_of_maps_and_its_checkpoint_stays(strip
 
 
 def test_what_stops_a_training_reaches_the_prompt(stripes: fo.Dataset, tmp_path: Path) -> None:
-    typed = {"label_field": "ground_truth", "out": str(tmp_path / "out"), **QUICK, "learning_rate": 1e30}
+    typed = {"ground_truth": "ground_truth", "out_dir": str(tmp_path / "out"), **QUICK, "learning_rate": 1e30}
     with pytest.raises(TrainingError, match="lower learning rate"):
         run(TrainGapClassifier(), stripes, **typed)
     assert "the loss became" in catalog.load_training(stripes, "out").record["stopped_by"]

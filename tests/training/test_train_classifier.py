@@ -65,7 +65,7 @@ def details(folder: Path) -> dict:
 
 @pytest.fixture()
 def trained(stripes, tmp_path):
-    classifier = focam.train_classifier(stripes, "ground_truth", out=tmp_path / "runs" / "stripes", **QUICK)
+    classifier = focam.train_classifier(stripes, "ground_truth", tmp_path / "runs" / "stripes", **QUICK)
     return stripes, classifier, tmp_path / "runs" / "stripes"
 
 
@@ -80,7 +80,7 @@ def test_the_checkpoint_is_the_classifier_and_nothing_in_it_is_pickled(trained):
     assert loaded.network.head.error < 1e-5
     found = details(out)
     assert found["complete"]
-    assert (found["arch"], found["dataset"], found["training"]["label_field"]) == (
+    assert (found["arch"], found["dataset"], found["training"]["ground_truth"]) == (
         "small_gap_net",
         dataset.name,
         "ground_truth",
@@ -140,7 +140,7 @@ def test_the_same_call_again_returns_what_is_there(trained):
     dataset, classifier, out = trained
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     stages = []
-    again = train_classifier(dataset, "ground_truth", out=out, progress=stages.append, **QUICK)
+    again = train_classifier(dataset, "ground_truth", out, progress=stages.append, **QUICK)
     assert again.fingerprint == classifier.fingerprint
     assert not stages
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
@@ -152,7 +152,7 @@ def test_another_dataset_with_the_same_photos_gets_its_evaluation_without_traini
     other = fo.Dataset()
     other.add_samples([fo.Sample(filepath=s.filepath, ground_truth=s.ground_truth.copy()) for s in dataset])
     stages: list[Progress] = []
-    again = train_classifier(other, "ground_truth", out=out, progress=stages.append, **QUICK)
+    again = train_classifier(other, "ground_truth", out, progress=stages.append, **QUICK)
     assert again.fingerprint == classifier.fingerprint
     assert {progress.stage for progress in stages} == {"evaluating"}
     run = catalog.load_training(other, "stripes")
@@ -165,7 +165,7 @@ def test_another_dataset_with_the_same_photos_gets_its_evaluation_without_traini
 
 def test_a_seed_decides_the_weights(stripes, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train_classifier(stripes, "ground_truth", out=tmp_path / name, seed=seed, **{**QUICK, "epochs": 1})
+        train_classifier(stripes, "ground_truth", tmp_path / name, seed=seed, **{**QUICK, "epochs": 1})
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
@@ -185,7 +185,7 @@ def die(progress):
 torch.set_num_threads(1)
 Clock.due = property(lambda self: True)
 train_classifier(
-    fo.load_dataset({stripes.name!r}), "ground_truth", out={str(tmp_path / "killed")!r}, progress=die, **{QUICK!r}
+    fo.load_dataset({stripes.name!r}), "ground_truth", {str(tmp_path / "killed")!r}, progress=die, **{QUICK!r}
 )
 """
     killed = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True)
@@ -196,8 +196,8 @@ train_classifier(
     assert not details(tmp_path / "killed")["complete"]
     focam.load_classifier(tmp_path / "killed")  # usable already
 
-    train_classifier(stripes, "ground_truth", out=tmp_path / "killed", **QUICK)
-    train_classifier(stripes, "ground_truth", out=tmp_path / "whole", **QUICK)
+    train_classifier(stripes, "ground_truth", tmp_path / "killed", **QUICK)
+    train_classifier(stripes, "ground_truth", tmp_path / "whole", **QUICK)
     assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
     killed_history, whole_history = (
         [{**epoch, "seconds": 0} for epoch in catalog.load_training(stripes, key).history]
@@ -216,11 +216,11 @@ def test_what_the_progress_callback_raises_stops_it_and_it_can_go_on(stripes, tm
             raise InterruptedError("cancelled")
 
     with pytest.raises(InterruptedError):
-        train_classifier(stripes, "ground_truth", out=tmp_path / "out", progress=cancel, **QUICK)
+        train_classifier(stripes, "ground_truth", tmp_path / "out", progress=cancel, **QUICK)
     run = catalog.load_training(stripes, "out")
     assert (run.record["status"], run.record["stopped_by"]) == ("stopped", "InterruptedError: cancelled")
     seen: list[Progress] = []
-    train_classifier(stripes, "ground_truth", out=tmp_path / "out", progress=seen.append, **QUICK)
+    train_classifier(stripes, "ground_truth", tmp_path / "out", progress=seen.append, **QUICK)
     assert min(progress.epoch for progress in seen if progress.epoch) == 2
     assert [progress.stage for progress in seen][-1] == "evaluating"
     assert all(0 <= progress.done <= 1 for progress in seen)
@@ -233,7 +233,7 @@ def test_what_the_progress_callback_raises_stops_it_and_it_can_go_on(stripes, tm
 
 def test_snapshots_are_checkpoints_of_their_epochs(stripes, tmp_path):
     out = tmp_path / "out"
-    train_classifier(stripes, "ground_truth", out=out, snapshots=[1, 3], patience=1, **QUICK)
+    train_classifier(stripes, "ground_truth", out, snapshots=[1, 3], patience=1, **QUICK)
     run = catalog.load_training(stripes, "out")
     assert len(run.history) == 3  # patience would end before the last snapshot
     assert run.snapshots == {1: out / "epoch_1", 3: out / "epoch_3"}
@@ -251,7 +251,7 @@ def test_a_frozen_backbone_keeps_every_weight_but_the_last_layers(dataset, tmp_p
     """Batch normalisation's statistics included; and what was learned on features is what the whole network does."""
     dataset.add_samples(striped(tmp_path / "photos", {"narrow": 10, "wide": 10}, size=(60, 60)))
     classifier = train_classifier(
-        dataset, "ground_truth", out=tmp_path / "out", freeze="backbone", size=64, epochs=4, split=0.4
+        dataset, "ground_truth", tmp_path / "out", freeze="backbone", size=64, epochs=4, split=0.4
     )
     given = focam.load_classifier("efficientnet_lite0").network.module.state_dict()
     found = weights(tmp_path / "out")
@@ -291,7 +291,7 @@ def test_a_split_by_tags_or_by_a_field_is_the_one_that_they_say(stripes, tmp_pat
         sample["fold"] = ("Training", "test", None)[index % 3]
     quick = {**QUICK, "epochs": 1}
     for key, split in (("tagged", "tags"), ("folded", "fold")):
-        train_classifier(stripes, "ground_truth", out=tmp_path / key, split=split, **quick)
+        train_classifier(stripes, "ground_truth", tmp_path / key, split=split, **quick)
         parts = [part for _, part in zip(range(40), ["train", "validation", None] * 14, strict=False)]
         assert stripes.values(f"{key}_split") == parts
         assert catalog.load_training(stripes, key).counts["outside"] == 13
@@ -302,7 +302,7 @@ def test_a_split_by_tags_or_by_a_field_is_the_one_that_they_say(stripes, tmp_pat
 )
 def test_a_split_that_is_none_is_refused(stripes, tmp_path, split, word):
     with pytest.raises(CamError, match=word):
-        train_classifier(stripes, "ground_truth", out=tmp_path / "out", split=split, **QUICK)
+        train_classifier(stripes, "ground_truth", tmp_path / "out", split=split, **QUICK)
     assert not (tmp_path / "out").exists()
     assert stripes.list_runs() == []
 
@@ -319,7 +319,7 @@ def test_missing_labels_lone_samples_and_broken_files_are_counted_and_left_out(s
             read_image(sample.filepath)
         reasons[sample.id] = str(error.value)
 
-    classifier = train_classifier(stripes, "ground_truth", out=tmp_path / "out", **QUICK)
+    classifier = train_classifier(stripes, "ground_truth", tmp_path / "out", **QUICK)
     assert classifier.classes == ("lone", "narrow", "wide")
     run = catalog.load_training(stripes, "out")
     assert (run.counts["samples"], run.counts["unlabelled"], run.counts["failed"]) == (44, 3, 2)
@@ -339,7 +339,7 @@ def test_validation_samples_of_a_class_that_is_not_trained_are_left_out(stripes,
     held = stripes.match(F("ground_truth.label") != "new").limit(25).skip(15)
     held.untag_samples("train")
     held.tag_samples("val")
-    classifier = train_classifier(stripes, "ground_truth", out=tmp_path / "out", split="tags", **QUICK)
+    classifier = train_classifier(stripes, "ground_truth", tmp_path / "out", split="tags", **QUICK)
     assert classifier.classes == ("narrow", "wide")
     counts = catalog.load_training(stripes, "out").counts
     assert (counts["unknown"], counts["validation"]) == (2, 10)
@@ -352,16 +352,16 @@ def test_labels_that_cannot_be_learned_are_refused_before_anything_is_written(da
     dataset.add_samples(striped(tmp_path / "photos", labels) or [fo.Sample(filepath="a.png")])
     dataset.add_sample_field("ground_truth", fo.EmbeddedDocumentField, embedded_doc_type=fo.Classification)
     with pytest.raises(FieldError, match=word):
-        train_classifier(dataset, "ground_truth", out=tmp_path / "out", **QUICK)
+        train_classifier(dataset, "ground_truth", tmp_path / "out", **QUICK)
     assert dataset.list_runs() == []
     assert not (tmp_path / "out").exists()
 
 
 def test_a_field_of_another_kind_is_refused(stripes, tmp_path):
     with pytest.raises(FieldError, match="the Classification fields are ground_truth"):
-        train_classifier(stripes, "truth", out=tmp_path / "out", **QUICK)
+        train_classifier(stripes, "truth", tmp_path / "out", **QUICK)
     with pytest.raises(FieldError, match="expected Classification"):
-        train_classifier(stripes, "filepath", out=tmp_path / "out", **QUICK)
+        train_classifier(stripes, "filepath", tmp_path / "out", **QUICK)
 
 
 # networks
@@ -378,7 +378,7 @@ def test_a_field_of_another_kind_is_refused(stripes, tmp_path):
 )
 def test_an_architecture_that_will_not_do_is_refused_before_anything_is_written(stripes, tmp_path, arch, error, word):
     with pytest.raises(error, match=word):
-        train_classifier(stripes, "ground_truth", out=tmp_path / "out", arch=arch, weights=None)
+        train_classifier(stripes, "ground_truth", tmp_path / "out", arch=arch, weights=None)
     assert stripes.list_runs() == []
     assert not (tmp_path / "out").exists()
 
@@ -397,15 +397,15 @@ def test_an_architecture_that_will_not_do_is_refused_before_anything_is_written(
 )
 def test_settings_that_contradict_are_refused_before_anything_is_written(stripes, tmp_path, change, word):
     with pytest.raises(TrainingError, match=word):
-        train_classifier(stripes, "ground_truth", out=tmp_path / "out", **{**QUICK, **change})
+        train_classifier(stripes, "ground_truth", tmp_path / "out", **{**QUICK, **change})
     assert stripes.list_runs() == []
     assert not (tmp_path / "out").exists()
 
 
 def test_an_augmentation_of_ones_own_replaces_the_usual(stripes, tmp_path):
     quick = {**QUICK, "epochs": 1}
-    train_classifier(stripes, "ground_truth", out=tmp_path / "plain", augment=v2.Identity(), **quick)
-    train_classifier(stripes, "ground_truth", out=tmp_path / "usual", **quick)
+    train_classifier(stripes, "ground_truth", tmp_path / "plain", augment=v2.Identity(), **quick)
+    train_classifier(stripes, "ground_truth", tmp_path / "usual", **quick)
     assert details(tmp_path / "plain")["training"]["augment"] == "Identity()"
     assert not same(weights(tmp_path / "plain"), weights(tmp_path / "usual"))
 
@@ -424,9 +424,9 @@ def test_a_folder_of_something_else_is_left_alone(stripes, tmp_path):
     for out, word in ((foreign, "something else"), (file, "is a file"), (checkpoint, "not trained here")):
         for overwrite in (False, True):
             with pytest.raises(SourceError, match=word):
-                train_classifier(stripes, "ground_truth", out=out, overwrite=overwrite, **QUICK)
+                train_classifier(stripes, "ground_truth", out, overwrite=overwrite, **QUICK)
     with pytest.raises(SourceError, match="cannot be written"):
-        train_classifier(stripes, "ground_truth", out=file / "below", **QUICK)
+        train_classifier(stripes, "ground_truth", file / "below", **QUICK)
     assert [path.name for path in foreign.iterdir()] == ["thesis.tex"]
     assert focam.load_classifier(checkpoint).origin["arch"] == "resnet18"
     assert stripes.list_runs() == []
@@ -435,14 +435,14 @@ def test_a_folder_of_something_else_is_left_alone(stripes, tmp_path):
 def test_another_training_in_the_folder_is_named_and_replaced_only_when_asked(stripes, tmp_path):
     out = tmp_path / "out"
     quick = {**QUICK, "epochs": 1}
-    train_classifier(stripes, "ground_truth", out=out, snapshots=[1], **quick)
+    train_classifier(stripes, "ground_truth", out, snapshots=[1], **quick)
     before = weights(out)
     with pytest.raises(SourceError, match=r"learning_rate was 0\.001, now 0\.01"):
-        train_classifier(stripes, "ground_truth", out=out, snapshots=[1], learning_rate=0.01, **quick)
+        train_classifier(stripes, "ground_truth", out, snapshots=[1], learning_rate=0.01, **quick)
     with pytest.raises(SourceError, match="other samples, labels or split"):
-        train_classifier(stripes.limit(30), "ground_truth", out=out, snapshots=[1], **quick)
+        train_classifier(stripes.limit(30), "ground_truth", out, snapshots=[1], **quick)
     assert same(weights(out), before)
-    train_classifier(stripes, "ground_truth", out=out, learning_rate=0.01, overwrite=True, **quick)
+    train_classifier(stripes, "ground_truth", out, learning_rate=0.01, overwrite=True, **quick)
     assert not same(weights(out), before)
     assert not (out / "epoch_1").exists()
     assert catalog.load_training(stripes, "out").snapshots == {}
@@ -461,20 +461,20 @@ def test_full_disk_keeps_what_was_saved_and_goes_on(stripes, tmp_path, monkeypat
     out = tmp_path / "out"
     try:
         with pytest.raises(TrainingError, match=r"epoch 2 cannot be saved.* of epoch 1, is in .*out"):
-            train_classifier(stripes, "ground_truth", out=out, progress=fill, **QUICK)
+            train_classifier(stripes, "ground_truth", out, progress=fill, **QUICK)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert details(out)["epoch"] == 1
     focam.load_classifier(out)
     assert {path.name for path in out.iterdir()} == {"model.safetensors", "classifier.json", "training.safetensors"}
-    train_classifier(stripes, "ground_truth", out=out, **QUICK)
-    train_classifier(stripes, "ground_truth", out=tmp_path / "whole", **QUICK)
+    train_classifier(stripes, "ground_truth", out, **QUICK)
+    train_classifier(stripes, "ground_truth", tmp_path / "whole", **QUICK)
     assert same(weights(out), weights(tmp_path / "whole"))
 
 
 def test_a_loss_that_is_no_number_is_told_on_the_run(stripes, tmp_path):
     with pytest.raises(TrainingError, match="lower learning rate than 1e"):
-        train_classifier(stripes, "ground_truth", out=tmp_path / "out", learning_rate=1e30, **QUICK)
+        train_classifier(stripes, "ground_truth", tmp_path / "out", learning_rate=1e30, **QUICK)
     run = catalog.load_training(stripes, "out")
     assert run.record["status"] == "stopped"
     assert "the loss became" in run.record["stopped_by"]
@@ -491,11 +491,11 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(stripes, tmp_pa
 
     out = tmp_path / "out"
     with pytest.raises(TrainingError, match=r"loss became nan in epoch 2 of 3.* of epoch 1, is in .*out"):
-        train_classifier(stripes, "ground_truth", out=out, progress=poison, **QUICK)
+        train_classifier(stripes, "ground_truth", out, progress=poison, **QUICK)
     assert details(out)["epoch"] == 1
     assert all(tensor.isfinite().all() for tensor in weights(out).values())
-    train_classifier(stripes, "ground_truth", out=out, **QUICK)
-    train_classifier(stripes, "ground_truth", out=tmp_path / "whole", **QUICK)
+    train_classifier(stripes, "ground_truth", out, **QUICK)
+    train_classifier(stripes, "ground_truth", tmp_path / "whole", **QUICK)
     assert same(weights(out), weights(tmp_path / "whole"))
 
 
@@ -513,7 +513,7 @@ def test_a_key_that_is_taken_is_refused_and_nothing_is_changed(trained, tmp_path
         ("mine", FieldError, "mine_split"),
     ):
         with pytest.raises(error, match=word):
-            train_classifier(dataset, "ground_truth", out=tmp_path / key, key=key, **QUICK)
+            train_classifier(dataset, "ground_truth", tmp_path / key, key=key, **QUICK)
         assert set(dataset.get_field_schema()) == schema
         assert dataset.list_runs() == runs
     with pytest.raises(RunError):
@@ -522,7 +522,7 @@ def test_a_key_that_is_taken_is_refused_and_nothing_is_changed(trained, tmp_path
 
 @pytest.mark.parametrize(("name", "key"), [("cats dogs-2", "cats_dogs_2"), ("5", "train_5"), ("_x", "train_x")])
 def test_the_key_is_the_folders_name_as_a_field_can_have_it(stripes, tmp_path, name, key):
-    train_classifier(stripes, "ground_truth", out=tmp_path / name, **{**QUICK, "epochs": 1})
+    train_classifier(stripes, "ground_truth", tmp_path / name, **{**QUICK, "epochs": 1})
     assert catalog.list_trainings(stripes) == [key]
 
 
@@ -540,7 +540,7 @@ def test_frozen_lite0_tells_cats_from_dogs(data, tmp_path):
         dataset.sort_by("filepath").select([id for ids in _by_class(dataset) for id in ids[:count]])
         for dataset, count in zip(photos.values(), (200, 50), strict=True)
     )
-    classifier = train_classifier(train, "ground_truth", out=tmp_path / "cats_dogs", freeze="backbone")
+    classifier = train_classifier(train, "ground_truth", tmp_path / "cats_dogs", freeze="backbone")
     run = focam.compute_cam(test, classifier, key="cam", ground_truth="ground_truth", progress=False)
     assert run.record["accuracy"] >= 0.95
     assert run.certificate < 1e-5

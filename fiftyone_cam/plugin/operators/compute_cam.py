@@ -39,7 +39,7 @@ class ComputeCam(foo.Operator):
     def __call__(
         self,
         samples: fo.Dataset | fo.DatasetView,
-        model: Any,
+        classifier: Any,
         key: str = "cam",
         *,
         delegate: bool = False,
@@ -49,7 +49,7 @@ class ComputeCam(foo.Operator):
 
         Args:
             samples: a dataset or view of images.
-            model: anything that ``load_classifier`` takes; a name if it is delegated.
+            classifier: anything that ``load_classifier`` takes; a name if it is delegated.
             key: the run's key.
             delegate: queue it for ``fiftyone delegated launch`` instead of doing it now.
             kwargs: further arguments of ``compute_cam``; also ``classes`` and ``arch``, of ``load_classifier``.
@@ -57,17 +57,17 @@ class ComputeCam(foo.Operator):
         Returns:
             the run, or FiftyOne's record of the delegated operation.
 
-        >>> foo.get_operator("fiftyone_cam/compute_cam")(dataset, model="efficientnet_lite0", key="cam")
+        >>> foo.get_operator("fiftyone_cam/compute_cam")(dataset, classifier="efficientnet_lite0", key="cam")
         """
         if delegate:
-            params = {"model": model, "key": key, **kwargs}
+            params = {"classifier": classifier, "key": key, **kwargs}
             return foo.execute_operator(self.uri, {"view": samples.view()}, params=params, request_delegation=True)
 
         from fiftyone_cam.classifiers.classifier import load_classifier
         from fiftyone_cam.compute.compute_cam import compute_cam
 
         loading = {name: kwargs.pop(name) for name in ("classes", "arch") if name in kwargs}
-        return compute_cam(samples, load_classifier(model, **loading), key, **kwargs)
+        return compute_cam(samples, load_classifier(classifier, **loading), key, **kwargs)
 
     def resolve_placement(self, ctx: Any) -> types.Placement:
         return forms.button(types.Places.SAMPLES_GRID_ACTIONS, "Compute class activation maps", "cam")

@@ -53,7 +53,7 @@ class DeleteCamRun(foo.Operator):
                 f"- {what}: {', '.join(forms.plain(name) for name in names)}" for what, names in owned.items() if names
             ]
             if isinstance(run, TrainingRun):
-                lines += ["", f"The checkpoint in {forms.plain(run.record['out'])} stays."]
+                lines += ["", f"The checkpoint in {forms.plain(run.record['out_dir'])} stays."]
             inputs.md("\n".join(["This deletes for good:", "", *lines]), name="owned")
         return types.Property(inputs, view=view)
 

@@ -44,7 +44,7 @@ class ExplainSample(foo.Operator):
         self,
         samples: fo.Dataset | fo.DatasetView,
         sample_id: str,
-        model: Any,
+        classifier: Any,
         label: str | None = None,
         key: str = "cam",
     ) -> fo.Heatmap:
@@ -54,7 +54,7 @@ class ExplainSample(foo.Operator):
         """
         from fiftyone_cam.compute.explain_sample import explain_sample
 
-        return explain_sample(samples, sample_id, model, label, key)
+        return explain_sample(samples, sample_id, classifier, label, key)
 
     def resolve_placement(self, ctx: Any) -> types.Placement:
         return forms.button(types.Places.SAMPLES_VIEWER_ACTIONS, "Explain this sample", "explain")
@@ -85,7 +85,7 @@ class ExplainSample(foo.Operator):
             forms.refuse(prop, f"{label} is none of the {len(run.classes):,} classes{_near(label, run.classes)}")
         if model_sources.of_record(run.record) is None:
             inputs.str(
-                "model",
+                "classifier",
                 label="Classifier",
                 description=f"The record of run {run.key} does not say where {run.record['classifier']['model']} was "
                 "loaded from: a name, a checkpoint folder, or a file",
@@ -102,9 +102,9 @@ class ExplainSample(foo.Operator):
         def explain(report: work.Report) -> fo.Heatmap:
             from fiftyone_cam.compute.explain_sample import explain_sample
 
-            model = ctx.params.get("model")
+            named = ctx.params.get("classifier")
             source, kwargs = (
-                (model, {"classes": run.classes}) if model else model_sources.of_record(run.record) or ("", {})
+                (named, {"classes": run.classes}) if named else model_sources.of_record(run.record) or ("", {})
             )
             classifier = model_sources.load(source, kwargs, ctx.secret)
             if classifier.fingerprint != run.record["classifier"]["sha256"]:

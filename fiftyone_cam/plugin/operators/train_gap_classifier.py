@@ -43,8 +43,8 @@ class TrainGapClassifier(foo.Operator):
     def __call__(
         self,
         samples: fo.Dataset | fo.DatasetView,
-        label_field: str,
-        out: str,
+        ground_truth: str,
+        out_dir: str,
         *,
         delegate: bool = False,
         **kwargs: Any,
@@ -53,8 +53,8 @@ class TrainGapClassifier(foo.Operator):
 
         Args:
             samples: a dataset or view of images.
-            label_field: what is learned.
-            out: the folder of the checkpoint.
+            ground_truth: what is learned.
+            out_dir: the folder of the checkpoint.
             delegate: queue it for ``fiftyone delegated launch`` instead of doing it now.
             kwargs: further arguments of ``train_classifier``.
 
@@ -64,12 +64,12 @@ class TrainGapClassifier(foo.Operator):
         >>> foo.get_operator("fiftyone_cam/train_gap_classifier")(dataset, "ground_truth", "runs/pets", epochs=5)
         """
         if delegate:
-            params = {"label_field": label_field, "out": out, "settings": kwargs}
+            params = {"ground_truth": ground_truth, "out_dir": out_dir, "settings": kwargs}
             return foo.execute_operator(self.uri, {"view": samples.view()}, params=params, request_delegation=True)
 
         from fiftyone_cam.training.train_classifier import train_classifier
 
-        return train_classifier(samples, label_field, out=out, **kwargs)
+        return train_classifier(samples, ground_truth, out_dir, **kwargs)
 
     def resolve_input(self, ctx: Any) -> types.Property:
         inputs = types.Object()
@@ -84,18 +84,18 @@ class TrainGapClassifier(foo.Operator):
 
         params = ctx.params
         if "settings" in params:  # by the caller, as Python does
-            inputs.str("label_field", label="Label field", default=params.get("label_field"), required=True)
-            inputs.str("out", label="Output directory", default=params.get("out"), required=True)
+            inputs.str("ground_truth", label="Ground truth", default=params.get("ground_truth"), required=True)
+            inputs.str("out_dir", label="Output directory", default=params.get("out_dir"), required=True)
             return types.Property(inputs, view=view)
         prop = inputs.str(
-            "label_field",
-            label="Label field",
+            "ground_truth",
+            label="Ground truth",
             description="What is learned. Samples without a label are left out",
             default=labels[0] if len(labels) == 1 else None,
             required=True,
             view=forms.choices(dict.fromkeys(labels, "")),
         )
-        asked = params.get("label_field")
+        asked = params.get("ground_truth")
         if asked and asked not in labels:
             forms.refuse(prop, f"{asked} is no Classification field: expected {', '.join(labels)}")
         _network(inputs, params)
@@ -123,14 +123,14 @@ class TrainGapClassifier(foo.Operator):
 
     def execute(self, ctx: Any) -> Iterator[Any]:
         params = ctx.params
-        folder = Path(params["out"]).expanduser().absolute()
+        folder = Path(params["out_dir"]).expanduser().absolute()
         key = params.get("key") or (params.get("settings") or {}).get("key") or key_of(folder)
 
         def train(report: work.Report) -> Classifier:
             from fiftyone_cam.training.train_classifier import train_classifier
 
             samples = ctx.target_view(require_flat=True)
-            return train_classifier(samples, params["label_field"], out=folder, progress=report, **asked(params))
+            return train_classifier(samples, params["ground_truth"], folder, progress=report, **asked(params))
 
         yield from work.run(ctx, train, "Reading the labels")
         run = catalog.load_training(ctx.dataset, key)
@@ -146,7 +146,7 @@ class TrainGapClassifier(foo.Operator):
             params={
                 "source": "checkpoint",
                 "checkpoint": str(folder),
-                "ground_truth": params["label_field"],
+                "ground_truth": params["ground_truth"],
                 "key": forms.free_key(ctx.dataset, f"{key}_cam"),
             },
             prompt=True,
@@ -212,13 +212,13 @@ def _folder(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]
     """Where the checkpoint goes, and under which key the training is recorded."""
     default = forms.free_folder("trainings", dataset, "classifier")
     out = inputs.str(
-        "out",
+        "out_dir",
         label="Output directory",
         description="For the checkpoint, on the machine that trains: new, empty, or of this training",
         default=str(default),
         required=True,
     )
-    folder = Path(params.get("out") or default).expanduser().absolute()
+    folder = Path(params.get("out_dir") or default).expanduser().absolute()
     try:
         found = saved(folder)
     except CamError as error:
