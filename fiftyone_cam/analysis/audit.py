@@ -14,6 +14,7 @@ from fiftyone_cam.analysis.audit_report import BACKGROUND, THRESHOLD, VERDICTS, 
 from fiftyone_cam.core import evidence
 from fiftyone_cam.core.boxes import as_box
 from fiftyone_cam.core.errors import CamError, RunError
+from fiftyone_cam.core.names import HEATMAP
 from fiftyone_cam.core.regions import Cells, contains, partition
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.annotations import ObjectLabels, Scene
@@ -21,7 +22,6 @@ from fiftyone_cam.dataset.collection import Collection, images
 from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
-from fiftyone_cam.runs.heatmaps import HEATMAP
 
 FILLS = 0.9
 """An object that covers more of the grid than this proves nothing by place: there is no verdict."""

@@ -16,13 +16,13 @@ from fiftyone_cam.analysis.compare_report import CHANGES, Comparison, comparison
 from fiftyone_cam.core.boxes import as_box
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.evidence import agreement
+from fiftyone_cam.core.names import HEATMAP
 from fiftyone_cam.core.regions import Cells
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
-from fiftyone_cam.runs.heatmaps import HEATMAP
 
 _TYPES: dict[str, dict[str, Any]] = {
     "change": {"ftype": fo.StringField},

@@ -19,12 +19,13 @@ import fiftyone.core.utils as fou
 from fiftyone_cam.core.errors import CamError, FieldError, ImageError
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.limits import limits
+from fiftyone_cam.core.names import ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.core.overlay import Picture, blend, caption, check_style, sheet, stack, thumbnail
 from fiftyone_cam.core.workers import NotDoneError, Task, Workers
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
-from fiftyone_cam.runs.heatmaps import ERROR, HEATMAP, PREDICTION, grid_of, signed_map
+from fiftyone_cam.runs.heatmaps import grid_of, signed_map
 
 MANIFEST, CONTACT_SHEET = "manifest.csv", "contact_sheet.png"
 COLUMNS = (

@@ -11,9 +11,9 @@ from fiftyone_cam.analysis.audit import computed
 from fiftyone_cam.core.boxes import as_box
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.evidence import evidence_box
+from fiftyone_cam.core.names import HEATMAP, PREDICTION
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.collection import Collection
-from fiftyone_cam.runs.heatmaps import HEATMAP, PREDICTION
 
 BOXES = "boxes"
 

@@ -17,6 +17,7 @@ from fiftyone_cam.classifiers.classifier import load_classifier
 from fiftyone_cam.core import evidence
 from fiftyone_cam.core.boxes import Box, as_box
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.names import HEATMAP, PREDICTION, TOP
 from fiftyone_cam.core.regions import Cells, Shape, partition
 from fiftyone_cam.core.results import Failure
 from fiftyone_cam.dataset import bulk
@@ -92,11 +93,11 @@ def stored_logits(samples: Collection, sample_id: str, key: str = "cam") -> list
     'cam_heatmap'
     """
     run = catalog.load_run(samples, key)
-    heat = [run.field("heatmap")]
+    heat = [run.field(HEATMAP)]
     heat += [f"{heat[0]}_{rank}" for rank in range(2, int(run.record["settings"].get("top_k") or 1) + 1)]
     heat = [field for field in heat if run.dataset.has_field(field)]
     paths = [f"{field}.{name}" for field in heat for name in ("label", "grid", "bias", "logit", "box", "seen")]
-    confidences = [run.field("prediction")] + ([f"{run.field('top')}.classifications"] if len(heat) > 1 else [])
+    confidences = [run.field(PREDICTION)] + ([f"{run.field(TOP)}.classifications"] if len(heat) > 1 else [])
     paths += [f"{path}.{name}" for path in confidences for name in ("label", "confidence")]
     scene = audited_scene(run)
     [[row]] = bulk.chunks(run.dataset.select(sample_id), [*paths, *(scene.paths if scene else ())], progress=False)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-CHECKPOINT_WEIGHTS = "model.safetensors"
-
-
-CHECKPOINT_JSON = "classifier.json"
+from fiftyone_cam.core.names import CHECKPOINT_JSON
 
 
 def may_replace(folder: Path) -> bool:

@@ -20,11 +20,12 @@ from fiftyone_cam.classifiers import checkpoint, sources, transforms
 from fiftyone_cam.core.errors import SourceError
 from fiftyone_cam.core.explain import Explainer, Prepared, prepare, prepared_in_time
 from fiftyone_cam.core.limits import limits
+from fiftyone_cam.core.names import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS, LITE
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing
 from fiftyone_cam.core.results import Explanation, Failure, Item
 from fiftyone_cam.core.workers import Workers
-from fiftyone_cam.networks import LITE, architectures
+from fiftyone_cam.networks import architectures
 from fiftyone_cam.runs.heatmaps import heatmap, prediction
 
 
@@ -194,7 +195,7 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
         try:
             save_file(
                 {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.module.state_dict().items()},
-                staging / checkpoint.CHECKPOINT_WEIGHTS,
+                staging / CHECKPOINT_WEIGHTS,
             )
             data = {
                 "arch": arch,
@@ -203,11 +204,11 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
                 "activation": self.network.activation,
                 **details,
             }
-            (staging / checkpoint.CHECKPOINT_JSON).write_text(json.dumps(data, indent=2), encoding="utf-8")
+            (staging / CHECKPOINT_JSON).write_text(json.dumps(data, indent=2), encoding="utf-8")
             folder.mkdir(exist_ok=True)
             for name in (
-                checkpoint.CHECKPOINT_WEIGHTS,
-                checkpoint.CHECKPOINT_JSON,
+                CHECKPOINT_WEIGHTS,
+                CHECKPOINT_JSON,
             ):  # the JSON last: it makes it a checkpoint
                 os.replace(staging / name, folder / name)
         finally:

@@ -19,11 +19,11 @@ import psutil
 import torch
 from torch import nn
 
-from fiftyone_cam.classifiers.checkpoint import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS
 from fiftyone_cam.classifiers.transforms import convert, of_processor
 from fiftyone_cam.core.errors import SourceError
+from fiftyone_cam.core.names import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS, LITE, SMALL
 from fiftyone_cam.core.preprocessing import CenterCrop, Pad, Preprocessing, Resize, Step
-from fiftyone_cam.networks import LITE, SMALL, architectures, build
+from fiftyone_cam.networks import architectures, build
 
 
 @dataclass

@@ -23,7 +23,8 @@ from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.compute.writer import Writer
 from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Explainer
-from fiftyone_cam.core.network import PRECISIONS, check_precision, chosen_device
+from fiftyone_cam.core.names import ENGINES, ERROR, HEATMAP, PRECISIONS, PREDICTION
+from fiftyone_cam.core.network import check_precision, chosen_device
 from fiftyone_cam.core.results import Item, Result
 from fiftyone_cam.dataset import database
 from fiftyone_cam.dataset.collection import Collection, images
@@ -32,11 +33,9 @@ from fiftyone_cam.engines import local
 from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.runs import catalog, lease
 from fiftyone_cam.runs.cam_run import CamRun
-from fiftyone_cam.runs.heatmaps import ERROR, HEATMAP, PREDICTION, field_schema
+from fiftyone_cam.runs.heatmaps import field_schema
 
 logger = logging.getLogger(__name__)
-
-ENGINES = ("local", "ray")
 
 
 def compute_cam(
@@ -175,7 +174,7 @@ def _check_settings(
     """What can be known to be wrong before a classifier is loaded."""
     catalog.check_key(samples._dataset, key)
     if precision not in PRECISIONS:
-        raise CamError(f"unknown precision {precision!r}, expected one of {sorted(PRECISIONS)}")
+        raise CamError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
     for name, value in (("batch_size", batch_size), ("num_workers", num_workers), ("top_k", top_k)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise CamError(f"{name} is {value!r}, expected a whole number from 1")
@@ -191,7 +190,7 @@ def _check_engine(
     if engine == "ray":
         ray_engine.check_settings(device, num_actors, gpus_per_actor, address)
     elif engine != "local":
-        raise CamError(f"unknown engine {engine!r}, expected one of {ENGINES}")
+        raise CamError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
     else:
         for name, value in (("num_actors", num_actors), ("address", address)):
             if value is not None:

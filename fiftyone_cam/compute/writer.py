@@ -10,20 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from fiftyone_cam.core.names import ERROR, FIRST_CHUNK
 from fiftyone_cam.core.results import Failure, Result
 from fiftyone_cam.core.workers import Task, Workers
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.runs import lease
 from fiftyone_cam.runs.cam_run import CamRun
-from fiftyone_cam.runs.heatmaps import ERROR, sample_documents
+from fiftyone_cam.runs.heatmaps import sample_documents
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 128
 """Results per write: what a kill can cost at most."""
-
-FIRST = 64
-"""Maps of the first write, from which the scale of what is drawn comes: enough for it, and soon on the screen."""
 
 _FLUSH_SECONDS = 2.0
 
@@ -54,7 +52,7 @@ class Writer:
             # However late it is: the scale must come of the same maps on a slow machine, and with another engine, where
             # failures come earlier or later.
             self._maps += not isinstance(result, Failure)
-            due = self._maps >= FIRST
+            due = self._maps >= FIRST_CHUNK
         else:
             due = time.monotonic() - self._flushed > _FLUSH_SECONDS
         if due or len(self._results) >= CHUNK:

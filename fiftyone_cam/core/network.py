@@ -19,11 +19,11 @@ from fiftyone_cam.core.compilation import Forward, compiled
 from fiftyone_cam.core.errors import CamError, SourceError
 from fiftyone_cam.core.folding import folded
 from fiftyone_cam.core.head import certified, evaluating, find_head, tapped_forward
+from fiftyone_cam.core.names import PRECISIONS
 from fiftyone_cam.core.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ACTIVATIONS = ("softmax", "sigmoid")
 
 _NEAR = 4 << 20
@@ -320,7 +320,7 @@ def check_precision(device: torch.device, precision: str) -> None:
         CamError: it does not, or there is no such precision.
     """
     if precision not in PRECISIONS:
-        raise CamError(f"unknown precision {precision!r}, expected one of {sorted(PRECISIONS)}")
+        raise CamError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if precision == "float16" and device.type == "cpu":
         raise CamError("float16 needs a GPU: use bfloat16 or float32 on the CPU")
 
@@ -330,7 +330,7 @@ def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContex
     if precision == "float32":
         return contextlib.nullcontext()
     # no cache of weights: it is one for all threads, and knows nothing of their streams
-    return torch.autocast(device.type, PRECISIONS[precision], cache_enabled=False)
+    return torch.autocast(device.type, getattr(torch, precision), cache_enabled=False)
 
 
 def _first_line(error: BaseException) -> str:

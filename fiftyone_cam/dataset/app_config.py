@@ -20,6 +20,7 @@ import fiftyone.core.odm as foo
 import fiftyone.core.utils as fou
 
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.names import CONTRAST
 
 fopp = fou.lazy_import("fiftyone.core.plots.plotly")  # plotly takes a second, and the App imports this module early
 
@@ -41,7 +42,7 @@ SIGNED = (
 Dark in the middle, so that bright means strong, as in :data:`HEAT`; a white middle would lay a veil over the photo.
 """
 
-_FIELD_COLORS = {"contrast": "#3d9be9"}
+_FIELD_COLORS = {CONTRAST: "#3d9be9"}
 _FIELD_COLOR = "#ff6a00"
 
 
@@ -127,7 +128,7 @@ def _color(dataset: fo.Dataset, heatmaps: dict[str, str], colors: str | None) ->
     scales = {entry["path"]: dict(entry) for entry in scheme.colorscales or []}
     fields = {entry["path"]: dict(entry) for entry in scheme.fields or []}
     for path, name in heatmaps.items():
-        signed = name == "contrast"
+        signed = name == CONTRAST
         if path not in scales or (colors is not None and not signed):
             scales[path] = {"path": path, **_scale(SIGNED if signed else colors or HEAT)}
         elif "rgb" not in scales[path]:  # saved from the App's own settings

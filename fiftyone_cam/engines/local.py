@@ -17,11 +17,9 @@ from threadpoolctl import ThreadpoolController
 
 from fiftyone_cam.core.explain import Explainer, Prepared, prepare, prepared_in_time
 from fiftyone_cam.core.limits import limits
+from fiftyone_cam.core.names import COMPILING_PAYS
 from fiftyone_cam.core.results import Failure, Item, Result
 from fiftyone_cam.core.workers import Task, Workers
-
-COMPILING_PAYS = 60.0
-"""Seconds of forwards still to come from which on compiling pays: it takes 3 to 20 and gains 10 to 55%."""
 
 _BATCHES_BEFORE = 3
 """Batches after which it is known how fast the network runs."""

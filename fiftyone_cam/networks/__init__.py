@@ -7,10 +7,7 @@ from typing import Any
 from torch import nn
 
 from fiftyone_cam.core.errors import SourceError
-
-LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
-SMALL = ("small_gap_net", "cifar_resnet20", "cifar_resnet56")
-"""For images of about 32x32 pixels."""
+from fiftyone_cam.core.names import LITE, SMALL
 
 
 def build(arch: str, num_classes: int, **kwargs: Any) -> nn.Module:

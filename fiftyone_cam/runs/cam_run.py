@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from fiftyone_cam.core.names import COMPILING_PAYS, ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.runs import record as records
 from fiftyone_cam.runs.run import Run
 
@@ -31,9 +32,9 @@ class CamRun(Run):
         While it is computed, and where it was killed, the results are counted when they are asked for.
         """
         counts = super().counts
-        if self.record["status"] == "running" and self.dataset.has_sample_field(self.field("heatmap")):
-            counts["computed"] = self.dataset.exists(self.field("heatmap")).count()
-            counts["failed"] = self.dataset.exists(self.field("error")).count()
+        if self.record["status"] == "running" and self.dataset.has_sample_field(self.field(HEATMAP)):
+            counts["computed"] = self.dataset.exists(self.field(HEATMAP)).count()
+            counts["failed"] = self.dataset.exists(self.field(ERROR)).count()
         return counts
 
     @property
@@ -49,7 +50,7 @@ class CamRun(Run):
             hide: further fields to show no more.
             colors: a scale for the heatmaps, by plotly's name; by default one that was chosen before stays.
         """
-        wanted = [self.field(name) for name in ("prediction", "heatmap")]
+        wanted = [self.field(name) for name in (PREDICTION, HEATMAP)]
         others = {
             path
             for key in records.keys(self.dataset, records.CAM)
@@ -96,10 +97,6 @@ class CamRun(Run):
 _BRIEF = 5.0
 """Seconds of a run below which nothing follows from where its time went."""
 
-_LONG = 60.0
-"""Seconds of forwards from which on a CPU's are compiled (``engines.local.COMPILING_PAYS``, not read here: it would
-import PyTorch)."""
-
 
 def where_the_time_went(timing: Mapping[str, Any]) -> str:
     """A run's time by what it was spent on, in words; and what to do where it was spent on waiting.
@@ -119,6 +116,6 @@ def where_the_time_went(timing: Mapping[str, Any]) -> str:
         advice = "; try more workers, or faster storage"
     elif total >= _BRIEF and shares["waiting for writes"] > 0.4:
         advice = "; the database is what is slow"
-    elif spent["forward"] > _LONG and timing.get("device") == "cpu" and find_spec("onnxruntime") is None:
+    elif spent["forward"] > COMPILING_PAYS and timing.get("device") == "cpu" and find_spec("onnxruntime") is None:
         advice = "; pip install 'fiftyone_cam[onnx]' compiles most networks in so long a run, from Python or scheduled"
     return ", ".join(said) + advice

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from fiftyone_cam.core.boxes import Box, as_box
 from fiftyone_cam.core.display import display_size, lay_out, quantize
 from fiftyone_cam.core.errors import FieldError
+from fiftyone_cam.core.names import CONTRAST, ERROR, HEATMAP, PREDICTION, TOP
 from fiftyone_cam.core.results import ClassMap, Explanation
 from fiftyone_cam.dataset import bulk
-
-PREDICTION, HEATMAP, CONTRAST, ERROR, TOP = "prediction", "heatmap", "contrast", "error", "top"
 
 
 def prediction(class_map: ClassMap) -> fo.Classification:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fiftyone_cam.core import names
 from fiftyone_cam.runs.run import Run
 
-SPLIT, PREDICTION, ERROR, EVALUATION = "split", "prediction", "error", "eval"
+SPLIT, PREDICTION, ERROR, EVALUATION = "split", names.PREDICTION, names.ERROR, "eval"
 TRAIN, VALIDATION = "train", "validation"
 
 

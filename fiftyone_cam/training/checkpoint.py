@@ -15,9 +15,9 @@ from typing import Any
 from pymongo.errors import PyMongoError
 from safetensors import SafetensorError
 
-from fiftyone_cam.classifiers import checkpoint
 from fiftyone_cam.classifiers.classifier import Classifier
 from fiftyone_cam.core.errors import SourceError, TrainingError
+from fiftyone_cam.core.names import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.runs.training_run import TrainingRun
 from fiftyone_cam.training.progress import Epoch, best_epoch
@@ -80,7 +80,7 @@ class Checkpoint:
         """Delete what would be taken for a part of the new training: state and snapshots."""
         (self.folder / STATE).unlink(missing_ok=True)
         for epoch in before.get("snapshots", ()):
-            for name in (checkpoint.CHECKPOINT_WEIGHTS, checkpoint.CHECKPOINT_JSON):
+            for name in (CHECKPOINT_WEIGHTS, CHECKPOINT_JSON):
                 (self.snapshot(epoch) / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # gone, or not empty
                 self.snapshot(epoch).rmdir()

@@ -10,9 +10,10 @@ from torch import nn
 
 from fiftyone_cam.classifiers import sources
 from fiftyone_cam.core.errors import SourceError
+from fiftyone_cam.core.names import LITE, SMALL
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import CenterCrop, Preprocessing, Resize
-from fiftyone_cam.networks import LITE, SMALL, build
+from fiftyone_cam.networks import build
 from fiftyone_cam.training.pictures import SMALL_INPUT
 
 _MEAN, _STD = (0.5,) * 3, (0.25,) * 3

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fiftyone_cam.core.errors import TrainingError
 from fiftyone_cam.core.head import evaluating, read_logits
-from fiftyone_cam.core.network import PRECISIONS
+from fiftyone_cam.core.names import PRECISIONS
 from fiftyone_cam.training import resume
 from fiftyone_cam.training.pictures import Examples
 from fiftyone_cam.training.progress import Clock, Epoch, Report, best_so_far
@@ -65,7 +65,7 @@ class Settings:
         if self.weight_decay < 0:
             raise TrainingError(f"weight_decay is {self.weight_decay}, expected 0 or more")
         if self.precision not in PRECISIONS:
-            raise TrainingError(f"unknown precision {self.precision!r}, expected one of {sorted(PRECISIONS)}")
+            raise TrainingError(f"unknown precision {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
 
 
 def fit(
@@ -245,7 +245,7 @@ class _Loop:
         return read_logits(self.module(batch)).float()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        precision = PRECISIONS[self.settings.precision]
+        precision = getattr(torch, self.settings.precision)
         if precision is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, precision)

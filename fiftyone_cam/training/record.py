@@ -11,8 +11,8 @@ from typing import Any
 
 import fiftyone as fo
 
-from fiftyone_cam.classifiers.checkpoint import CHECKPOINT_JSON
 from fiftyone_cam.core.errors import RunError, SourceError
+from fiftyone_cam.core.names import CHECKPOINT_JSON
 from fiftyone_cam.dataset import database
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs import catalog

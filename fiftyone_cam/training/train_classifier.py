@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from fiftyone_cam.classifiers import sources
 from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.core.errors import FieldError, RunError, SourceError, TrainingError
+from fiftyone_cam.core.names import LITE, SMALL
 from fiftyone_cam.core.network import GapNetwork, chosen_device
 from fiftyone_cam.core.preprocessing import Preprocessing
 from fiftyone_cam.core.results import Item
 from fiftyone_cam.dataset.collection import Collection, images
-from fiftyone_cam.networks import LITE, SMALL, architectures
+from fiftyone_cam.networks import architectures
 from fiftyone_cam.runs import catalog, training_run
 from fiftyone_cam.runs.training_run import TRAIN, VALIDATION, TrainingRun
 from fiftyone_cam.training.checkpoint import STATE, Checkpoint

