@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 import fiftyone_cam as focam
 from benchmarks.workloads import Workload
-from fiftyone_cam.core.compilation import compiled
+from fiftyone_cam.core.compilation import compile_forward
 from fiftyone_cam.core.explain import Prepared, prepare
 from fiftyone_cam.core.folding import folded
 from fiftyone_cam.core.head import tapped_forward
@@ -92,7 +92,7 @@ def forward(workload: Workload, how: str) -> Timed:
         slices = network._slices(batch)
         call: Callable[[Tensor], Any] = lambda part: tapped_forward(module, part, tap)  # noqa: E731
         if how == "compiled":
-            fast = compiled(module, tap, slices[0])
+            fast = compile_forward(module, tap, slices[0])
             if fast is None:
                 raise RuntimeError("it cannot be compiled here")
             call = lambda part: fast(part) if len(part) == len(slices[0]) else tapped_forward(module, part, tap)  # noqa: E731

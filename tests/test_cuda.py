@@ -63,7 +63,7 @@ def test_batches_on_streams_of_their_own_are_what_one_after_the_other_is(tmp_pat
         for start in range(0, 400, 8)
         for result in explainer([prepare(item, network.preprocessing) for item in items[start : start + 8]])
     ]
-    found = list(local.explained(items, explainer, 8, None, defaultdict(float)))
+    found = list(local.explain_all(items, explainer, 8, None, defaultdict(float)))
     assert local._cuda_stream.cache_info().currsize == 2
     assert [result.id for result in found] == [item.id for item in items]
     for one, other in zip(found, expected, strict=True):

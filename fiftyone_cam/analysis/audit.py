@@ -18,7 +18,7 @@ from fiftyone_cam.core.names import HEATMAP
 from fiftyone_cam.core.regions import Cells, contains, partition
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.annotations import ObjectLabels, Scene
-from fiftyone_cam.dataset.collection import Collection, images
+from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
@@ -137,7 +137,7 @@ def computed(samples: Collection, key: str) -> tuple[Collection, CamRun]:
 
     >>> collection, run = computed(dataset, "cam")
     """
-    collection = images(samples)
+    collection = require_images(samples)
     run = catalog.load_run(collection, key)
     if run.status == "running":
         raise RunError(f"run {key!r} is being computed: wait for it, or stop it")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fiftyone_cam.classifiers import checkpoint, sources, transforms
 from fiftyone_cam.core.errors import SourceError
-from fiftyone_cam.core.explain import Explainer, Prepared, prepare, prepared_in_time
+from fiftyone_cam.core.explain import Explainer, Prepared, prepare, wait_for_prepared
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS, LITE
 from fiftyone_cam.core.network import GapNetwork
@@ -225,7 +225,7 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
         """
         item = Item("", os.fspath(path))
         with Workers(1, seconds=limits().seconds, name="cam-decode") as workers:
-            prepared = prepared_in_time(workers, workers.submit(prepare, item, self.network.preprocessing), item)
+            prepared = wait_for_prepared(workers, workers.submit(prepare, item, self.network.preprocessing), item)
         if isinstance(prepared, Failure):
             return prepared
         classes = None if labels is None else [self.index(label) for label in labels]

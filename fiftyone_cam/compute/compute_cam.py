@@ -24,10 +24,10 @@ from fiftyone_cam.compute.writer import Writer
 from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.names import ENGINES, ERROR, HEATMAP, PRECISIONS, PREDICTION
-from fiftyone_cam.core.network import check_precision, chosen_device
+from fiftyone_cam.core.network import check_precision, resolve_device
 from fiftyone_cam.core.results import Item, Result
 from fiftyone_cam.dataset import database
-from fiftyone_cam.dataset.collection import Collection, images
+from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.dataset.ground_truth import GroundTruth, check_field
 from fiftyone_cam.engines import local
 from fiftyone_cam.engines import ray as ray_engine
@@ -108,19 +108,19 @@ def compute_cam(
     >>> run = focam.compute_cam(dataset, "efficientnet_lite0", key="cam", ground_truth="ground_truth")
     >>> dataset.match(F("cam_prediction.label") != F("ground_truth.label"))
     """
-    collection = images(samples)
+    collection = require_images(samples)
     _check_settings(collection, key, ground_truth, batch_size, num_workers, precision, top_k)
     _check_engine(engine, device, num_actors, gpus_per_actor, address)
     classifier = load_classifier(classifier)
     truth = GroundTruth(collection, ground_truth, class_map, classifier.classes)
-    explained: Callable[..., Generator[Result, None, None]] = local.explained
+    explain: Callable[..., Generator[Result, None, None]] = local.explain_all
     if engine == "ray":
-        explained = partial(
-            ray_engine.explained, device=device, num_actors=num_actors, gpus_per_actor=gpus_per_actor, address=address
+        explain = partial(
+            ray_engine.explain_all, device=device, num_actors=num_actors, gpus_per_actor=gpus_per_actor, address=address
         )
         classifier.network.to("cpu")  # from where the actors get it: this process computes nothing
     else:
-        classifier.network.to(chosen_device(device))
+        classifier.network.to(resolve_device(device))
         check_precision(classifier.network.device, precision)
 
     explainer = Explainer(classifier.network.for_inference(), precision=precision, top_k=top_k)
@@ -142,7 +142,7 @@ def compute_cam(
         if items:
             run.update(revision=run.record["revision"] + 1, counts=_counts(collection, run, len(items)))
             started = time.perf_counter()
-            results = explained(items, explainer, batch_size or explainer.network.batch_size(), num_workers, clock)
+            results = explain(items, explainer, batch_size or explainer.network.batch_size(), num_workers, clock)
             with (
                 contextlib.closing(results),  # last of all: what was computed is written before actors are sent home
                 fou.ProgressBar(total=len(items), progress=progress) as bar,

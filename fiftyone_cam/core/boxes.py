@@ -17,19 +17,19 @@ Box = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
-def inside(outer: Box, inner: Box) -> Box:
-    """``inner``, given relative to ``outer``, relative to what ``outer`` is relative to.
+def to_image_coordinates(outer: Box, inner: Box) -> Box:
+    """Convert ``inner`` from coordinates of ``outer`` to coordinates of the image.
 
-    >>> inside((0.5, 0.5, 0.5, 0.5), (0.0, 0.0, 0.5, 0.5))
+    >>> to_image_coordinates((0.5, 0.5, 0.5, 0.5), (0.0, 0.0, 0.5, 0.5))
     (0.5, 0.5, 0.25, 0.25)
     """
     return (outer[0] + outer[2] * inner[0], outer[1] + outer[3] * inner[1], outer[2] * inner[2], outer[3] * inner[3])
 
 
-def visible(frame: Box) -> Box:
-    """The part of the image that a frame covers.
+def clip_to_image(frame: Box) -> Box:
+    """The part of a frame that lies on the image.
 
-    >>> visible((-0.5, 0.0, 2.0, 0.5))
+    >>> clip_to_image((-0.5, 0.0, 2.0, 0.5))
     (0.0, 0.0, 1.0, 0.5)
     """
     x0, y0 = max(0.0, frame[0]), max(0.0, frame[1])

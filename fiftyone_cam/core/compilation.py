@@ -27,7 +27,7 @@ _MOST_STEPS = 1200
 _MATCH = 1e-4  # relative: compiled against not; certificates stay what they are
 
 
-def compiled(module: nn.Module, tap: Tap, batch: Tensor) -> Forward | None:
+def compile_forward(module: nn.Module, tap: Tap, batch: Tensor) -> Forward | None:
     """:func:`tapped_forward` compiled for batches like this one, or None where that cannot be done here.
 
     The forward is traced with its tap, so that the feature maps are an output of what is compiled. Nothing else of the
@@ -38,7 +38,7 @@ def compiled(module: nn.Module, tap: Tap, batch: Tensor) -> Forward | None:
         tap: of its head.
         batch: normalised, as the module takes it.
 
-    >>> fast = compiled(network.module, network.head.tap, batch)
+    >>> fast = compile_forward(network.module, network.head.tap, batch)
     >>> logits, features = fast(batch)
     """
     if not all(find_spec(name) for name in _NEEDS):

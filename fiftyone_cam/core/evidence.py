@@ -149,7 +149,7 @@ def agreement(a: Grid, cells_a: Cells, b: Grid, cells_b: Cells) -> tuple[float |
     rows = np.union1d(cells_a.rows, cells_b.rows)
     columns = np.union1d(cells_a.columns, cells_b.columns)
     areas = np.outer(np.diff(rows), np.diff(columns))
-    refined_a, refined_b = _refined(a, cells_a, rows, columns), _refined(b, cells_b, rows, columns)
+    refined_a, refined_b = _refine(a, cells_a, rows, columns), _refine(b, cells_b, rows, columns)
 
     both = np.isfinite(refined_a) & np.isfinite(refined_b) & (areas > 0)
     correlation = _correlation(refined_a[both], refined_b[both], areas[both])
@@ -167,7 +167,7 @@ def _positive(grid: Grid) -> Floats | None:
     return positive / total if total > 0 else None
 
 
-def _refined(grid: Grid, cells: Cells, rows: Floats, columns: Floats) -> Floats:
+def _refine(grid: Grid, cells: Cells, rows: Floats, columns: Floats) -> Floats:
     """The grid's value in each cell of a finer grid; NaN where the grid does not reach."""
     found = np.asarray(grid, np.float64)
     for axis, (edges, finer) in enumerate(((cells.rows, rows), (cells.columns, columns))):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fiftyone_cam.core.boxes import Box, inside, visible
+from fiftyone_cam.core.boxes import Box, clip_to_image, to_image_coordinates
 from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate, class_activation_maps
 from fiftyone_cam.core.errors import CamError, ImageError
 from fiftyone_cam.core.image import read_image
@@ -46,11 +46,11 @@ def prepare(item: Item, preprocessing: Preprocessing) -> Prepared | Failure:
         return Failure(item.id, f"cannot be preprocessed: {_reason(error)}")
 
 
-def prepared_in_time(workers: Workers, task: Task[Prepared | Failure], item: Item) -> Prepared | Failure:
+def wait_for_prepared(workers: Workers, task: Task[Prepared | Failure], item: Item) -> Prepared | Failure:
     """What :func:`prepare`, a task of these workers, gives; a failure where the file does not answer in time.
 
     >>> with Workers(1, seconds=60) as workers:
-    ...     prepared = prepared_in_time(workers, workers.submit(prepare, item, preprocessing), item)
+    ...     prepared = wait_for_prepared(workers, workers.submit(prepare, item, preprocessing), item)
     """
     try:
         return workers.result(task)
@@ -112,7 +112,7 @@ class Explainer:
         groups = _same_shape(batch)
         if self.precision != "float32" or len(groups) != 1 or self.batch_limit is not None:
             return False
-        return self.network.compile(_stacked(batch))
+        return self.network.compile(_stack(batch))
 
     def _attempt(self, batch: Sequence[Prepared], forward: _Stopwatch, alone: bool = False) -> list[Result]:
         """Explain; halve where memory or one bad image breaks the whole, down to the image that does.
@@ -144,7 +144,7 @@ class Explainer:
         network, count = self.network, len(batch)
         with network.evaluating(), torch.inference_mode():
             with forward:
-                logits, features = network.forward(_stacked(batch), self.precision)
+                logits, features = network.forward(_stack(batch), self.precision)
                 on_cpu = logits.cpu()  # a GPU is waited for here
             if self.classes is None:
                 indices = logits.nan_to_num(nan=-torch.inf).topk(self.top_k, dim=1).indices
@@ -185,8 +185,8 @@ class Explainer:
                     id=prepared.item.id,
                     maps=tuple(ranked),
                     contrast=_contrast(ranked[0], rival_map) if contrasts else None,
-                    box=inside(prepared.frame, network.grid_frame),
-                    seen=visible(prepared.frame),
+                    box=to_image_coordinates(prepared.frame, network.grid_frame),
+                    seen=clip_to_image(prepared.frame),
                     size=prepared.size,
                     error=float(errors[i]),
                 )
@@ -225,7 +225,7 @@ class _Stopwatch:
         self.seconds += time.perf_counter() - self._began
 
 
-def _stacked(batch: Sequence[Prepared]) -> Tensor:
+def _stack(batch: Sequence[Prepared]) -> Tensor:
     return torch.stack([prepared.pixels for prepared in batch])
 
 

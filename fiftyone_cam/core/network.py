@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fiftyone_cam.core.boxes import Box
-from fiftyone_cam.core.compilation import Forward, compiled
+from fiftyone_cam.core.compilation import Forward, compile_forward
 from fiftyone_cam.core.errors import CamError, SourceError
 from fiftyone_cam.core.folding import folded
 from fiftyone_cam.core.head import certified, evaluating, find_head, tapped_forward
@@ -81,7 +81,7 @@ class GapNetwork:
                     "give one name for each logit, in order"
                 )
             self.grid_frame = measure_grid_frame(self, example)
-            self._growth = largest_output(self.module, example[:1]) / example[0].nbytes
+            self._largest_layer_ratio = largest_output(self.module, example[:1]) / example[0].nbytes
         self._compiled: tuple[torch.Size, Forward] | None = None
 
     def _noise(self, count: int) -> Tensor:
@@ -97,7 +97,7 @@ class GapNetwork:
         Raises:
             CamError: the device is not there.
         """
-        device = chosen_device(device)
+        device = resolve_device(device)
         try:
             if device != self.device:
                 (torch.zeros(1, device=device) + 1).cpu()  # a GPU that is too old takes weights, and runs nothing
@@ -146,7 +146,7 @@ class GapNetwork:
             return False
         with self.evaluating():
             batch = self._slices(batch)[0]
-            forward = compiled(self.module, self.head.tap, self._input(batch))
+            forward = compile_forward(self.module, self.head.tap, self._input(batch))
         self._compiled = None if forward is None else (batch.shape, forward)
         return forward is not None
 
@@ -181,7 +181,7 @@ class GapNetwork:
         if self.device.type != "cuda":
             return _BATCH
         height, width = self.preprocessing.input_size()
-        fitting = _GPU_LAYER / (self._growth * 4 * 3 * height * width)
+        fitting = _GPU_LAYER / (self._largest_layer_ratio * 4 * 3 * height * width)
         return min(_MOST_IN_BATCH, max(_BATCH, 1 << int(math.log2(max(1.0, fitting)))))
 
     def slice_size(self, shape: Sequence[int], threads: int) -> int:
@@ -190,7 +190,7 @@ class GapNetwork:
         >>> resnet18.slice_size((3, 224, 224), threads=2)
         8
         """
-        largest = self._growth * 4 * math.prod(shape)  # bytes, as float32
+        largest = self._largest_layer_ratio * 4 * math.prod(shape)  # bytes, as float32
         return max(_LEAST_SLICE, int(_NEAR / largest)) * threads
 
     def _slices(self, batch: Tensor) -> tuple[Tensor, ...]:
@@ -289,13 +289,13 @@ def measure_grid_frame(network: GapNetwork, example: Tensor) -> Box:
     return (shifts[1], shifts[0], 1.0, 1.0)
 
 
-def chosen_device(device: str | torch.device | None) -> torch.device:
+def resolve_device(device: str | torch.device | None) -> torch.device:
     """A device by its name; by default a GPU where there is one.
 
     Raises:
         CamError: there is no such device.
 
-    >>> chosen_device("cuda")
+    >>> resolve_device("cuda")
     device(type='cuda', index=0)
     """
     if device is None:

@@ -105,7 +105,7 @@ class Scene:
         object_labels: ObjectLabels,
         ground_truth: str | None,
     ) -> None:
-        self._by_class, self._of_all = _normalized(object_labels)
+        self._by_class, self._of_all = _parse_object_labels(object_labels)
         self._ground_truth = ground_truth
         self._true = f"{ground_truth}.label" if ground_truth else None
         self.annotations = Annotations(samples, fields, {*self._of_all, *itertools.chain(*self._by_class.values())})
@@ -168,7 +168,7 @@ class Scene:
             )
 
 
-def _normalized(given: ObjectLabels) -> tuple[dict[str, set[str]], set[str]]:
+def _parse_object_labels(given: ObjectLabels) -> tuple[dict[str, set[str]], set[str]]:
     """Labels by true class, and those of all classes."""
     if given is None:
         return {}, set()

@@ -14,7 +14,7 @@ from fiftyone_cam.core.errors import RunError
 Collection: TypeAlias = "fo.Dataset | fo.DatasetView"
 
 
-def images(samples: Collection) -> Collection:
+def require_images(samples: Collection) -> Collection:
     """The collection, if it is one of images that results can be written to."""
     if isinstance(samples, (fop.PatchesView, fop.EvaluationPatchesView, foc.ClipsView, fov.FramesView)):
         raise RunError(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-from fiftyone_cam.core.explain import Explainer, Prepared, prepare, prepared_in_time
+from fiftyone_cam.core.explain import Explainer, Prepared, prepare, wait_for_prepared
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import COMPILING_PAYS
 from fiftyone_cam.core.results import Failure, Item, Result
@@ -29,7 +29,7 @@ _MOST_STREAMS = 4
 _CUDA_STREAMS = 2
 
 
-def explained(
+def explain_all(
     items: Sequence[Item], explainer: Explainer, batch_size: int, num_workers: int | None, clock: dict[str, Any]
 ) -> Generator[Result, None, None]:
     """Results of items, in order; ``clock`` says meanwhile where the time went.
@@ -43,7 +43,7 @@ def explained(
             (all threads together), ``waiting_for_decode``, ``forward``, ``maps``, and ``compiling`` where that pays.
 
     >>> clock = defaultdict(float)
-    >>> results = list(explained([Item("1", "cat.jpg")], explainer, 32, None, clock))
+    >>> results = list(explain_all([Item("1", "cat.jpg")], explainer, 32, None, clock))
     """
     num_workers = num_workers or min(16, os.cpu_count() or 1)
     preprocessing = explainer.network.preprocessing
@@ -63,7 +63,7 @@ def explained(
 
         def decoded() -> Prepared | Failure:
             item, task = ahead.popleft()
-            prepared = prepared_in_time(workers, task, item)
+            prepared = wait_for_prepared(workers, task, item)
             clock["decoding"] += task.seconds
             return prepared
 

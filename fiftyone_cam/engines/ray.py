@@ -73,7 +73,7 @@ def check_settings(device: str | None, num_actors: int | None, gpus_per_actor: f
         raise CamError("address is empty, expected 'auto' or an address such as '10.0.0.1:6379'; None for no cluster")
 
 
-def explained(
+def explain_all(
     items: Iterable[Item],
     explainer: Explainer,
     batch_size: int,
@@ -87,7 +87,7 @@ def explained(
 ) -> Generator[Result, None, None]:
     """Results of items, computed by Ray actors; in order, but for what was lost with an actor and computed again.
 
-    The same as :func:`fiftyone_cam.engines.local.explained`, and it is what each actor runs. Where results are taken
+    The same as :func:`fiftyone_cam.engines.local.explain_all`, and it is what each actor runs. Where results are taken
     slowly, actors wait: no more than a bounded number of results is ever on its way.
 
     Args:
@@ -107,7 +107,7 @@ def explained(
         CamError: there is no such cluster, it has not got what is asked for, or its actors cannot start.
 
     >>> clock = defaultdict(float)
-    >>> results = list(explained([Item("1", "cat.jpg")], explainer, 32, None, clock, num_actors=2))
+    >>> results = list(explain_all([Item("1", "cat.jpg")], explainer, 32, None, clock, num_actors=2))
     """
     import ray
 
@@ -193,7 +193,7 @@ def _cluster(address: str | None) -> Iterator[None]:
     if own:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        with _signals_kept():
+        with _keep_signals():
             ray.init(existing or "local", log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.RayError) as error:
         where = f"no Ray cluster can be reached at {existing!r}" if existing else "Ray cannot be started here"
@@ -207,7 +207,7 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
+def _keep_signals() -> Iterator[None]:
     """Ray takes SIGTERM for itself; whoever had a handler keeps it."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -314,14 +314,14 @@ class _Actor:
         work = self._work
         try:
             items = pickle.loads(packed)
-            results = list(local.explained(items, self._explainer, work.batch_size, work.plan.cpus, clock))
+            results = list(local.explain_all(items, self._explainer, work.batch_size, work.plan.cpus, clock))
             return {"results": [pickle.dumps((results, clock))]}
         except torch.AcceleratorError:
             # A lost device does not come back within this process, which would go on to fail block after block.
             logger.exception("the device is lost: this actor ends, and Ray starts another")
             os._exit(1)
         except Exception as error:  # not of one image: the driver raises it, as the local engine would
-            return {"results": [_dumped(error)]}
+            return {"results": [_dump(error)]}
 
 
 class _Round:
@@ -400,7 +400,7 @@ def _quiet() -> Iterator[None]:
             handler.setLevel(level)
 
 
-def _dumped(error: Exception) -> bytes:
+def _dump(error: Exception) -> bytes:
     try:
         return pickle.dumps(error)
     except Exception:  # an exception can hold anything

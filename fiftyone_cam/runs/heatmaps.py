@@ -132,4 +132,4 @@ def sample_documents(
 
 def _heatmap_document(class_map: ClassMap, where: Explanation, scale: float | None) -> dict[str, Any]:
     drawn = _display_values(class_map, where, scale)
-    return _HEATMAP(**{**drawn, "map": bulk.packed(drawn["map"]), "grid": bulk.packed(drawn["grid"])})
+    return _HEATMAP(**{**drawn, "map": bulk.pack(drawn["map"]), "grid": bulk.pack(drawn["grid"])})

@@ -23,10 +23,10 @@ from fiftyone_cam.classifiers import sources
 from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.core.errors import FieldError, RunError, SourceError, TrainingError
 from fiftyone_cam.core.names import LITE, SMALL
-from fiftyone_cam.core.network import GapNetwork, chosen_device
+from fiftyone_cam.core.network import GapNetwork, resolve_device
 from fiftyone_cam.core.preprocessing import Preprocessing
 from fiftyone_cam.core.results import Item
-from fiftyone_cam.dataset.collection import Collection, images
+from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.networks import architectures
 from fiftyone_cam.runs import catalog, training_run
 from fiftyone_cam.runs.training_run import TRAIN, VALIDATION, TrainingRun
@@ -128,14 +128,14 @@ def train_classifier(
     >>> classifier = focam.train_classifier(dataset, "ground_truth", "runs/cats_dogs", arch="resnet18", epochs=5)
     >>> run = focam.compute_cam(dataset, classifier, key="cam", ground_truth="ground_truth")
     """
-    collection = images(samples)
+    collection = require_images(samples)
     folder = Path(out_dir).expanduser().absolute()
     key = key or key_of(folder)
     _check(collection, ground_truth, arch, weights, freeze, size, epochs, snapshots)
     check_key(collection._dataset, key)
     data = TrainingData.read(collection, ground_truth, split, seed)
 
-    target = chosen_device(device)
+    target = resolve_device(device)
     start = "frozen" if freeze else "scratch" if weights is None or arch in SMALL else "fine-tune"
     settings = Settings(
         epochs=epochs,

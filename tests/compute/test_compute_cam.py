@@ -128,7 +128,9 @@ def test_a_long_run_compiles_on_the_way_and_loses_nothing(photos, classifier, tm
     photos.add_samples([fo.Sample(filepath=path) for path in [*more[:20], str(tmp_path / "gone.jpg"), *more[20:]]])
     focam.compute_cam(photos, classifier, "plain", batch_size=8)
     made = []
-    monkeypatch.setattr(network, "compiled", lambda *args: made.append(compilation.compiled(*args)) or made[-1])
+    monkeypatch.setattr(
+        network, "compile_forward", lambda *args: made.append(compilation.compile_forward(*args)) or made[-1]
+    )
     monkeypatch.setattr(local, "COMPILING_PAYS", 0.0)
     run = focam.compute_cam(photos, classifier, "compiled", batch_size=8)
     assert len(made) == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fiftyone_cam.classifiers.transforms import convert
-from fiftyone_cam.core.boxes import WHOLE, cell_edges, inside, visible
+from fiftyone_cam.core.boxes import WHOLE, cell_edges, clip_to_image, to_image_coordinates
 from fiftyone_cam.core.display import lay_out
 from fiftyone_cam.core.explain import Explainer, prepare
 from fiftyone_cam.core.network import GapNetwork
@@ -76,7 +76,7 @@ def test_the_frame_has_the_inputs_size_and_contains_what_was_seen(size, name):
     pixels = preprocessing.apply(torch.zeros(3, *size, dtype=torch.uint8))
     assert tuple(pixels.shape[1:]) == preprocessing.input_size(*size)
     x, y, w, h = preprocessing.frame(*size)
-    seen = visible((x, y, w, h))
+    seen = clip_to_image((x, y, w, h))
     assert w > 0
     assert h > 0
     assert x - 1e-9 <= seen[0]
@@ -93,7 +93,7 @@ def test_the_peak_is_where_the_spot_is(name, orientation, rng, tmp_path):
     network = GapNetwork(Brightness(16), ["light", "dark"], preprocessing)
     explainer = Explainer(network, classes=[0])
     for height, width in ((240, 320), (320, 240), (150, 450), (450, 150), (256, 256)):
-        seen = visible(preprocessing.frame(height, width))
+        seen = clip_to_image(preprocessing.frame(height, width))
         cell = (
             preprocessing.frame(height, width)[2] / (preprocessing.input_size(height, width)[1] // 16),
             preprocessing.frame(height, width)[3] / (preprocessing.input_size(height, width)[0] // 16),
@@ -132,7 +132,7 @@ def _save_turned(picture: np.ndarray, orientation: int, path) -> None:
 
 def test_outside_a_crop_there_is_exactly_no_heat(rng):
     grid = rng.normal(1, 0.1, (7, 7)).astype(np.float32)
-    box = visible(PREPROCESSINGS["tight crop"].frame(300, 600))
+    box = clip_to_image(PREPROCESSINGS["tight crop"].frame(300, 600))
     shown = lay_out(grid, box, box, 300, 600)
     rows = np.abs(np.arange(300) + 0.5 - 150) < 150 * box[3]
     columns = np.abs(np.arange(600) + 0.5 - 300) < 300 * box[2]
@@ -164,9 +164,9 @@ def test_cells_tile_exactly_what_was_seen(start, length, seen_start, seen_length
 
 
 def test_boxes_nest():
-    assert inside(WHOLE, (0.1, 0.2, 0.3, 0.4)) == (0.1, 0.2, 0.3, 0.4)
+    assert to_image_coordinates(WHOLE, (0.1, 0.2, 0.3, 0.4)) == (0.1, 0.2, 0.3, 0.4)
     outer, inner = (0.2, 0.1, 0.5, 0.25), (0.5, 0.5, 0.5, 0.5)
-    assert inside(outer, inner) == pytest.approx((0.45, 0.225, 0.25, 0.125))
+    assert to_image_coordinates(outer, inner) == pytest.approx((0.45, 0.225, 0.25, 0.125))
 
 
 def test_a_step_says_what_it_cannot_do():

@@ -34,7 +34,7 @@ def test_arrays_are_decoded_as_fiftyone_does(array, fortran):
 @given(array=arrays)
 def test_what_is_packed_is_read_back_by_fiftyone_too(array):
     for read in (fou.deserialize_numpy_array, bulk.array):
-        found = read(bulk.packed(array))
+        found = read(bulk.pack(array))
         assert (found.dtype, found.shape) == (array.dtype, array.shape)
         np.testing.assert_array_equal(found, array)
 

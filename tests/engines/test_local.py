@@ -47,7 +47,7 @@ def test_every_image_has_one_result_in_order(network, tmp_path, images):
     items = [Item(str(i), path if i % 9 != 4 else str(tmp_path / "gone.png")) for i, path in enumerate(paths)]
     clock = defaultdict(float)
     network.module.train()  # as a network is that nobody has put into eval mode
-    results = list(local.explained(items, Explainer(network), 16, None, clock))
+    results = list(local.explain_all(items, Explainer(network), 16, None, clock))
     explained = [int(result.id) for result in results if hasattr(result, "maps")]
     assert explained == [i for i in range(images) if i % 9 != 4]
     assert sorted(int(result.id) for result in results) == list(range(images))

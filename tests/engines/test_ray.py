@@ -412,7 +412,7 @@ def test_actors_wait_for_a_slow_writer_and_the_drivers_memory_stays_flat(nodes, 
     process = psutil.Process()
     memory, ahead, taken = [], [], 0
     items = [Item(str(i), path) for i in range(count)]
-    for result in ray_engine.explained(items, explainer, 32, None, clock, num_actors=2):
+    for result in ray_engine.explain_all(items, explainer, 32, None, clock, num_actors=2):
         assert isinstance(result, Explanation)
         assert result.id == str(taken)
         taken += 1
