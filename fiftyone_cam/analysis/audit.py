@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -12,16 +13,16 @@ from fiftyone import ViewField as F
 
 from fiftyone_cam.analysis.audit_report import BACKGROUND, THRESHOLD, VERDICTS, AuditReport, stale
 from fiftyone_cam.core import evidence
-from fiftyone_cam.core.boxes import as_box
-from fiftyone_cam.core.errors import CamError, RunError
+from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import HEATMAP
-from fiftyone_cam.core.regions import Cells, contains, partition
+from fiftyone_cam.core.regions import contains, partition
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.annotations import ObjectLabels, Scene
-from fiftyone_cam.dataset.collection import Collection, require_images
+from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import GroundTruth
-from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.catalog import finished_run
+from fiftyone_cam.runs.heatmaps import MapReader, StoredMap
 
 FILLS = 0.9
 """An object that covers more of the grid than this proves nothing by place: there is no verdict."""
@@ -29,7 +30,7 @@ FILLS = 0.9
 # why a sample has no verdict
 NO_MAP = "no map"
 NO_LABEL = "no ground truth"
-NO_CLASS = "its label is no class"
+NO_CLASS = "its label matches no class"
 NO_OBJECT = "no object"
 UNREADABLE = "its object cannot be read"
 NOT_SEEN = "object not seen"
@@ -101,7 +102,7 @@ def audit(
     """
     if not 0 < threshold < 1:
         raise CamError(f"threshold is {threshold}, expected a focus between 0 and 1, such as {THRESHOLD}")
-    collection, run = computed(samples, key)
+    collection, run = finished_run(samples, key)
     auditor = _Auditor(collection, run, ground_truth, objects, object_labels, class_map, threshold)
     bulk.require(collection, auditor.paths)
 
@@ -109,17 +110,17 @@ def audit(
     for name in auditor.fields:
         run.claim_field(name, **_TYPES[name])
     for rows in bulk.chunks(collection, auditor.paths, progress):
-        bulk.write(run.dataset, {row["id"]: auditor.audit(row) for row in rows})
+        bulk.write(run.dataset, {row["id"]: auditor.values(row) for row in rows})
     for name, attribute in _INDEXES.items():  # an index slows every write: made when all is written
         if name in auditor.fields:
             run.index(name, attribute)
-    if auditor.judges:
+    if auditor.has_verdicts:
         for verdict in VERDICTS:
             run.save_view(verdict, run.dataset.match(F(run.field("verdict")) == verdict))
     run.update(
         audit={
             **auditor.settings,
-            "verdict": auditor.judges,
+            "verdict": auditor.has_verdicts,
             "revision": run.record["revision"],
             "audited_at": datetime.now(timezone.utc).isoformat(),
             "notes": [*notes, *auditor.notes()],
@@ -127,21 +128,6 @@ def audit(
     )
     run.show()
     return AuditReport(run, samples)
-
-
-def computed(samples: Collection, key: str) -> tuple[Collection, CamRun]:
-    """The images of a collection, and a run on them whose results can be worked with.
-
-    Raises:
-        RunError: there is no such run, or it is being computed.
-
-    >>> collection, run = computed(dataset, "cam")
-    """
-    collection = require_images(samples)
-    run = catalog.load_run(collection, key)
-    if run.status == "running":
-        raise RunError(f"run {key!r} is being computed: wait for it, or stop it")
-    return collection, run
 
 
 _FLOAT, _BOOL, _STRING = {"ftype": fo.FloatField}, {"ftype": fo.BooleanField}, {"ftype": fo.StringField}
@@ -171,8 +157,50 @@ _ALWAYS = ("spread", "border", "half_cells", "peak")
 _WITH_OBJECTS = ("inside", "area", "focus", "evidence_in", "evidence_out", "peak_inside", "regions")
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What an audit finds on one sample, named as the fields are. None where there is nothing to say.
+
+    ``unjudged`` is the reason why there can be no verdict.
+    """
+
+    spread: float | None = None
+    border: float | None = None
+    half_cells: int | None = None
+    peak: dict[str, Any] | None = None
+    margin: float | None = None
+    correct: bool | None = None
+    inside: float | None = None
+    area: float | None = None
+    focus: float | None = None
+    evidence_in: float | None = None
+    evidence_out: float | None = None
+    peak_inside: bool | None = None
+    regions: dict[str, Any] | None = None
+    unjudged: str | None = None
+
+    def verdict(self, threshold: float) -> str | None:
+        """The verdict: right or wrong, and on the object from a focus of ``threshold``.
+
+        >>> Finding(correct=True, focus=0.4).verdict(0.6)
+        'shortcut'
+        """
+        if self.unjudged is not None or self.correct is None or self.focus is None:
+            return None
+        return _VERDICT[self.correct, self.focus >= threshold]
+
+
+_VERDICT = {
+    (True, True): "trusted",
+    (True, False): "shortcut",
+    (False, True): "confused",
+    (False, False): "distracted",
+}
+"""The verdict by whether the prediction is right, and whether its evidence is on the object."""
+
+
 class _Auditor:
-    """The settings of an audit, and one row in, one sample's fields out."""
+    """Audits one sample after the other; holds the settings of the audit."""
 
     def __init__(
         self,
@@ -190,12 +218,11 @@ class _Auditor:
         names = [objects] if isinstance(objects, str) else list(objects or ())
         run.refuse_own([] if ground_truth is None else [ground_truth], "ground truth")
         run.refuse_own(names, "objects")
-        self.truth = GroundTruth(samples, ground_truth, class_map, run.classes)
+        self.truth = GroundTruth.read(samples, ground_truth, run.classes, class_map)
         self.scene = Scene(samples, names, object_labels, ground_truth)
         self.scene.check(samples)
         self.threshold = threshold
-        self.looks = bool(names)
-        self.judges = self.looks and ground_truth is not None
+        self.has_objects = bool(names)
         self.settings: dict[str, Any] = {
             **self.scene.settings,
             "class_map": None if class_map is None else sorted(map(list, class_map.items())),
@@ -207,100 +234,78 @@ class _Auditor:
             *_ALWAYS,
             *(["margin"] if margin else []),
             *(["correct"] if ground_truth is not None else []),
-            *(_WITH_OBJECTS if self.looks else []),
-            *(["verdict", "unjudged"] if self.judges else []),
+            *(_WITH_OBJECTS if self.has_objects else []),
+            *(["verdict", "unjudged"] if self.has_verdicts else []),
         ]
         self._path = {name: run.field(name) for name in self.fields}
-        heat = run.field(HEATMAP)
-        self._heat = {name: f"{heat}.{name}" for name in ("label", "grid", "bias", "logit", "box", "seen")}
-        self._second = f"{heat}_2.logit" if margin else None
+        self._reader = MapReader(run)
+        self._second = f"{run.field(HEATMAP)}_2.logit" if margin else None
         self._true = None if ground_truth is None else f"{ground_truth}.label"
-        self.paths = [*self._heat.values(), *([self._second] if self._second else []), *self.scene.paths]
+        self.paths = [*self._reader.paths, *([self._second] if self._second else []), *self.scene.paths]
 
-    # one sample
+    @property
+    def has_verdicts(self) -> bool:
+        """Whether it is known what is right, and where the object is."""
+        return self.has_objects and self.truth.field is not None
 
-    def audit(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """All fields of one sample; None where there is nothing to say, so that nothing of an earlier audit stays."""
-        found: dict[str, Any] = dict.fromkeys(self.fields)
-        reason = self._audit(row, found)
-        if self.judges:
-            if reason is None:
-                on = found["focus"] >= self.threshold
-                found["verdict"] = VERDICTS[(0 if on else 1) if found["correct"] else (2 if on else 3)]
-            found["unjudged"] = reason
-        return {self._path[name]: value for name, value in found.items()}
+    def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """All fields of one sample. None where there is nothing to say, so that nothing of an earlier audit stays."""
+        finding = self.find(row)
+        found = {**vars(finding), "verdict": finding.verdict(self.threshold)}
+        return {path: found[name] for name, path in self._path.items()}
 
-    def _audit(self, row: Mapping[str, Any], found: dict[str, Any]) -> str | None:
-        """Fill ``found``; the reason why there can be no verdict."""
-        grid = bulk.array(row[self._heat["grid"]])
-        if grid is None:
-            return NO_MAP
-        predicted = row[self._heat["label"]]
-        box, seen = as_box(row[self._heat["box"]]), as_box(row[self._heat["seen"]])
-        found.update(spread=evidence.spread(grid), border=evidence.border(grid), half_cells=evidence.half_cells(grid))
-        place = None
-        if (peak := evidence.peak(grid)) is not None:
-            height, width = grid.shape
-            place = (
-                float(np.clip(box[0] + box[2] * (peak[1] + 0.5) / width, seen[0], seen[0] + seen[2])),
-                float(np.clip(box[1] + box[3] * (peak[0] + 0.5) / height, seen[1], seen[1] + seen[3])),
-            )
-            found["peak"] = _KEYPOINT(label=predicted, points=[list(place)], value=float(grid[peak]))
-        if self._second and row[self._second] is not None:
-            found["margin"] = row[self._heat["logit"]] - row[self._second]
-
-        reason = None
+    def find(self, row: Mapping[str, Any]) -> Finding:
+        """What there is to find on one sample."""
+        stored = self._reader.read(row)
+        if stored is None:
+            return Finding(unjudged=NO_MAP)
         true = row[self._true] if self._true else None
-        if self._true:
-            if true is None:
-                reason = NO_LABEL
-            elif not self.truth.indices(true):
-                reason = NO_CLASS
-            else:
-                found["correct"] = self.truth.translate(predicted) == true
-        if not self.looks:
-            return reason
-        return self._look(row, found, grid, Cells.of(grid.shape, box, seen), place) or reason
+        correct = self.truth.is_right(stored.label, true)
+        second = row[self._second] if self._second else None
+        finding = Finding(
+            spread=evidence.spread(stored.grid),
+            border=evidence.border(stored.grid),
+            half_cells=evidence.half_cells(stored.grid),
+            peak=_keypoint(stored),
+            margin=None if second is None else stored.logit - second,
+            correct=correct,
+            unjudged=None if correct is not None else NO_LABEL if true is None else NO_CLASS,
+        )
+        return self._look(finding, stored, row) if self.has_objects else finding
 
-    def _look(
-        self,
-        row: Mapping[str, Any],
-        found: dict[str, Any],
-        grid: np.ndarray,
-        cells: Cells,
-        place: tuple[float, float] | None,
-    ) -> str | None:
-        """Where the evidence lies, by the annotations."""
+    def _look(self, finding: Finding, stored: StoredMap, row: Mapping[str, Any]) -> Finding:
+        """Add where the evidence lies, by the annotations."""
         try:
             regions = self.scene.regions(row)
         except OSError:
-            return UNREADABLE
+            return replace(finding, unjudged=UNREADABLE)
         if not regions:
-            return NO_OBJECT
-        names = sorted(regions)  # what was annotated first says nothing
-        parts = partition([regions[name] for name in names], cells, [not is_object for is_object, _ in names])
-        shares = evidence.shares(grid, parts)
+            return replace(finding, unjudged=NO_OBJECT)
+        names = sorted(regions)  # the order of the annotations must not matter
+        is_object = np.array([mine for mine, _ in names])
+        parts = partition([regions[name] for name in names], stored.cells, (~is_object).tolist())
+        shares = evidence.shares(stored.grid, parts)
         if shares is not None:
-            found["regions"] = _classifications(names, shares, parts)
-        if not any(is_object for is_object, _ in names):
-            return NO_OBJECT
+            finding = replace(finding, regions=_classifications(names, shares, parts))
+        if not is_object.any():
+            return replace(finding, unjudged=NO_OBJECT)
 
-        mine = np.array([is_object for is_object, _ in names])
-        coverage = parts[mine].sum(0).clip(0, 1)
-        found["area"] = area = float(coverage.mean())
-        found["evidence_in"], found["evidence_out"] = evidence.split(grid, coverage)
-        if shares is None or place is None:
-            return NO_EVIDENCE
-        found["inside"] = inside = min(1.0, float(shares[mine].sum()))
-        found["focus"] = evidence.focus(inside, area)
-        in_cell = coverage[evidence.peak(grid)]  # where the cell is wholly in or out, so is its middle
+        coverage = parts[is_object].sum(0).clip(0, 1)
+        area = float(coverage.mean())
+        evidence_in, evidence_out = evidence.split(stored.grid, coverage)
+        finding = replace(finding, area=area, evidence_in=evidence_in, evidence_out=evidence_out)
+        if shares is None or finding.peak is None:
+            return replace(finding, unjudged=NO_EVIDENCE)
+        inside = min(1.0, float(shares[is_object].sum()))
+        focus = evidence.focus(inside, area)
+        in_cell = coverage[evidence.peak(stored.grid)]
         if 1e-9 < in_cell < 1 - 1e-9:
-            found["peak_inside"] = contains([s for name in names if name[0] for s in regions[name]], *place)
-        else:
-            found["peak_inside"] = bool(in_cell > 0.5)
-        if area == 0:
-            return NOT_SEEN
-        return FILLED if area > FILLS or found["focus"] is None else None
+            shapes = [shape for name in names if name[0] for shape in regions[name]]
+            peak_inside = contains(shapes, *finding.peak["points"][0])
+        else:  # the cell is wholly in or out, and so is its middle
+            peak_inside = bool(in_cell > 0.5)
+        reason = NOT_SEEN if area == 0 else FILLED if area > FILLS or focus is None else finding.unjudged
+        return replace(finding, inside=inside, focus=focus, peak_inside=peak_inside, unjudged=reason)
 
     def notes(self) -> list[str]:
         """What a person should know about this audit."""
@@ -309,7 +314,7 @@ class _Auditor:
         ]
         if self.truth.unmatched:
             names = ", ".join(sorted(self.truth.unmatched)[:5])
-            notes.append(f"{sum(self.truth.unmatched.values()):,} samples have a label that is no class: {names}")
+            notes.append(f"{sum(self.truth.unmatched.values()):,} samples have a label that matches no class: {names}")
         return notes
 
 
@@ -332,6 +337,20 @@ def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
     changed = [name for name, value in auditor.settings.items() if before[name] != value]
     what = f"of other {', '.join(changed)}" if changed else "of earlier results"
     return [f"replaces the audit {what} of {before['audited_at'][:16].replace('T', ' ')} UTC"]
+
+
+def _keypoint(stored: StoredMap) -> dict[str, Any] | None:
+    """The middle of the strongest cell, as far as it was seen; None where no evidence is positive."""
+    peak = evidence.peak(stored.grid)
+    if peak is None:
+        return None
+    (x, y, width, height), (left, top, across, down) = stored.box, stored.seen
+    rows, columns = stored.grid.shape
+    point = [
+        float(np.clip(x + width * (peak[1] + 0.5) / columns, left, left + across)),
+        float(np.clip(y + height * (peak[0] + 0.5) / rows, top, top + down)),
+    ]
+    return _KEYPOINT(label=stored.label, points=[point], value=float(stored.grid[peak]))
 
 
 def _classifications(names: Sequence[tuple[bool, str]], shares: np.ndarray, parts: np.ndarray) -> dict[str, Any]:

@@ -16,11 +16,13 @@ from fiftyone import ViewField as F
 from numpy.typing import NDArray
 
 from fiftyone_cam.analysis.tables import by_class, class_name, grouped, percent
+from fiftyone_cam.core.display import lay_out
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.heatmaps import MapReader
 
 VERDICTS = ("trusted", "shortcut", "confused", "distracted")
 """Right and on the object, right and off it, wrong and on it, wrong and off it."""
@@ -312,19 +314,14 @@ def mean_heatmaps(
     >>> mean_heatmaps(dataset, "cam")[0].mean.shape
     (32, 32)
     """
-    from fiftyone_cam.core.boxes import as_box
-    from fiftyone_cam.core.display import lay_out  # imports torch, and the App reads tables before
-
-    heat = f"{key}_heatmap"
-    paths = [f"{heat}.{name}" for name in ("grid", "box", "seen")]
+    reader = MapReader(catalog.load_run(samples, key))
 
     def mean(ids: list[str]) -> NDArray[np.float32] | None:
         total = None
-        for rows in bulk.chunks(samples._dataset.select(ids), paths, progress=False):
+        for rows in bulk.chunks(samples._dataset.select(ids), reader.paths, progress=False):
             for row in rows:
-                grid = bulk.array(row[paths[0]])
-                if grid is not None:
-                    laid = lay_out(grid, as_box(row[paths[1]]), as_box(row[paths[2]]), size, size)
+                if (stored := reader.read(row)) is not None:
+                    laid = lay_out(stored.grid, stored.box, stored.seen, size, size)
                     total = laid if total is None else total + laid
         return None if total is None else (total / len(ids)).astype(np.float32)
 
@@ -333,7 +330,7 @@ def mean_heatmaps(
         labels = [row.label for row in class_table(samples, key) if row.label is not None][:12]
     maps = []
     for label in labels:
-        of_class = samples.match((F(path) == label) & F(heat).exists())
+        of_class = samples.match((F(path) == label) & F(reader.field).exists())
         ids = of_class.values("id")
         wrong = of_class.match(~F(f"{key}_correct")).values("id") if samples.has_field(f"{key}_correct") else []
         used, used_errors = _drawn(ids, limit, seed), _drawn(wrong, limit, seed)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any
 
 import fiftyone as fo
-import numpy as np
 from fiftyone import ViewField as F
-from numpy.typing import NDArray
 
-from fiftyone_cam.analysis.audit import computed
 from fiftyone_cam.analysis.compare_report import CHANGES, Comparison, comparison_name
-from fiftyone_cam.core.boxes import as_box
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.evidence import agreement
-from fiftyone_cam.core.names import HEATMAP
-from fiftyone_cam.core.regions import Cells
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs import catalog
-from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.catalog import finished_run
+from fiftyone_cam.runs.heatmaps import MapReader, StoredMap
 
 _TYPES: dict[str, dict[str, Any]] = {
     "change": {"ftype": fo.StringField},
@@ -61,18 +56,18 @@ def compare(
         raise RunError(
             f"expected two runs, found {before!r} twice: only {', '.join(catalog.list_runs(samples))} are there"
         )
-    _, first = computed(samples, before)
-    collection, second = computed(samples, after)
+    _, first = finished_run(samples, before)
+    collection, second = finished_run(samples, after)
     settings = [run.record["settings"] for run in (first, second)]
     ground_truth = ground_truth or settings[1].get("ground_truth") or settings[0].get("ground_truth")
     truths = [
-        GroundTruth(collection, ground_truth, setting.get("class_map"), run.classes)
+        GroundTruth.read(collection, ground_truth, run.classes, setting.get("class_map"))
         for run, setting in zip((first, second), settings, strict=True)
     ]
 
-    earlier, later = _Side(first, truths[0]), _Side(second, truths[1])
+    readers = MapReader(first), MapReader(second)
     true = f"{ground_truth}.label" if ground_truth else None
-    paths = [*earlier.paths, *later.paths, *([true] if true else [])]
+    paths = [*readers[0].paths, *readers[1].paths, *([true] if true else [])]
     bulk.require(collection, paths)
 
     names = {name: comparison_name(before, name) for name in _TYPES}
@@ -81,7 +76,12 @@ def compare(
     for rows in bulk.chunks(collection, paths, progress):
         values = {}
         for row in rows:
-            found = _compared(earlier.read(row), later.read(row), row[true] if true else None)
+            old, new = (reader.read(row) for reader in readers)
+            found: dict[str, Any] = {}
+            if old is not None and new is not None:
+                change = _change(old, new, truths, row[true] if true else None)
+                correlation, overlap = agreement(old.grid, old.cells, new.grid, new.cells)
+                found = {"change": change, "correlation": correlation, "overlap": overlap}
             values[row["id"]] = {path[name]: found.get(name) for name in _TYPES}
         bulk.write(second.dataset, values)
 
@@ -98,38 +98,10 @@ def compare(
     return Comparison(second, before, samples)
 
 
-class _Map(NamedTuple):
-    word: str
-    grid: NDArray[np.float32]
-    cells: Cells
-
-
-class _Side:
-    """One of the two runs: a row in, its prediction and map out."""
-
-    def __init__(self, run: CamRun, truth: GroundTruth) -> None:
-        heat = run.field(HEATMAP)
-        self.paths = [f"{heat}.{name}" for name in ("label", "grid", "box", "seen")]
-        self._truth = truth
-
-    def read(self, row: Mapping[str, Any]) -> _Map | None:
-        label, grid, box, seen = (row[path] for path in self.paths)
-        grid = bulk.array(grid)
-        if grid is None:
-            return None
-        return _Map(self._truth.translate(label) or label, grid, Cells.of(grid.shape, as_box(box), as_box(seen)))
-
-
-def _compared(before: _Map | None, after: _Map | None, true: str | None) -> dict[str, Any]:
-    if before is None or after is None:
-        return {}
-    correlation, overlap = agreement(before.grid, before.cells, after.grid, after.cells)
-    return {"change": _change(before.word, after.word, true), "correlation": correlation, "overlap": overlap}
-
-
-def _change(before: str, after: str, true: str | None) -> str:
-    if before == after:
+def _change(before: StoredMap, after: StoredMap, truths: Sequence[GroundTruth], true: str | None) -> str:
+    """What became of a prediction, in the ground truth's words: each run has a translation of its own."""
+    old, new = (truth.translate(side.label) or side.label for truth, side in zip(truths, (before, after), strict=True))
+    if old == new:
         return "same"
-    if true is not None and after == true:
-        return "fixed"
-    return "broken" if true is not None and before == true else "changed"
+    was_right, is_right = truths[0].is_right(before.label, true), truths[1].is_right(after.label, true)
+    return "fixed" if is_right else "broken" if was_right else "changed"

@@ -23,6 +23,7 @@ from fiftyone_cam.core.names import ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.core.overlay import Picture, blend, caption, check_style, sheet, stack, thumbnail
 from fiftyone_cam.core.workers import NotDoneError, Task, Workers
 from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.ground_truth import Translation
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.heatmaps import grid_of, signed_map
@@ -168,12 +169,12 @@ def export_overlays(
 
 def _rows(samples: Collection, run: CamRun) -> list[dict[str, Any]]:
     """A line of the manifest for each sample, with all that is known before a photo is opened."""
-    truth, class_map = run.record["settings"]["ground_truth"], run.record["settings"]["class_map"]
+    truth = run.record["settings"]["ground_truth"]
+    translation = Translation(run.classes, run.record["settings"]["class_map"])
     heatmap, prediction, error = (run.field(name) for name in (HEATMAP, PREDICTION, ERROR))
     paths = ["id", "filepath", f"{prediction}.label", f"{prediction}.confidence"]
     paths += [f"{heatmap}.logit", f"{heatmap}.bias", error]
     columns = samples.values(paths)
-    known = set(run.classes if class_map is None else class_map.values())
     truths = samples.values(f"{truth}.label") if truth else [None] * len(columns[0])
     rows = []
     for id, path, label, confidence, logit, bias, reason, true in zip(*columns, truths, strict=True):
@@ -182,9 +183,9 @@ def _rows(samples: Collection, run: CamRun) -> list[dict[str, Any]]:
         if logit is None:
             row["error"] = reason or "no map was computed"
         else:
-            word = label if class_map is None else class_map.get(label)
             row |= {"file": _name(path, id), "label": label, "confidence": confidence, "logit": logit, "bias": bias}
-            row["right"] = word == true if true in known else ""
+            right = translation.is_right(label, true)
+            row["right"] = "" if right is None else right
         rows.append(row)
     return rows
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import fiftyone as fo
 
-from fiftyone_cam.analysis.audit import computed
-from fiftyone_cam.core.boxes import as_box
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.evidence import evidence_box
-from fiftyone_cam.core.names import HEATMAP, PREDICTION
+from fiftyone_cam.core.names import PREDICTION
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.ground_truth import Translation
+from fiftyone_cam.runs.catalog import finished_run
+from fiftyone_cam.runs.heatmaps import MapReader
 
 BOXES = "boxes"
 
@@ -45,26 +46,25 @@ def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, p
     """
     if not 0 < threshold <= 1:
         raise CamError(f"threshold is {threshold}, expected a share of the maximum: above 0, at most 1")
-    collection, run = computed(samples, key)
-    words = run.record["settings"].get("class_map") or {}
-    heat = run.field(HEATMAP)
-    grid, box, seen, label = (f"{heat}.{name}" for name in ("grid", "box", "seen", "label"))
+    collection, run = finished_run(samples, key)
+    translation = Translation(run.classes, run.record["settings"].get("class_map"))
+    reader = MapReader(run)
     confidence = f"{run.field(PREDICTION)}.confidence"
-    paths = [grid, box, seen, label, confidence]
+    paths = [*reader.paths, confidence]
     bulk.require(collection, paths)
 
     path = run.claim_field(BOXES, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     for rows in bulk.chunks(collection, paths, progress):
         values: dict[str, dict[str, Any]] = {}
         for row in rows:
-            found = bulk.array(row[grid])
-            if found is None:
+            stored = reader.read(row)
+            if stored is None:
                 values[row["id"]] = {path: None}
                 continue
-            place = evidence_box(found, as_box(row[box]), as_box(row[seen]), threshold)
+            place = evidence_box(stored.grid, stored.box, stored.seen, threshold)
             detections = []
             if place is not None:
-                word = words.get(row[label], row[label])
+                word = translation.translate(stored.label) or stored.label
                 detections.append(_DETECTION(label=word, bounding_box=list(place), confidence=row[confidence]))
             values[row["id"]] = {path: {"_cls": "Detections", "detections": detections}}
         bulk.write(run.dataset, values)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from fiftyone_cam.analysis.audit_report import stale
 from fiftyone_cam.classifiers.classifier import load_classifier
 from fiftyone_cam.core import evidence
-from fiftyone_cam.core.boxes import Box, as_box
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import HEATMAP, PREDICTION, TOP
 from fiftyone_cam.core.regions import Cells, Shape, partition
@@ -25,6 +24,7 @@ from fiftyone_cam.dataset.annotations import Scene
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.heatmaps import MapReader
 
 
 def split_logits(
@@ -71,7 +71,7 @@ def split_logits(
             "confidence": found.confidence,
             "logit": found.logit,
             "bias": found.bias,
-            **_split(found.grid, result.box, result.seen, shapes),
+            **_split(found.grid, Cells.of(found.grid.shape, result.box, result.seen), shapes),
         }
         for found in result.maps
     ]
@@ -93,11 +93,11 @@ def stored_logits(samples: Collection, sample_id: str, key: str = "cam") -> list
     'cam_heatmap'
     """
     run = catalog.load_run(samples, key)
-    heat = [run.field(HEATMAP)]
-    heat += [f"{heat[0]}_{rank}" for rank in range(2, int(run.record["settings"].get("top_k") or 1) + 1)]
-    heat = [field for field in heat if run.dataset.has_field(field)]
-    paths = [f"{field}.{name}" for field in heat for name in ("label", "grid", "bias", "logit", "box", "seen")]
-    confidences = [run.field(PREDICTION)] + ([f"{run.field(TOP)}.classifications"] if len(heat) > 1 else [])
+    ranks = range(2, int(run.record["settings"].get("top_k") or 1) + 1)
+    readers = [MapReader(run, name) for name in (HEATMAP, *(f"{HEATMAP}_{rank}" for rank in ranks))]
+    readers = [reader for reader in readers if run.dataset.has_field(reader.field)]
+    paths = [path for reader in readers for path in reader.paths]
+    confidences = [run.field(PREDICTION)] + ([f"{run.field(TOP)}.classifications"] if len(readers) > 1 else [])
     paths += [f"{path}.{name}" for path in confidences for name in ("label", "confidence")]
     scene = audited_scene(run)
     [[row]] = bulk.chunks(run.dataset.select(sample_id), [*paths, *(scene.paths if scene else ())], progress=False)
@@ -107,18 +107,17 @@ def stored_logits(samples: Collection, sample_id: str, key: str = "cam") -> list
         sure.update(zip(row[f"{path}.label"] or (), row[f"{path}.confidence"] or (), strict=True))
     shapes = _object(scene, row)
     parts = []
-    for field in heat:
-        grid = bulk.array(row[f"{field}.grid"])
-        if grid is not None:
-            label = row[f"{field}.label"]
+    for reader in readers:
+        stored = reader.read(row)
+        if stored is not None:
             parts.append(
                 {
-                    "label": label,
-                    "confidence": sure.get(label),
-                    "logit": row[f"{field}.logit"],
-                    "bias": row[f"{field}.bias"],
-                    **_split(grid, as_box(row[f"{field}.box"]), as_box(row[f"{field}.seen"]), shapes),
-                    "field": field,
+                    "label": stored.label,
+                    "confidence": sure.get(stored.label),
+                    "logit": stored.logit,
+                    "bias": stored.bias,
+                    **_split(stored.grid, stored.cells, shapes),
+                    "field": reader.field,
                 }
             )
     return parts
@@ -143,8 +142,8 @@ def _object(scene: Scene | None, row: Mapping[str, Any]) -> list[Shape]:
     return []
 
 
-def _split(grid: NDArray[np.float32], box: Box, seen: Box, shapes: Sequence[Shape]) -> dict[str, float | None]:
+def _split(grid: NDArray[np.float32], cells: Cells, shapes: Sequence[Shape]) -> dict[str, float | None]:
     if not shapes:
         return {"evidence_in": None, "evidence_out": float(grid.mean(dtype=np.float64))}
-    inside, outside = evidence.split(grid, partition([shapes], Cells.of(grid.shape, box, seen))[0])
+    inside, outside = evidence.split(grid, partition([shapes], cells)[0])
     return {"evidence_in": inside, "evidence_out": outside}

@@ -112,7 +112,7 @@ def compute_cam(
     _check_settings(collection, key, ground_truth, batch_size, num_workers, precision, top_k)
     _check_engine(engine, device, num_actors, gpus_per_actor, address)
     classifier = load_classifier(classifier)
-    truth = GroundTruth(collection, ground_truth, class_map, classifier.classes)
+    truth = GroundTruth.read(collection, ground_truth, classifier.classes, class_map)
     explain: Callable[..., Generator[Result, None, None]] = local.explain_all
     if engine == "ray":
         explain = partial(
@@ -335,10 +335,8 @@ def _finish(run: CamRun, samples: Collection, truth: GroundTruth, clock: dict[st
 
 def _accuracy(samples: Collection, run: CamRun, truth: GroundTruth) -> float | None:
     predicted, true = samples.values([f"{run.field(PREDICTION)}.label", f"{truth.field}.label"])
-    # as in the audit: of what no class can match it is not known whether it was right
-    known = [(p, t) for p, t in zip(predicted, true, strict=True) if p is not None and truth.indices(t)]
-    pairs = [(truth.translate(p), t) for p, t in known]
-    return sum(p == t for p, t in pairs) / len(pairs) if pairs else None
+    known = [right for right in map(truth.is_right, predicted, true) if right is not None]
+    return sum(known) / len(known) if known else None
 
 
 # the work

@@ -1,8 +1,9 @@
-"""The ground truth's words and the classifier's: which predicted labels say what a true label says."""
+"""The ground truth's words and the classifier's: which predicted labels match a true label, and so who is right."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import fiftyone as fo
 
@@ -10,78 +11,121 @@ from fiftyone_cam.core.errors import FieldError
 from fiftyone_cam.dataset.collection import Collection
 
 
-class GroundTruth:
-    """Translates predicted labels into the ground truth's words, many to one; a prediction without a word is wrong.
+class Translation:
+    """The classifier's labels in the ground truth's words, many to one. It is pure: no dataset is read.
 
     Args:
-        samples: a dataset or view.
-        field: the ``Classification`` field with the true class; None if there is none.
-        class_map: predicted label to the ground truth's word; None where both use the same words.
-        classes: the classifier's.
-
-    Attributes:
-        unmatched: the labels in ``field`` that no class means, and how many samples have each.
+        classes: the classifier's labels.
+        class_map: each label with the ground truth's word for it; a label that is not in it has no word. None where
+            both use the same words.
 
     Raises:
-        FieldError: the field is missing or of another type, ``class_map`` translates what is no class, or no label in
-            the field is what any class means.
+        FieldError: ``class_map`` is not a mapping of labels, or translates a label that is not a class.
 
-    >>> truth = GroundTruth(dataset, "ground_truth", {"tabby": "cat", "Persian cat": "cat"}, classifier.classes)
-    >>> truth.translate("tabby"), truth.translate("laptop"), truth.indices("cat")
-    ('cat', None, (281, 283))
+    >>> translation = Translation(["tabby", "Persian cat", "laptop"], {"tabby": "cat", "Persian cat": "cat"})
+    >>> translation.translate("tabby"), translation.translate("laptop"), translation.indices("cat")
+    ('cat', None, (0, 1))
+    >>> [translation.is_right(predicted, "cat") for predicted in ("tabby", "laptop")]
+    [True, False]
     """
 
-    def __init__(
-        self, samples: Collection, field: str | None, class_map: Mapping[str, str] | None, classes: Sequence[str]
-    ) -> None:
+    def __init__(self, classes: Sequence[str], class_map: Mapping[str, str] | None = None) -> None:
         if class_map is not None and not (
             isinstance(class_map, Mapping) and all(isinstance(word, str) for word in class_map.values())
         ):
             raise FieldError(
                 f"class_map is {class_map!s:.80}, expected classes with their labels, such as {{'tabby': 'cat'}}"
             )
-        self.field = field
-        self.class_map = None if class_map is None else dict(class_map)
-        self.unmatched: dict[str, int] = {}
-        self._indices: dict[str, tuple[int, ...]] = {}
-        unknown = [label for label in self.class_map or () if label not in set(classes)]
+        unknown = [label for label in class_map or () if label not in set(classes)]
         if unknown:
             raise FieldError(
                 f"class_map translates {unknown[:5]}, which the classifier does not predict: expected its classes, "
                 f"such as {list(classes[:3])}"
             )
+        self.class_map = None if class_map is None else dict(class_map)
+        self._indices: dict[str, tuple[int, ...]] = {}
         for index, name in enumerate(classes):
             word = self.translate(name)
             if word is not None:
                 self._indices[word] = (*self._indices.get(word, ()), index)
-        if field is not None:
-            check_field(samples, field)
-            labels = {str(k): int(v) for k, v in samples.count_values(f"{field}.label").items() if k is not None}
-            self.unmatched = {label: count for label, count in labels.items() if label not in self._indices}
-            if labels and len(labels) == len(self.unmatched) and not self._match_elsewhere(samples):
-                raise FieldError(
-                    f"no label of {field!r} is a class: found {sorted(labels)[:5]}, the classes are "
-                    f"{sorted(self._indices)[:5]}, …; pass class_map= to translate classes into labels"
-                )
 
-    def _match_elsewhere(self, samples: Collection) -> bool:
-        """Whether the whole dataset has labels that are classes: then these few samples only happen to have none."""
-        labels = samples._dataset.count_values(f"{self.field}.label")
-        return any(str(label) in self._indices for label in labels)
+    @property
+    def words(self) -> list[str]:
+        """The ground truth's words that a prediction can match, sorted."""
+        return sorted(self._indices)
 
     def translate(self, predicted: str | None) -> str | None:
-        """A predicted label in the ground truth's words; None where it has none."""
+        """The ground truth's word for a predicted label; None where it has none."""
         if self.class_map is None or predicted is None:
             return predicted
         return self.class_map.get(predicted)
 
-    def indices(self, label: str | None) -> tuple[int, ...]:
+    def indices(self, true: str | None) -> tuple[int, ...]:
         """The logits that count as right for a true label; empty where none does."""
-        return () if label is None else self._indices.get(label, ())
+        return () if true is None else self._indices.get(true, ())
+
+    def is_right(self, predicted: str | None, true: str | None) -> bool | None:
+        """Whether a prediction is right. A predicted label without a word is wrong.
+
+        None where nobody can know: there is no prediction or no true label, or the true label matches no class.
+        """
+        if predicted is None or not self.indices(true):
+            return None
+        return self.translate(predicted) == true
+
+
+class GroundTruth(Translation):
+    """A translation with the field of a dataset that has the true labels; :meth:`read` makes it.
+
+    Attributes:
+        field: the ``Classification`` field with the true class; None if there is none.
+        unmatched: the labels in ``field`` that match no class, and how many samples have each.
+
+    >>> truth = GroundTruth.read(dataset, "ground_truth", classifier.classes, {"tabby": "cat", "Persian cat": "cat"})
+    >>> truth.is_right("tabby", "cat"), truth.unmatched
+    (True, {'horse': 3})
+    """
+
+    field: str | None = None
+    unmatched: Mapping[str, int] = MappingProxyType({})
+
+    @classmethod
+    def read(
+        cls, samples: Collection, field: str | None, classes: Sequence[str], class_map: Mapping[str, str] | None = None
+    ) -> GroundTruth:
+        """Read which labels a field has, and check that a class can match them.
+
+        Args:
+            samples: a dataset or view.
+            field: the ``Classification`` field with the true class; None if there is none.
+            classes: the classifier's labels.
+            class_map: see :class:`Translation`.
+
+        Raises:
+            FieldError: the field is missing or of another type, ``class_map`` translates a label that is not a class,
+                or no label in the field matches a class.
+        """
+        truth = cls(classes, class_map)
+        if field is None:
+            return truth
+        check_field(samples, field)
+        labels = {str(k): int(v) for k, v in samples.count_values(f"{field}.label").items() if k is not None}
+        truth.field = field
+        truth.unmatched = {label: count for label, count in labels.items() if not truth.indices(label)}
+        # Where these samples match nothing, but the whole dataset does, they only happen to have no such label.
+        if labels and len(labels) == len(truth.unmatched) and not truth._matches_any(samples._dataset):
+            raise FieldError(
+                f"no label of {field!r} matches a class: found {sorted(labels)[:5]}, the classes are "
+                f"{truth.words[:5]}, …; pass class_map= to translate classes into labels"
+            )
+        return truth
+
+    def _matches_any(self, dataset: fo.Dataset) -> bool:
+        return any(self.indices(str(label)) for label in dataset.count_values(f"{self.field}.label"))
 
 
 def check_field(samples: Collection, field: str) -> None:
-    """Whether a field can be the ground truth.
+    """Check that a field can be the ground truth.
 
     Raises:
         FieldError: it is missing or of another type.

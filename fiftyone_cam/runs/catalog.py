@@ -9,7 +9,7 @@ import fiftyone as fo
 
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.dataset import database
-from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.runs import record as records
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.training_run import TrainingRun
@@ -67,6 +67,21 @@ def load_run(samples: Collection, key: str) -> CamRun:
             + (f"only {', '.join(map(repr, known))}" if known else "nor any other: make one with compute_cam")
         )
     return CamRun(dataset, key, records.read(dataset, key))
+
+
+def finished_run(samples: Collection, key: str) -> tuple[Collection, CamRun]:
+    """The images of a collection, and a run on them that nobody is computing now.
+
+    Raises:
+        RunError: there is no such run, or it is being computed, or the collection holds no images.
+
+    >>> collection, run = finished_run(dataset, "cam")
+    """
+    collection = require_images(samples)
+    run = load_run(collection, key)
+    if run.status == "running":
+        raise RunError(f"run {key!r} is being computed: wait for it, or stop it")
+    return collection, run
 
 
 def delete_run(samples: Collection, key: str) -> None:

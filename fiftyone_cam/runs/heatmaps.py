@@ -1,10 +1,10 @@
-"""The fields that a run leaves on a sample, and how labels are made of results and read back."""
+"""The fields that a run leaves on a sample: how results become labels, and how labels are read back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import fiftyone as fo
 import numpy as np
@@ -14,8 +14,10 @@ from fiftyone_cam.core.boxes import Box, as_box
 from fiftyone_cam.core.display import display_size, lay_out, quantize
 from fiftyone_cam.core.errors import FieldError
 from fiftyone_cam.core.names import CONTRAST, ERROR, HEATMAP, PREDICTION, TOP
+from fiftyone_cam.core.regions import Cells
 from fiftyone_cam.core.results import ClassMap, Explanation
 from fiftyone_cam.dataset import bulk
+from fiftyone_cam.runs.run import Run
 
 
 def prediction(class_map: ClassMap) -> fo.Classification:
@@ -133,3 +135,46 @@ def sample_documents(
 def _heatmap_document(class_map: ClassMap, where: Explanation, scale: float | None) -> dict[str, Any]:
     drawn = _display_values(class_map, where, scale)
     return _HEATMAP(**{**drawn, "map": bulk.pack(drawn["map"]), "grid": bulk.pack(drawn["grid"])})
+
+
+class StoredMap(NamedTuple):
+    """A class activation map as a run stored it: ``grid`` is ``(h, w)``, in logit units.
+
+    ``grid.mean() + bias == logit``. ``box`` is where the grid lies on the image, ``seen`` what the network saw of it,
+    both ``(x, y, width, height)`` as shares of the image.
+    """
+
+    label: str
+    grid: NDArray[np.float32]
+    bias: float
+    logit: float
+    box: Box
+    seen: Box
+
+    @property
+    def cells(self) -> Cells:
+        """Where the grid's cells lie on the image."""
+        return Cells.of(self.grid.shape, self.box, self.seen)
+
+
+class MapReader:
+    """Reads one field of stored maps in bulk: ``paths`` are what to read of each sample, :meth:`read` decodes them.
+
+    Args:
+        run: the run that stored the maps.
+        name: the field's name without the run's key.
+
+    >>> reader = MapReader(run)
+    >>> for rows in bulk.chunks(dataset, reader.paths):
+    ...     maps = [reader.read(row) for row in rows]
+    """
+
+    def __init__(self, run: Run, name: str = HEATMAP) -> None:
+        self.field = run.field(name)
+        self.paths = [f"{self.field}.{part}" for part in StoredMap._fields]
+
+    def read(self, row: Mapping[str, Any]) -> StoredMap | None:
+        """The map in a row of :func:`fiftyone_cam.dataset.bulk.chunks`; None where the sample has no map."""
+        label, grid, bias, logit, box, seen = (row[path] for path in self.paths)
+        grid = bulk.array(grid)
+        return None if grid is None else StoredMap(label, grid, bias, logit, as_box(box), as_box(seen))

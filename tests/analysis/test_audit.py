@@ -382,7 +382,7 @@ def test_a_class_map_translates_many_to_one_and_what_it_lacks_is_wrong(dataset):
     run = made_run(
         dataset, {i: Made(label, LEFT) for i, label in zip(ids, CLASSES, strict=True)}, CLASSES, class_map=None
     )
-    with pytest.raises(focam.FieldError, match=r"no label of 'ground_truth' is a class.*class_map"):
+    with pytest.raises(focam.FieldError, match=r"no label of 'ground_truth' matches a class.*class_map"):
         focam.audit(dataset, ground_truth="ground_truth", objects="objects")
     with pytest.raises(focam.FieldError, match=r"'cow'.*does not predict"):
         focam.audit(dataset, ground_truth="ground_truth", objects="objects", class_map={"cow": "pet"})
@@ -450,7 +450,7 @@ def test_samples_about_which_nothing_can_be_said_are_counted_by_reason(dataset, 
         None: ("cat", left_half(), Made("cat", LEFT)),
         "no map": ("cat", left_half(), None),
         "no ground truth": (None, left_half(), Made("cat", LEFT)),
-        "its label is no class": ("Cat", left_half(), Made("cat", LEFT)),
+        "its label matches no class": ("Cat", left_half(), Made("cat", LEFT)),
         "no object": ("cat", None, Made("cat", LEFT)),
         "its object cannot be read": ("cat", lost, Made("cat", LEFT)),
         "object not seen": ("cat", boxes((None, (0.9, 0, 0.1, 1))), Made("cat", LEFT, seen=(0, 0, 0.8, 1))),
@@ -463,7 +463,7 @@ def test_samples_about_which_nothing_can_be_said_are_counted_by_reason(dataset, 
     assert column(dataset, "unjudged") == list(cases)
     assert found.unjudged == {reason: 1 for reason in cases if reason}
     assert found.verdicts == {"trusted": 1, "shortcut": 0, "confused": 0, "distracted": 0}
-    assert any("1 samples have a label that is no class: Cat" in note for note in found.record["notes"])
+    assert any("1 samples have a label that matches no class: Cat" in note for note in found.record["notes"])
     for reason in filter(None, cases):
         assert f"1 x {reason}" in str(found)
     seen_through = dataset.match(F("cam_unjudged") == "no positive evidence").first()

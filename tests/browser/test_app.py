@@ -206,7 +206,7 @@ def test_what_cannot_be_computed_is_said_in_the_prompt(app: AppPage, computed: f
     app.choose("Ground truth", "ground_truth")
     app.submit("Compute")
     words = app.until(lambda: app.words() if "Not done" in app.words() else None, "the reason")
-    assert "no label of 'ground_truth' is a class" in words
+    assert "no label of 'ground_truth' matches a class" in words
     app.done()
 
 

@@ -251,7 +251,7 @@ def test_a_ground_truth_that_does_not_fit(photos, classifier):
     with pytest.raises(focam.FieldError, match=r"of type .*, expected Classification"):
         focam.compute_cam(photos, classifier, ground_truth="filepath")
     photos.set_values("breed", [fo.Classification(label="pug") for _ in range(12)])
-    with pytest.raises(focam.FieldError, match=r"no label of 'breed' is a class: found \['pug'\].*class_map"):
+    with pytest.raises(focam.FieldError, match=r"no label of 'breed' matches a class: found \['pug'\].*class_map"):
         focam.compute_cam(photos, classifier, ground_truth="breed")
     photos.set_values(
         "breed", [fo.Classification(label=label) if label else None for label in [None, "pug", *["cat"] * 10]]

@@ -17,12 +17,14 @@ from fiftyone_cam.runs.heatmaps import (
     HEATMAP,
     PREDICTION,
     TOP,
+    MapReader,
     field_schema,
     heatmap,
     prediction,
     sample_documents,
     signed_map,
 )
+from tests.helpers.stored_runs import Made, made_run
 
 ARRAYS = ("map", "grid")
 
@@ -102,3 +104,20 @@ def test_a_field_is_declared_as_fiftyone_declares_it(dataset, kwargs):
         assert sample["ours_theirs"] == sample["theirs"]
     dataset.add_sample_field("later", fo.FloatField)  # FiftyOne's own goes on from there
     assert list(dataset.get_field_schema())[-3:] == ["theirs", "ours_theirs", "later"]
+
+
+def test_what_was_stored_is_what_is_read(dataset, rng):
+    box, seen = (-0.1, 0.05, 1.1, 0.9), (0.0, 0.05, 1.0, 0.9)
+    made = [Made("cat", rng.normal(size=(5, 7)), -0.5, box=box, seen=seen, runner_up=("dog", -2.0)), None]
+    ids = dataset.add_samples([fo.Sample(filepath=f"/none/{i}.jpg") for i in range(2)])
+    run = made_run(dataset, dict(zip(ids, made, strict=True)), ["cat", "dog"], top_k=2)
+    readers = [MapReader(run), MapReader(run, f"{HEATMAP}_2")]
+    [rows] = bulk.chunks(dataset, [path for reader in readers for path in reader.paths], progress=False)
+    first, second = (reader.read(rows[0]) for reader in readers)
+    assert (first.label, first.bias, first.box, first.seen) == ("cat", -0.5, box, seen)
+    np.testing.assert_array_equal(first.grid, made[0].grid.astype(np.float32))
+    assert (second.label, second.logit) == ("dog", -2.0)
+    for stored in (first, second):
+        assert stored.grid.mean() + stored.bias == pytest.approx(stored.logit, abs=1e-6)
+        assert stored.cells.areas.sum() == pytest.approx(0.9)  # all that was seen
+    assert [reader.read(rows[1]) for reader in readers] == [None, None]
