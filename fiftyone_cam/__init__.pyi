@@ -24,6 +24,8 @@ from .core.preprocessing import CenterCrop as CenterCrop
 from .core.preprocessing import Pad as Pad
 from .core.preprocessing import Preprocessing as Preprocessing
 from .core.preprocessing import Resize as Resize
+from .engines.settings import Local as Local
+from .engines.settings import Ray as Ray
 from .runs.cam_run import CamRun as CamRun
 from .runs.catalog import delete_run as delete_run
 from .runs.catalog import list_runs as list_runs

@@ -8,9 +8,8 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -23,14 +22,15 @@ from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.compute.writer import Writer
 from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Explainer
-from fiftyone_cam.core.names import ENGINES, ERROR, HEATMAP, PRECISIONS, PREDICTION
+from fiftyone_cam.core.names import ERROR, HEATMAP, PRECISIONS, PREDICTION
 from fiftyone_cam.core.network import check_precision, resolve_device
-from fiftyone_cam.core.results import Item, Result
+from fiftyone_cam.core.results import Item
 from fiftyone_cam.dataset import database
 from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.dataset.ground_truth import GroundTruth, check_field
 from fiftyone_cam.engines import local
 from fiftyone_cam.engines import ray as ray_engine
+from fiftyone_cam.engines.settings import Engine, Ray, as_engine
 from fiftyone_cam.runs import catalog, lease
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.heatmaps import field_schema
@@ -49,14 +49,10 @@ def compute_cam(
     batch_size: int | None = None,
     device: str | None = None,
     precision: str = "float32",
-    num_workers: int | None = None,
+    engine: str | Engine = "local",
     overwrite: bool = False,
     retry_failed: bool = False,
     progress: bool | Callable[[Any], None] | None = None,
-    engine: str = "local",
-    num_actors: int | None = None,
-    gpus_per_actor: float = 1,
-    address: str | None = None,
 ) -> CamRun:
     """Run a classifier over images; store predictions and class activation maps as sample fields.
 
@@ -83,18 +79,13 @@ def compute_cam(
             itself where memory runs out.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …; by default a GPU where there is one.
         precision: of the forward: ``"float32"``, ``"bfloat16"`` or, on a GPU, ``"float16"``. Maps are float32 always.
-        num_workers: decoding threads; by default one for each core, at most 16. With Ray, the CPUs that each actor
-            reserves; by default an even share of the cluster's.
+        engine: where to compute. ``"local"`` or :class:`Local`: in this process. ``"ray"`` or :class:`Ray`: with actors
+            on a Ray cluster. Both write the same fields, and only this process writes, so a run that began with one
+            engine may go on with the other.
         overwrite: compute again what has a result; a run of another configuration under this key is deleted first, with
             its results of all samples, and its audit.
         retry_failed: compute again what failed before.
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
-        engine: ``"local"``, this process; or ``"ray"``, actors on a Ray cluster (extra ``ray``), which all must be able
-            to read the samples' paths. Only this process writes, the same fields, so a run may go on with the other.
-        num_actors: of Ray; by default one for each ``gpus_per_actor`` GPUs, or for each node of a cluster without.
-        gpus_per_actor: of Ray; 0.5 lets two actors share a GPU.
-        address: of the Ray cluster; ``"auto"`` finds one that runs on this machine. By default the one that this
-            process is connected to or that ``RAY_ADDRESS`` names, or else one on this machine as long as the run takes.
 
     Returns:
         the :class:`CamRun`, whose printed form is the summary.
@@ -109,15 +100,11 @@ def compute_cam(
     >>> dataset.match(F("cam_prediction.label") != F("ground_truth.label"))
     """
     collection = require_images(samples)
-    _check_settings(collection, key, ground_truth, batch_size, num_workers, precision, top_k)
-    _check_engine(engine, device, num_actors, gpus_per_actor, address)
+    _check_settings(collection, key, ground_truth, batch_size, precision, top_k)
+    engine = as_engine(engine, device)
     classifier = load_classifier(classifier)
     truth = GroundTruth.read(collection, ground_truth, classifier.classes, class_map)
-    explain: Callable[..., Generator[Result, None, None]] = local.explain_all
-    if engine == "ray":
-        explain = partial(
-            ray_engine.explain_all, device=device, num_actors=num_actors, gpus_per_actor=gpus_per_actor, address=address
-        )
+    if isinstance(engine, Ray):
         classifier.network.to("cpu")  # from where the actors get it: this process computes nothing
     else:
         classifier.network.to(resolve_device(device))
@@ -142,7 +129,11 @@ def compute_cam(
         if items:
             run.update(revision=run.record["revision"] + 1, counts=_counts(collection, run, len(items)))
             started = time.perf_counter()
-            results = explain(items, explainer, batch_size or explainer.network.batch_size(), num_workers, clock)
+            size = batch_size or explainer.network.batch_size()
+            if isinstance(engine, Ray):
+                results = ray_engine.explain_all(items, explainer, size, clock, engine, device)
+            else:
+                results = local.explain_all(items, explainer, size, engine.num_workers, clock)
             with (
                 contextlib.closing(results),  # last of all: what was computed is written before actors are sent home
                 fou.ProgressBar(total=len(items), progress=progress) as bar,
@@ -167,7 +158,6 @@ def _check_settings(
     key: str,
     ground_truth: str | None,
     batch_size: int | None,
-    num_workers: int | None,
     precision: str,
     top_k: int,
 ) -> None:
@@ -175,26 +165,13 @@ def _check_settings(
     catalog.check_key(samples._dataset, key)
     if precision not in PRECISIONS:
         raise CamError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    for name, value in (("batch_size", batch_size), ("num_workers", num_workers), ("top_k", top_k)):
+    for name, value in (("batch_size", batch_size), ("top_k", top_k)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise CamError(f"{name} is {value!r}, expected a whole number from 1")
     if ground_truth is not None:
         check_field(samples, ground_truth)
         if key in catalog.list_runs(samples):
             catalog.load_run(samples, key).refuse_own([ground_truth], "ground truth")
-
-
-def _check_engine(
-    engine: str, device: str | None, num_actors: int | None, gpus_per_actor: float, address: str | None
-) -> None:
-    if engine == "ray":
-        ray_engine.check_settings(device, num_actors, gpus_per_actor, address)
-    elif engine != "local":
-        raise CamError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
-    else:
-        for name, value in (("num_actors", num_actors), ("address", address)):
-            if value is not None:
-                raise CamError(f"{name} is {value!r}, which the local engine does not know: add engine='ray'")
 
 
 # the record

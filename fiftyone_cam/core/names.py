@@ -14,9 +14,6 @@ SMALL = ("small_gap_net", "cifar_resnet20", "cifar_resnet56")
 PRECISIONS = ("float32", "bfloat16", "float16")
 """What a forward can be computed in, by PyTorch's names."""
 
-ENGINES = ("local", "ray")
-"""Where a run can be computed: in this process, or by Ray's actors."""
-
 COMPILING_PAYS = 60.0
 """Seconds of forwards still to come from which on compiling pays: it takes 3 to 20 and gains 10 to 55%."""
 

@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import pickle
-import signal
-import threading
 import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +26,8 @@ import torch
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.results import Failure, Item, Result
-from fiftyone_cam.engines import local
+from fiftyone_cam.engines import cluster, local
+from fiftyone_cam.engines.settings import Ray
 
 if TYPE_CHECKING:
     import ray.data
@@ -53,37 +50,13 @@ _WAITING_BYTES = 64 * 2**20
 _LOST_BLOCKS = 64
 
 
-def check_settings(device: str | None, num_actors: int | None, gpus_per_actor: float, address: str | None) -> None:
-    """Check what can be known to be wrong before Ray is started.
-
-    Raises:
-        CamError: Ray is not installed, or a setting makes no sense.
-
-    >>> check_settings(None, num_actors=2, gpus_per_actor=1, address="auto")
-    """
-    if find_spec("ray") is None or find_spec("pyarrow") is None:
-        raise CamError("engine='ray' needs Ray Data, which is not installed: pip install 'fiftyone_cam[ray]'")
-    if device not in (None, "cpu", "cuda"):
-        raise CamError(f"device is {device!r}, expected 'cuda', 'cpu' or None: Ray chooses the GPU of each actor")
-    if num_actors is not None and num_actors < 1:
-        raise CamError(f"num_actors is {num_actors}, expected at least 1")
-    if not gpus_per_actor >= 0 or math.isinf(gpus_per_actor):
-        raise CamError(f"gpus_per_actor is {gpus_per_actor}, expected 0 (no GPU), a part of one (0.5) or more")
-    if address is not None and not address.strip():
-        raise CamError("address is empty, expected 'auto' or an address such as '10.0.0.1:6379'; None for no cluster")
-
-
 def explain_all(
     items: Iterable[Item],
     explainer: Explainer,
     batch_size: int,
-    num_workers: int | None,
     clock: dict[str, Any],
-    *,
+    engine: Ray,
     device: str | None = None,
-    num_actors: int | None = None,
-    gpus_per_actor: float = 1,
-    address: str | None = None,
 ) -> Generator[Result, None, None]:
     """Results of items, computed by Ray actors; in order, but for what was lost with an actor and computed again.
 
@@ -94,27 +67,23 @@ def explain_all(
         items: what to explain; every actor must be able to read their paths.
         explainer: sent to the actors once; its network should be on the CPU.
         batch_size: images per forward.
-        num_workers: CPUs that each actor reserves, for decoding and computing; None: an even share of the cluster.
         clock: as for the local engine; waiting and explaining are summed over all actors. ``starting``: seconds until
             the first results.
+        engine: how many actors, what each reserves, and where the cluster is.
         device: of the actors' networks; None: a GPU where the cluster has any.
-        num_actors: None: one for each ``gpus_per_actor`` GPUs, or for each node of a cluster without.
-        gpus_per_actor: 0.5 lets two actors share a GPU.
-        address: ``"auto"`` or the address of a cluster. None: the cluster that this process is connected to, or that
-            the environment variable ``RAY_ADDRESS`` names, or else one on this machine, for as long as this takes.
 
     Raises:
         CamError: there is no such cluster, it has not got what is asked for, or its actors cannot start.
 
     >>> clock = defaultdict(float)
-    >>> results = list(explain_all([Item("1", "cat.jpg")], explainer, 32, None, clock, num_actors=2))
+    >>> results = list(explain_all([Item("1", "cat.jpg")], explainer, 32, clock, Ray(num_actors=2)))
     """
     import ray
 
     started = time.perf_counter()
     pending = {item.id: item for item in items}
-    with _cluster(address):
-        plan = _plan(_nodes(), num_actors, gpus_per_actor, num_workers, device)
+    with cluster.connection(engine.address):
+        plan = cluster.plan_actors(cluster.live_nodes(), engine, device)
         clock["device"] = f"{plan.device}, {plan.actors} Ray actor{'s' if plan.actors > 1 else ''}"
         work = _Work(ray.put(explainer), batch_size, plan)
         size = batch_size * BATCHES_PER_BLOCK[plan.device]
@@ -140,7 +109,9 @@ def explain_all(
             anything |= progress
             fruitless = 0 if progress else fruitless + 1
             if computed.error is not None and (not anything or fruitless >= ATTEMPTS):
-                raise CamError(f"Ray's actors compute nothing: {_reason(computed.error)}") from computed.error
+                raise CamError(
+                    f"Ray's actors compute nothing: {cluster.innermost_reason(computed.error)}"
+                ) from computed.error
             if computed.error is None:  # otherwise nobody knows what was tried
                 if size == 1:
                     alone.update(pending.keys())
@@ -152,137 +123,7 @@ def explain_all(
                 logger.warning(
                     "%d images were lost with the actors that had them, and are computed again", len(pending)
                 )
-                work = _Work(work.explainer, batch_size, _replanned(plan))
-
-
-# the cluster
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many actors, and what each of them reserves."""
-
-    actors: int
-    cpus: int
-    gpus: float
-    device: str
-
-
-Node = Mapping[str, float]
-"""What a node has: ``{"CPU": 8.0, "GPU": 1.0, …}``."""
-
-
-@contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """Connected to a cluster; what was connected or started here is disconnected or stopped at the end."""
-    import ray
-
-    if ray.is_initialized():
-        connected = ray.get_runtime_context().gcs_address
-        if address not in (None, "auto", connected):
-            raise CamError(
-                f"this process is connected to the Ray cluster {connected} already, not to {address}: "
-                "leave out address, or call ray.shutdown() first"
-            )
-        yield
-        return
-
-    existing = address or os.environ.get("RAY_ADDRESS")
-    # A cluster of our own listens on this machine only, and tells nobody that it was used.
-    own: dict[str, Any] = {} if existing else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    if own:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        with _keep_signals():
-            ray.init(existing or "local", log_to_driver=False, logging_level=logging.WARNING, **own)
-    except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.RayError) as error:
-        where = f"no Ray cluster can be reached at {existing!r}" if existing else "Ray cannot be started here"
-        raise CamError(
-            f"{where} ({_reason(error)}): start one with `ray start --head`, or leave out address"
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextlib.contextmanager
-def _keep_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; whoever had a handler keeps it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if before not in (None, signal.SIG_DFL):
-            signal.signal(signal.SIGTERM, before)
-
-
-def _nodes() -> list[Node]:
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _plan(
-    nodes: Sequence[Node], num_actors: int | None, gpus_per_actor: float, num_workers: int | None, device: str | None
-) -> Plan:
-    """Actors for a cluster: as many as asked, or as there are GPUs or nodes; the CPUs shared evenly among them.
-
-    Raises:
-        CamError: the cluster has not got what is asked for.
-
-    >>> _plan([{"CPU": 16.0, "GPU": 4.0}], None, 1, None, None)
-    Plan(actors=4, cpus=4, gpus=1, device='cuda')
-    """
-    has_gpus = any(node.get("GPU", 0) > 0 for node in nodes)
-    wants_gpu = has_gpus if device is None else device == "cuda"
-    gpus = gpus_per_actor if wants_gpu else 0.0
-    if wants_gpu and gpus == 0:
-        if device is not None:
-            raise CamError(f"device is {device!r} and gpus_per_actor 0: Ray shows an actor only GPUs that it reserves")
-        wants_gpu = False
-
-    def fitting(cpus: int) -> int:
-        return sum(
-            min(int(node.get("CPU", 0) // cpus), int(node.get("GPU", 0) / gpus + 1e-6) if gpus else 2**31)
-            for node in nodes
-        )
-
-    cpus = num_workers or 1
-    possible = fitting(cpus)
-    if gpus:
-        wanted = num_actors or possible
-    else:
-        wanted = num_actors or sum(node.get("CPU", 0) >= cpus for node in nodes)
-    if wanted > possible or possible == 0:
-        has = " + ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes[:8])
-        raise CamError(
-            f"{wanted or 1} actors of {cpus} CPU and {gpus:g} GPU do not fit into the Ray cluster, "
-            f"which has {len(nodes)} nodes ({has or 'none'}{', …' if len(nodes) > 8 else ''}): at most {possible} do; "
-            "lower num_actors, gpus_per_actor or num_workers, or add nodes"
-        )
-    while num_workers is None and fitting(cpus + 1) >= wanted:
-        cpus += 1
-    return Plan(wanted, cpus, gpus, device or ("cuda" if wants_gpu else "cpu"))
-
-
-def _replanned(plan: Plan) -> Plan:
-    """The same actors, or as many of them as the nodes that are left can hold."""
-    nodes = _nodes()
-    for actors in range(plan.actors, 0, -1):
-        with contextlib.suppress(CamError):
-            return _plan(nodes, actors, plan.gpus, min(plan.cpus, _largest(nodes)), plan.device)
-    raise CamError(
-        f"no node is left in the Ray cluster that has {plan.gpus:g} GPU and a CPU for an actor: "
-        "what was computed is kept, the next call goes on from there"
-    )
-
-
-def _largest(nodes: Sequence[Node]) -> int:
-    return max(1, int(max((node.get("CPU", 0) for node in nodes), default=1)))
+                work = _Work(work.explainer, batch_size, cluster.plan_again(plan))
 
 
 # the work
@@ -294,7 +135,7 @@ class _Work:
 
     explainer: Any
     batch_size: int
-    plan: Plan
+    plan: cluster.Plan
 
 
 class _Actor:
@@ -405,11 +246,3 @@ def _dump(error: Exception) -> bytes:
         return pickle.dumps(error)
     except Exception:  # an exception can hold anything
         return pickle.dumps(CamError(f"{type(error).__name__}: {error}"))
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong first, in one line: of errors around errors, the innermost's."""
-    while (cause := getattr(error, "cause", None) or error.__cause__) and str(cause):
-        error = cause
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:500] if lines else type(error).__name__

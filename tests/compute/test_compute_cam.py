@@ -113,8 +113,8 @@ def test_only_new_samples_are_computed_and_overwrite_computes_all(photos, classi
 
 
 def test_results_do_not_depend_on_batches_threads_or_views(photos, classifier):
-    focam.compute_cam(photos, classifier, "one", batch_size=1, num_workers=1)
-    focam.compute_cam(photos, classifier, "many", batch_size=5, num_workers=4)
+    focam.compute_cam(photos, classifier, "one", batch_size=1, engine=focam.Local(num_workers=1))
+    focam.compute_cam(photos, classifier, "many", batch_size=5, engine=focam.Local(num_workers=4))
     focam.compute_cam(photos.shuffle(seed=1), classifier, "view", batch_size=32)
     for key in ("many", "view"):
         assert photos.values(f"{key}_prediction.label") == photos.values("one_prediction.label")
@@ -317,7 +317,6 @@ def test_bfloat16_is_close_and_still_exact(photos, classifier):
 def test_settings_that_cannot_be_are_named(photos, classifier):
     for wrong, message in (
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"num_workers": -1}, "num_workers is -1"),
         ({"precision": "int8"}, "unknown precision 'int8'"),
         ({"top_k": 9}, "top_k is 9, expected 1 to 3"),
         ({"device": "nonsense"}, "nonsense"),
@@ -437,7 +436,7 @@ def test_what_was_computed_before_an_interruption_is_kept(photos, classifier):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        focam.compute_cam(photos, classifier, batch_size=4, num_workers=1, progress=stop)
+        focam.compute_cam(photos, classifier, batch_size=4, engine=focam.Local(num_workers=1), progress=stop)
     run = focam.load_run(photos, "cam")
     assert run.record["status"] == "interrupted"
     assert not run.complete

@@ -29,6 +29,7 @@ from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.core.results import Explanation, Item
 from fiftyone_cam.engines import ray as ray_engine
+from fiftyone_cam.engines.cluster import plan_actors
 from tests.helpers.networks import write_photos
 from tests.helpers.ray_spy import Spy, seen
 
@@ -79,26 +80,22 @@ def without(modules: set[str], code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_ray_it_is_said_what_to_install():
-    code = "from fiftyone_cam.engines.ray import check_settings; check_settings(None, None, 1, None)"
+    code = "from fiftyone_cam.engines.settings import as_engine; as_engine('ray')"
     found = without({"ray"}, code)
-    assert "CamError: engine='ray' needs Ray Data" in found.stderr
+    assert "CamError: the engine 'ray' needs Ray Data" in found.stderr
     assert "pip install 'fiftyone_cam[ray]'" in found.stderr
 
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"engine": "spark"}, "unknown engine 'spark', expected one of"),
-        ({"num_actors": 2}, "num_actors is 2, which the local engine does not know"),
-        ({"address": "auto"}, "address is 'auto', which the local engine does not know"),
-        ({"engine": "ray", "num_actors": 0}, "num_actors is 0, expected at least 1"),
-        ({"engine": "ray", "gpus_per_actor": -1}, "gpus_per_actor is -1"),
-        ({"engine": "ray", "gpus_per_actor": float("nan")}, "gpus_per_actor is nan"),
-        ({"engine": "ray", "address": " "}, "address is empty"),
+        ({"engine": "spark"}, r"unknown engine 'spark', expected 'local', 'ray', focam.Local\(…\) or focam.Ray\(…\)"),
+        ({"engine": focam.Ray}, "unknown engine <class"),
         ({"engine": "ray", "device": "cuda:1"}, "Ray chooses the GPU of each actor"),
+        ({"engine": focam.Ray(), "device": "cuda:1"}, "Ray chooses the GPU of each actor"),
     ],
 )
-def test_settings_that_make_no_sense_are_named(dataset, tmp_path, settings, reason):
+def test_engines_that_there_are_not_are_named(dataset, tmp_path, settings, reason):
     dataset.add_samples([fo.Sample(filepath=path) for path in write_photos(tmp_path, 1)])
     with pytest.raises(focam.CamError, match=reason):
         focam.compute_cam(dataset, "the classifier is not looked at", **settings)
@@ -109,45 +106,43 @@ CPU_NODE = {"CPU": 8.0}
 
 
 @pytest.mark.parametrize(
-    ("nodes", "asked", "plan"),
+    ("nodes", "asked", "device", "plan"),
     [
-        ([GPU_NODE], {}, (4, 4, 1, "cuda")),
-        ([GPU_NODE, GPU_NODE], {}, (8, 4, 1, "cuda")),
-        ([GPU_NODE, CPU_NODE], {}, (4, 4, 1, "cuda")),
-        ([GPU_NODE], {"gpus_per_actor": 0.5}, (8, 2, 0.5, "cuda")),
-        ([GPU_NODE], {"num_actors": 1}, (1, 16, 1, "cuda")),
-        ([GPU_NODE], {"num_workers": 3}, (4, 3, 1, "cuda")),
-        ([GPU_NODE], {"num_workers": 8}, (2, 8, 1, "cuda")),
-        ([GPU_NODE], {"device": "cpu"}, (1, 16, 0, "cpu")),
-        ([GPU_NODE], {"gpus_per_actor": 0}, (1, 16, 0, "cpu")),
-        ([CPU_NODE], {}, (1, 8, 0, "cpu")),
-        ([CPU_NODE, CPU_NODE], {}, (2, 8, 0, "cpu")),
-        ([CPU_NODE, {"CPU": 2.0}], {}, (2, 4, 0, "cpu")),
-        ([CPU_NODE, {"CPU": 0.0}], {}, (1, 8, 0, "cpu")),
-        ([CPU_NODE], {"num_actors": 3}, (3, 2, 0, "cpu")),
+        ([GPU_NODE], {}, None, (4, 4, 1, "cuda")),
+        ([GPU_NODE, GPU_NODE], {}, None, (8, 4, 1, "cuda")),
+        ([GPU_NODE, CPU_NODE], {}, None, (4, 4, 1, "cuda")),
+        ([GPU_NODE], {"gpus_per_actor": 0.5}, None, (8, 2, 0.5, "cuda")),
+        ([GPU_NODE], {"num_actors": 1}, None, (1, 16, 1, "cuda")),
+        ([GPU_NODE], {"cpus_per_actor": 3}, None, (4, 3, 1, "cuda")),
+        ([GPU_NODE], {"cpus_per_actor": 8}, None, (2, 8, 1, "cuda")),
+        ([GPU_NODE], {}, "cpu", (1, 16, 0, "cpu")),
+        ([GPU_NODE], {"gpus_per_actor": 0}, None, (1, 16, 0, "cpu")),
+        ([CPU_NODE], {}, None, (1, 8, 0, "cpu")),
+        ([CPU_NODE, CPU_NODE], {}, None, (2, 8, 0, "cpu")),
+        ([CPU_NODE, {"CPU": 2.0}], {}, None, (2, 4, 0, "cpu")),
+        ([CPU_NODE, {"CPU": 0.0}], {}, None, (1, 8, 0, "cpu")),
+        ([CPU_NODE], {"num_actors": 3}, None, (3, 2, 0, "cpu")),
     ],
 )
-def test_actors_share_what_the_cluster_has(nodes, asked, plan):
-    settings = {"num_actors": None, "gpus_per_actor": 1, "num_workers": None, "device": None, **asked}
-    found = ray_engine._plan(nodes, **settings)
+def test_actors_share_what_the_cluster_has(nodes, asked, device, plan):
+    found = plan_actors(nodes, focam.Ray(**asked), device)
     assert (found.actors, found.cpus, found.gpus, found.device) == plan
 
 
 @pytest.mark.parametrize(
-    ("nodes", "asked", "reason"),
+    ("nodes", "asked", "device", "reason"),
     [
-        ([CPU_NODE], {"num_actors": 9}, "9 actors of 1 CPU and 0 GPU do not fit .*at most 8 do"),
-        ([CPU_NODE], {"device": "cuda"}, "1 actors of 1 CPU and 1 GPU do not fit .*1 nodes .*at most 0 do"),
-        ([GPU_NODE], {"gpus_per_actor": 5}, "of 1 CPU and 5 GPU do not fit"),
-        ([GPU_NODE], {"num_workers": 17}, "of 17 CPU and 1 GPU do not fit"),
-        ([GPU_NODE], {"device": "cuda", "gpus_per_actor": 0}, "Ray shows an actor only GPUs that it reserves"),
-        ([], {}, "do not fit into the Ray cluster, which has 0 nodes"),
+        ([CPU_NODE], {"num_actors": 9}, None, "9 actors of 1 CPU and 0 GPU do not fit .*at most 8 do"),
+        ([CPU_NODE], {}, "cuda", "1 actors of 1 CPU and 1 GPU do not fit .*1 nodes .*at most 0 do"),
+        ([GPU_NODE], {"gpus_per_actor": 5}, None, "of 1 CPU and 5 GPU do not fit"),
+        ([GPU_NODE], {"cpus_per_actor": 17}, None, "of 17 CPU and 1 GPU do not fit"),
+        ([GPU_NODE], {"gpus_per_actor": 0}, "cuda", "Ray shows an actor only GPUs that it reserves"),
+        ([], {}, None, "do not fit into the Ray cluster, which has 0 nodes"),
     ],
 )
-def test_what_the_cluster_has_not_got_is_said(nodes, asked, reason):
-    settings = {"num_actors": None, "gpus_per_actor": 1, "num_workers": None, "device": None, **asked}
+def test_what_the_cluster_has_not_got_is_said(nodes, asked, device, reason):
     with pytest.raises(focam.CamError, match=reason):
-        ray_engine._plan(nodes, **settings)
+        plan_actors(nodes, focam.Ray(**asked), device)
 
 
 # on a cluster
@@ -241,14 +236,13 @@ def test_two_nodes_write_what_one_process_writes_bit_for_bit(nodes, dataset, tmp
     classifier = load(watched, meet=2)
     reports = []
     settings = {"ground_truth": "ground_truth", "top_k": 2, "batch_size": 16}
-    one = focam.compute_cam(dataset, classifier, "one", **settings, num_workers=1)
+    one = focam.compute_cam(dataset, classifier, "one", **settings, engine=focam.Local(num_workers=1))
     two = focam.compute_cam(
         dataset,
         classifier,
         "two",
         **settings,
-        engine="ray",
-        num_actors=2,
+        engine=focam.Ray(num_actors=2),
         progress=lambda bar: reports.append(bar.iteration),
     )
     assert stored(dataset, "one") == stored(dataset, "two")
@@ -268,7 +262,7 @@ def test_two_nodes_write_what_one_process_writes_bit_for_bit(nodes, dataset, tmp
     assert two.record["timing"]["images"] == 584
     assert two.record["timing"]["device"] == "cpu, 2 Ray actors"
 
-    again = focam.compute_cam(dataset, classifier, "two", **settings, engine="ray", num_actors=2)
+    again = focam.compute_cam(dataset, classifier, "two", **settings, engine=focam.Ray(num_actors=2))
     assert again.counts["new"] == 0
     assert len(seen(watched)) == len(forwards)
 
@@ -294,7 +288,7 @@ def test_an_actor_and_a_node_die_in_the_middle_and_nothing_is_missing_or_doubled
         node(bar)
 
     try:
-        run = focam.compute_cam(dataset, classifier, batch_size=16, engine="ray", num_actors=2, progress=report)
+        run = focam.compute_cam(dataset, classifier, batch_size=16, engine=focam.Ray(num_actors=2), progress=report)
     finally:
         nodes.replace_second()
     assert len(killed) == 2
@@ -303,7 +297,7 @@ def test_an_actor_and_a_node_die_in_the_middle_and_nothing_is_missing_or_doubled
     assert run.counts == {"samples": 800, "computed": 800, "failed": 0, "new": 800}
     assert len(set(dataset.values("cam_heatmap.id"))) == 800
     assert len(dataset) == 800
-    focam.compute_cam(dataset, classifier, "local", batch_size=16, num_workers=1)
+    focam.compute_cam(dataset, classifier, "local", batch_size=16, engine=focam.Local(num_workers=1))
     for alone, together in zip(*dataset.values(["local_heatmap", "cam_heatmap"]), strict=True):
         np.testing.assert_allclose(alone.grid, together.grid, rtol=1e-4, atol=1e-6)  # of batches put together anew
 
@@ -314,7 +308,7 @@ def test_images_that_kill_whatever_touches_them_end_as_failures_of_their_own(nod
     poison = tmp_path / "poison.png"
     Image.new("RGB", (64, 48), (200, 30, 90)).save(poison)
     dataset.match({"number": {"$in": [70, 131]}}).set_values("filepath", [str(poison)] * 2)
-    run = focam.compute_cam(dataset, load(watched, poison=True), batch_size=16, engine="ray", num_actors=2)
+    run = focam.compute_cam(dataset, load(watched, poison=True), batch_size=16, engine=focam.Ray(num_actors=2))
     assert run.failures == {"the process that computes it dies, 3 times of 3": 2}
     assert run.counts == {"samples": 200, "computed": 198, "failed": 2, "new": 200}
     assert dataset.exists("cam_error").values("number") == [70, 131]
@@ -333,7 +327,7 @@ def test_what_is_wrong_with_all_images_ends_the_run_with_a_reason(
 ):
     fill(dataset, tmp_path, 8)
     with pytest.raises(error, match=reason):
-        focam.compute_cam(dataset, load(watched, **{sick: True}), engine="ray", num_actors=2)
+        focam.compute_cam(dataset, load(watched, **{sick: True}), engine=focam.Ray(num_actors=2))
     assert focam.load_run(dataset, "cam").record["status"] == "interrupted"
     assert not dataset.exists("cam_error")
 
@@ -347,7 +341,9 @@ def test_what_was_computed_before_an_interruption_is_kept_and_actors_go(nodes, d
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        focam.compute_cam(dataset, classifier, batch_size=16, engine="ray", num_actors=2, progress=once(interrupt, 200))
+        focam.compute_cam(
+            dataset, classifier, batch_size=16, engine=focam.Ray(num_actors=2), progress=once(interrupt, 200)
+        )
     run = focam.load_run(dataset, "cam")
     done = dataset.count("cam_heatmap")
     assert run.record["status"] == "interrupted"
@@ -366,7 +362,7 @@ from tests.helpers.ray_spy import Spy
 dataset = fo.load_dataset(sys.argv[1])
 square = Preprocessing((Resize(size=(64, 64)),))
 classifier = focam.load_classifier(Spy(Path(sys.argv[2]), seconds=0.5), ["cat", "dog", "fish"], preprocessing=square)
-print(focam.compute_cam(dataset, classifier, batch_size=16, engine="ray", num_actors=2).counts["new"])
+print(focam.compute_cam(dataset, classifier, batch_size=16, engine=focam.Ray(num_actors=2)).counts["new"])
 """
 
 
@@ -412,7 +408,7 @@ def test_actors_wait_for_a_slow_writer_and_the_drivers_memory_stays_flat(nodes, 
     process = psutil.Process()
     memory, ahead, taken = [], [], 0
     items = [Item(str(i), path) for i in range(count)]
-    for result in ray_engine.explain_all(items, explainer, 32, None, clock, num_actors=2):
+    for result in ray_engine.explain_all(items, explainer, 32, clock, focam.Ray(num_actors=2)):
         assert isinstance(result, Explanation)
         assert result.id == str(taken)
         taken += 1

@@ -62,7 +62,9 @@ def compute(dataset: fo.Dataset, network: Any, do: Callable[[], None], **kwargs:
             done.append(True)
             do()
 
-    return focam.compute_cam(dataset, network, batch_size=4, num_workers=1, progress=meanwhile, **kwargs)
+    return focam.compute_cam(
+        dataset, network, batch_size=4, engine=focam.Local(num_workers=1), progress=meanwhile, **kwargs
+    )
 
 
 def test_files_that_change_between_listing_and_decoding(photos, network, folder):
@@ -158,7 +160,7 @@ def test_files_that_hang_cost_their_samples_after_the_time_limit(photos, network
     before, paths = foreign(photos), photos.values("filepath")
     with hanging([paths[number] for number in (20, 21, 22, 50)]):
         began = time.monotonic()
-        run = focam.compute_cam(photos, network, batch_size=4, num_workers=2)
+        run = focam.compute_cam(photos, network, batch_size=4, engine=focam.Local(num_workers=2))
         took = time.monotonic() - began
     assert run.failures == {"cannot be read: not done within 2 s": 4}
     assert took < 40, f"the hanging files were waited for: {took:.0f} s"
@@ -232,7 +234,7 @@ def test_threads_that_die_are_replaced(photos, network, name):
                 killed.add(thread.ident or 0)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 
-    run = focam.compute_cam(photos, network, batch_size=4, num_workers=2, progress=kill)
+    run = focam.compute_cam(photos, network, batch_size=4, engine=focam.Local(num_workers=2), progress=kill)
     assert killed
     assert run.counts["computed"] + run.counts["failed"] == 60
     assert run.counts["failed"] <= 2, run.failures  # one that was at work when its thread died, twice

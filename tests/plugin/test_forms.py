@@ -13,12 +13,13 @@ import pytest
 import yaml
 from fiftyone.operators.executor import ExecutionContext
 
+import fiftyone_cam as focam
 from fiftyone_cam import networks
-from fiftyone_cam.compute.compute_cam import ENGINES
 from fiftyone_cam.core.network import PRECISIONS
+from fiftyone_cam.engines.settings import ENGINES
 from fiftyone_cam.plugin import forms
 from fiftyone_cam.plugin import model_sources as sources
-from fiftyone_cam.plugin.operators.compute_cam import ComputeCam
+from fiftyone_cam.plugin.operators.compute_cam import ComputeCam, chosen_engine, engine_params
 from fiftyone_cam.plugin.operators.delete_cam_run import DeleteCamRun
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
 from fiftyone_cam.plugin.registry import OPERATORS
@@ -274,3 +275,20 @@ def test_class_names_from_lines_commas_and_a_file(tmp_path: Path) -> None:
     assert sources.class_names(str(tmp_path / "classes.txt")) == names
     assert sources.class_names("cat, dog") == ["cat", "dog"]
     assert sources.class_names(" ") is None
+
+
+@pytest.mark.parametrize(
+    "engine", [focam.Local(), focam.Local(3), focam.Ray(), focam.Ray(2, 0.5, 4), focam.Ray(None, 0)]
+)
+def test_an_engine_survives_the_way_through_the_database(engine: focam.Local | focam.Ray) -> None:
+    if isinstance(engine, focam.Ray):
+        pytest.importorskip("ray")
+    assert chosen_engine(json.loads(json.dumps(engine_params(engine)))) == engine
+
+
+def test_only_the_process_that_computes_chooses_the_cluster() -> None:
+    """What a cluster sends back is trusted, so no browser may name one."""
+    assert chosen_engine({"engine": "ray", "address": "10.0.0.1:6379"}) == focam.Ray()
+    pytest.importorskip("ray")
+    with pytest.raises(focam.CamError, match="set RAY_ADDRESS"):
+        engine_params(focam.Ray(address="auto"))

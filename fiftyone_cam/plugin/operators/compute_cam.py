@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ import fiftyone as fo
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
+from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.dataset import app_config
+from fiftyone_cam.engines.settings import Engine, Local, Ray, as_engine
 from fiftyone_cam.plugin import forms, model_sources, work
 from fiftyone_cam.plugin.operators.restore_colors import recolor
 
@@ -60,7 +63,7 @@ class ComputeCam(foo.Operator):
         >>> foo.get_operator("fiftyone_cam/compute_cam")(dataset, classifier="efficientnet_lite0", key="cam")
         """
         if delegate:
-            params = {"classifier": classifier, "key": key, **kwargs}
+            params = {"classifier": classifier, "key": key, **kwargs, **engine_params(kwargs.get("engine", "local"))}
             return foo.execute_operator(self.uri, {"view": samples.view()}, params=params, request_delegation=True)
 
         from fiftyone_cam.classifiers.classifier import load_classifier
@@ -132,7 +135,6 @@ class ComputeCam(foo.Operator):
             from fiftyone_cam.compute.compute_cam import compute_cam
 
             source, kwargs = model_sources.asked(params)
-            ray = {"num_actors": params.get("num_actors") or None, "gpus_per_actor": params.get("gpus_per_actor", 1)}
             samples = ctx.target_view(require_flat=True)
 
             run = compute_cam(
@@ -145,11 +147,10 @@ class ComputeCam(foo.Operator):
                 batch_size=params.get("batch_size") or None,
                 device=params.get("device") or None,
                 precision=params.get("precision") or "float32",
-                num_workers=params.get("num_workers") or None,
+                engine=chosen_engine(params),
                 overwrite=bool(params.get("overwrite")),
                 retry_failed=bool(params.get("retry_failed")),
                 progress=report,
-                **({"engine": "ray", **ray} if params.get("engine") == "ray" else {}),
             )
             run.update(loaded_from=[source, kwargs])
             if params.get("colors"):
@@ -165,6 +166,32 @@ class ComputeCam(foo.Operator):
         if not grouped:  # the App keeps the sidebar's groups that it has for as long as the dataset stays open
             words += f"\n\nReload the page once, and the sidebar shows these fields as the group {app_config.GROUP}."
         yield work.summary(ctx, "Class activation maps", words)
+
+
+def engine_params(engine: str | Engine) -> dict[str, Any]:
+    """An engine as parameters of the operator: plain data, which a database can keep.
+
+    Raises:
+        CamError: it names a cluster's address, which only the process that computes may choose.
+
+    >>> engine_params(Ray(num_actors=2))
+    {'engine': 'ray', 'num_actors': 2, 'gpus_per_actor': 1, 'cpus_per_actor': None}
+    """
+    settings = asdict(as_engine(engine))
+    if settings.pop("address", None):
+        raise CamError("a delegated run does not take an address: set RAY_ADDRESS where it is launched")
+    return {"engine": "ray" if isinstance(as_engine(engine), Ray) else "local", **settings}
+
+
+def chosen_engine(params: Mapping[str, Any]) -> Engine:
+    """The engine that an operator's parameters ask for.
+
+    >>> chosen_engine({"engine": "ray", "num_actors": 2})
+    Ray(num_actors=2, gpus_per_actor=1, cpus_per_actor=None, address=None)
+    """
+    kind = Ray if params.get("engine") == "ray" else Local
+    names = [field.name for field in fields(kind) if field.name != "address"]  # no browser may choose a cluster
+    return kind(**{name: params[name] for name in names if params.get(name) is not None})
 
 
 def show(ctx: Any) -> Iterator[Any]:
