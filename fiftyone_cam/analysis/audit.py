@@ -23,6 +23,7 @@ from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.catalog import finished_run
 from fiftyone_cam.runs.heatmaps import MapReader, StoredMap
+from fiftyone_cam.runs.record import AuditRecord
 
 FILLS = 0.9
 """An object that covers more of the grid than this proves nothing by place: there is no verdict."""
@@ -118,13 +119,13 @@ def audit(
         for verdict in VERDICTS:
             run.save_view(verdict, run.dataset.match(F(run.field("verdict")) == verdict))
     run.update(
-        audit={
+        audit=AuditRecord(
             **auditor.settings,
-            "verdict": auditor.has_verdicts,
-            "revision": run.record["revision"],
-            "audited_at": datetime.now(timezone.utc).isoformat(),
-            "notes": [*notes, *auditor.notes()],
-        }
+            verdict=auditor.has_verdicts,
+            revision=run.record.revision,
+            audited_at=datetime.now(timezone.utc).isoformat(),
+            notes=[*notes, *auditor.notes()],
+        )
     )
     run.show()
     return AuditReport(run, samples)
@@ -212,9 +213,9 @@ class _Auditor:
         class_map: Mapping[str, str] | None,
         threshold: float,
     ) -> None:
-        settings = run.record["settings"]
-        ground_truth = settings.get("ground_truth") if ground_truth is None else ground_truth
-        class_map = settings.get("class_map") if class_map is None else class_map
+        settings = run.record.settings
+        ground_truth = settings.ground_truth if ground_truth is None else ground_truth
+        class_map = settings.class_map if class_map is None else class_map
         names = [objects] if isinstance(objects, str) else list(objects or ())
         run.refuse_own([] if ground_truth is None else [ground_truth], "ground truth")
         run.refuse_own(names, "objects")
@@ -229,7 +230,7 @@ class _Auditor:
             "threshold": threshold,
         }
 
-        margin = int(settings.get("top_k") or 1) > 1
+        margin = settings.top_k > 1
         self.fields = [
             *_ALWAYS,
             *(["margin"] if margin else []),
@@ -320,9 +321,9 @@ class _Auditor:
 
 def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
     """Clear away an audit that this one replaces; what it was. An audit of the same kind is continued."""
-    before = run.record.get("audit")
-    same = before and stale(run) is None and all(before[name] == value for name, value in auditor.settings.items())
-    if same:
+    before = run.record.audit
+    changed = [name for name, value in auditor.settings.items() if before and getattr(before, name) != value]
+    if before and stale(run) is None and not changed:
         run.update(audit=None)  # until all is written there is none
         return []
     there = [name for name in _TYPES if run.field(name) in run.fields]
@@ -332,11 +333,10 @@ def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
             run.clear_field(name)
     if kept := [run.field(name) for name in there if name in auditor.fields]:
         run.dataset.clear_sample_fields(kept)
-    if not before:
+    if before is None:
         return []
-    changed = [name for name, value in auditor.settings.items() if before[name] != value]
     what = f"of other {', '.join(changed)}" if changed else "of earlier results"
-    return [f"replaces the audit {what} of {before['audited_at'][:16].replace('T', ' ')} UTC"]
+    return [f"replaces the audit {what} of {before.audited_at[:16].replace('T', ' ')} UTC"]
 
 
 def _keypoint(stored: StoredMap) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.heatmaps import MapReader
+from fiftyone_cam.runs.record import AuditRecord
 
 VERDICTS = ("trusted", "shortcut", "confused", "distracted")
 """Right and on the object, right and off it, wrong and on it, wrong and off it."""
@@ -106,7 +107,7 @@ class AuditReport:
     ({'trusted': 224, 'shortcut': 10, 'confused': 17, 'distracted': 4}, {'object fills the image': 4})
 
     Attributes:
-        run: the audited run; ``run.record["audit"]`` is the audit's record.
+        run: the audited run; ``run.record.audit`` is the audit's record.
         samples: what is reported on: the dataset, or a view of it.
     """
 
@@ -114,8 +115,11 @@ class AuditReport:
     samples: Collection
 
     @property
-    def record(self) -> dict[str, Any]:
-        return dict(self.run.record["audit"])
+    def record(self) -> AuditRecord:
+        """With what was audited, and when."""
+        if self.run.record.audit is None:
+            raise RunError(_not_audited(self.run.key))
+        return self.run.record.audit
 
     @property
     def verdicts(self) -> dict[str, int]:
@@ -134,7 +138,7 @@ class AuditReport:
     @property
     def regions(self) -> list[RegionRow]:
         """The regions that errors look at; without ground truth, those that all samples look at."""
-        return region_table(self.samples, self.run.key, correct=False if self.record["ground_truth"] else None)
+        return region_table(self.samples, self.run.key, correct=False if self.record.ground_truth else None)
 
     @property
     def stale(self) -> str | None:
@@ -160,9 +164,13 @@ def load_audit(samples: Collection, key: str = "cam") -> AuditReport:
     >>> print(focam.load_audit(dataset, "cam"))
     """
     run = catalog.load_run(samples, key)
-    if not run.record.get("audit"):
-        raise RunError(f"run {key!r} has not been audited: focam.audit(dataset, key={key!r}, …)")
+    if run.record.audit is None:
+        raise RunError(_not_audited(key))
     return AuditReport(run, samples)
+
+
+def _not_audited(key: str) -> str:
+    return f"run {key!r} has not been audited: focam.audit(dataset, key={key!r}, …)"
 
 
 def stale(run: CamRun) -> str | None:
@@ -171,14 +179,12 @@ def stale(run: CamRun) -> str | None:
     >>> stale(focam.load_run(dataset, "cam"))
     'run 'cam' has computed again since its audit: audit it again'
     """
-    record = run.record.get("audit")
-    if not record:
+    record = run.record.audit
+    if record is None:
         return None
-    if record["revision"] != run.record["revision"]:
+    if record.revision != run.record.revision:
         return f"run {run.key!r} has computed again since its audit: audit it again"
-    gone = [
-        field for field in [record["ground_truth"], *record["objects"]] if field and not run.dataset.has_field(field)
-    ]
+    gone = [field for field in [record.ground_truth, *record.objects] if field and not run.dataset.has_field(field)]
     if gone:
         return f"the audit of run {run.key!r} used {', '.join(map(repr, gone))}, no longer there: audit it again"
     return None
@@ -380,8 +386,8 @@ def region_view(
 
 
 def _class_path(samples: Collection, key: str) -> str:
-    record = catalog.load_run(samples, key).record
-    truth = (record.get("audit") or {}).get("ground_truth")
+    record = catalog.load_run(samples, key).record.audit
+    truth = record and record.ground_truth
     return f"{truth or f'{key}_prediction'}.label"
 
 
@@ -398,13 +404,13 @@ def _drawn(ids: list[str], limit: int, seed: int) -> list[str]:
 def _text(report: AuditReport) -> str:
     record, run = report.record, report.run
     table = report.classes
-    against = ", ".join(record["objects"]) or "no annotation of objects"
+    against = ", ".join(record.objects) or "no annotation of objects"
     lines = [f"Audit of run {run.key!r} on {run.dataset.name!r}: {against}"]
     if report.stale:
         lines.append(f"  stale        {report.stale}")
-    lines += [f"  note         {note}" for note in record["notes"]]
+    lines += [f"  note         {note}" for note in record.notes]
     spread, border, half_cells, peak_inside = _means(report, "spread", "border", "half_cells", "peak_inside")
-    if record["objects"] and table:
+    if record.objects and table:
         total = table[-1]
         if total.inside is not None:
             lines.append(
@@ -414,17 +420,17 @@ def _text(report: AuditReport) -> str:
     lines.append(
         f"  spread       {spread:.2f} of 1; {border:.1%} in the border cells; half of it in {half_cells:.1f} cells"
     )
-    if record["verdict"]:
+    if record.verdict:
         counts, unjudged = report.verdicts, report.unjudged
         judged = sum(counts.values())
         shares = ", ".join(f"{n:,} {word} ({n / max(judged, 1):.1%})" for word, n in counts.items())
-        lines.append(f"  verdicts     {shares}; on the object from a focus of {record['threshold']}")
+        lines.append(f"  verdicts     {shares}; on the object from a focus of {record.threshold}")
         lines += [f"  no verdict   {count:,} x {reason}" for reason, count in unjudged.items()]
-    lines += ["", *_class_lines(table, bool(record["verdict"]))]
-    if record["objects"]:
+    lines += ["", *_class_lines(table, record.verdict)]
+    if record.objects:
         rows = [row for row in report.regions if row.label is None]
         if rows:
-            what = "wrong predictions look at" if record["ground_truth"] else "predictions look at"
+            what = "wrong predictions look at" if record.ground_truth else "predictions look at"
             lines += [
                 "",
                 f"  What {rows[0].samples:,} {what} (mean share of the evidence, of the area; in how many seen)",

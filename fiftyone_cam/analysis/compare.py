@@ -18,6 +18,7 @@ from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.catalog import finished_run
 from fiftyone_cam.runs.heatmaps import MapReader, StoredMap
+from fiftyone_cam.runs.record import ComparisonRecord
 
 _TYPES: dict[str, dict[str, Any]] = {
     "change": {"ftype": fo.StringField},
@@ -58,10 +59,10 @@ def compare(
         )
     _, first = finished_run(samples, before)
     collection, second = finished_run(samples, after)
-    settings = [run.record["settings"] for run in (first, second)]
-    ground_truth = ground_truth or settings[1].get("ground_truth") or settings[0].get("ground_truth")
+    settings = [run.record.settings for run in (first, second)]
+    ground_truth = ground_truth or settings[1].ground_truth or settings[0].ground_truth
     truths = [
-        GroundTruth.read(collection, ground_truth, run.classes, setting.get("class_map"))
+        GroundTruth.read(collection, ground_truth, run.classes, setting.class_map)
         for run, setting in zip((first, second), settings, strict=True)
     ]
 
@@ -71,7 +72,7 @@ def compare(
     bulk.require(collection, paths)
 
     names = {name: comparison_name(before, name) for name in _TYPES}
-    second.update(comparisons={**second.record.get("comparisons", {}), before: None})  # until all is written
+    second.update(comparisons={**second.record.comparisons, before: None})  # until all is written
     path = {name: second.claim_field(full, **_TYPES[name]) for name, full in names.items()}
     for rows in bulk.chunks(collection, paths, progress):
         values = {}
@@ -88,12 +89,12 @@ def compare(
     second.index(names["change"])
     for change in CHANGES[1:]:
         second.save_view(f"vs {before} {change}", second.dataset.match(F(path["change"]) == change))
-    record = {
-        "ground_truth": ground_truth,
-        "revisions": [run.record["revision"] for run in (first, second)],
-        "compared_at": datetime.now(timezone.utc).isoformat(),
-    }
-    second.update(comparisons={**second.record["comparisons"], before: record})
+    record = ComparisonRecord(
+        ground_truth=ground_truth,
+        revisions=[run.record.revision for run in (first, second)],
+        compared_at=datetime.now(timezone.utc).isoformat(),
+    )
+    second.update(comparisons={**second.record.comparisons, before: record})
     second.show()
     return Comparison(second, before, samples)
 

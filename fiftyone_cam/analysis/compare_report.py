@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fiftyone_cam.analysis.tables import by_class, class_name, percent
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.record import ComparisonRecord
 
 CHANGES = ("same", "fixed", "broken", "changed")
 """What became of a prediction: the same, wrong before and right now, right before and wrong now, otherwise another."""
@@ -39,7 +40,7 @@ class Comparison:
     17
 
     Attributes:
-        run: the later run, which owns the fields; its record has ``record["comparisons"][before]``.
+        run: the later run, which owns the fields; its record has ``record.comparisons[before]``.
         before: the key of the earlier run.
         samples: what is reported on: the dataset, or a view of it.
     """
@@ -49,8 +50,12 @@ class Comparison:
     samples: Collection
 
     @property
-    def record(self) -> dict[str, Any]:
-        return dict(self.run.record["comparisons"][self.before])
+    def record(self) -> ComparisonRecord:
+        """What was compared, and when."""
+        record = self.run.record.comparisons.get(self.before)
+        if record is None:
+            raise RunError(_not_compared(self.before, self.run.key))
+        return record
 
     @property
     def classes(self) -> list[ChangeRow]:
@@ -61,8 +66,8 @@ class Comparison:
         """Why the comparison no longer tells of what is there, and what to do; None where it does."""
         if self.before not in catalog.list_runs(self.run.dataset):
             return f"run {self.before!r} has been deleted since: compare with another one"
-        now = [catalog.load_run(self.run.dataset, key).record["revision"] for key in (self.before, self.run.key)]
-        return None if now == self.record["revisions"] else "one of the runs has computed again since: compare again"
+        now = [catalog.load_run(self.run.dataset, key).record.revision for key in (self.before, self.run.key)]
+        return None if now == self.record.revisions else "one of the runs has computed again since: compare again"
 
     def __str__(self) -> str:
         table = self.classes
@@ -102,11 +107,13 @@ def load_comparison(samples: Collection, before: str, after: str) -> Comparison:
     >>> print(focam.load_comparison(dataset, "cam_a", "cam_b"))
     """
     run = catalog.load_run(samples, after)
-    if not (run.record.get("comparisons") or {}).get(before):
-        raise RunError(
-            f"run {after!r} has not been compared with {before!r}: focam.compare(dataset, {before!r}, {after!r})"
-        )
+    if run.record.comparisons.get(before) is None:
+        raise RunError(_not_compared(before, after))
     return Comparison(run, before, samples)
+
+
+def _not_compared(before: str, after: str) -> str:
+    return f"run {after!r} has not been compared with {before!r}: focam.compare(dataset, {before!r}, {after!r})"
 
 
 def change_table(samples: Collection, before: str, after: str) -> list[ChangeRow]:
@@ -120,7 +127,7 @@ def change_table(samples: Collection, before: str, after: str) -> list[ChangeRow
     means = {name: path[name] for name in ("correlation", "overlap")}
     counts = {word: {"$eq": [f"${path['change']}", word]} for word in CHANGES}
     compared = [{"$match": {path["change"]: {"$ne": None}}}]
-    classes = f"{record['ground_truth'] or f'{before}_prediction'}.label"
+    classes = f"{record.ground_truth or f'{before}_prediction'}.label"
     return [
         ChangeRow(label=label, samples=n, **found)
         for label, n, found in by_class(samples, classes, means, counts, compared)

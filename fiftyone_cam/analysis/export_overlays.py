@@ -169,8 +169,8 @@ def export_overlays(
 
 def _rows(samples: Collection, run: CamRun) -> list[dict[str, Any]]:
     """A line of the manifest for each sample, with all that is known before a photo is opened."""
-    truth = run.record["settings"]["ground_truth"]
-    translation = Translation(run.classes, run.record["settings"]["class_map"])
+    truth = run.record.settings.ground_truth
+    translation = Translation(run.classes, run.record.settings.class_map)
     heatmap, prediction, error = (run.field(name) for name in (HEATMAP, PREDICTION, ERROR))
     paths = ["id", "filepath", f"{prediction}.label", f"{prediction}.confidence"]
     paths += [f"{heatmap}.logit", f"{heatmap}.bias", error]
@@ -179,7 +179,7 @@ def _rows(samples: Collection, run: CamRun) -> list[dict[str, Any]]:
     rows = []
     for id, path, label, confidence, logit, bias, reason, true in zip(*columns, truths, strict=True):
         row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
-        row |= {"id": id, "filepath": path, "run": run.key, "scale": run.record.get("scale"), "truth": true or ""}
+        row |= {"id": id, "filepath": path, "run": run.key, "scale": run.record.scale, "truth": true or ""}
         if logit is None:
             row["error"] = reason or "no map was computed"
         else:

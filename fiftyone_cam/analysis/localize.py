@@ -15,6 +15,7 @@ from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import Translation
 from fiftyone_cam.runs.catalog import finished_run
 from fiftyone_cam.runs.heatmaps import MapReader
+from fiftyone_cam.runs.record import LocalizationRecord
 
 BOXES = "boxes"
 
@@ -47,7 +48,7 @@ def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, p
     if not 0 < threshold <= 1:
         raise CamError(f"threshold is {threshold}, expected a share of the maximum: above 0, at most 1")
     collection, run = finished_run(samples, key)
-    translation = Translation(run.classes, run.record["settings"].get("class_map"))
+    translation = Translation(run.classes, run.record.settings.class_map)
     reader = MapReader(run)
     confidence = f"{run.field(PREDICTION)}.confidence"
     paths = [*reader.paths, confidence]
@@ -69,11 +70,11 @@ def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, p
             values[row["id"]] = {path: {"_cls": "Detections", "detections": detections}}
         bulk.write(run.dataset, values)
     run.update(
-        localization={
-            "threshold": threshold,
-            "revision": run.record["revision"],
-            "localized_at": datetime.now(timezone.utc).isoformat(),
-        }
+        localization=LocalizationRecord(
+            threshold=threshold,
+            revision=run.record.revision,
+            localized_at=datetime.now(timezone.utc).isoformat(),
+        )
     )
     run.show()
     return path

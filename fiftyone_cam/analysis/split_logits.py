@@ -93,7 +93,7 @@ def stored_logits(samples: Collection, sample_id: str, key: str = "cam") -> list
     'cam_heatmap'
     """
     run = catalog.load_run(samples, key)
-    ranks = range(2, int(run.record["settings"].get("top_k") or 1) + 1)
+    ranks = range(2, run.record.settings.top_k + 1)
     readers = [MapReader(run, name) for name in (HEATMAP, *(f"{HEATMAP}_{rank}" for rank in ranks))]
     readers = [reader for reader in readers if run.dataset.has_field(reader.field)]
     paths = [path for reader in readers for path in reader.paths]
@@ -129,10 +129,16 @@ def audited_scene(run: CamRun) -> Scene | None:
     >>> audited_scene(focam.load_run(dataset, "cam")).object(row)
     [Polygon(rings=…)]
     """
-    record = run.record.get("audit")
-    if not record or not record["objects"] or stale(run) is not None:
+    record = run.record.audit
+    if record is None or not record.objects or stale(run) is not None:
         return None
-    return Scene.of_record(run.dataset, record)
+    return Scene.of_settings(
+        run.dataset,
+        ground_truth=record.ground_truth,
+        objects=record.objects,
+        object_labels=record.object_labels,
+        object_labels_of_all=record.object_labels_of_all,
+    )
 
 
 def _object(scene: Scene | None, row: Mapping[str, Any]) -> list[Shape]:

@@ -27,6 +27,7 @@ from fiftyone_cam.core.results import Explanation, Failure, Item
 from fiftyone_cam.core.workers import Workers
 from fiftyone_cam.networks import architectures
 from fiftyone_cam.runs.heatmaps import heatmap, prediction
+from fiftyone_cam.runs.record import ClassifierRecord
 
 
 def load_classifier(
@@ -163,9 +164,24 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
-    def describe(self) -> dict[str, Any]:
-        """Everything that a run's record keeps to repeat it, as plain data."""
-        return {**self.origin, "sha256": self.fingerprint, **self.network.describe()}
+    def describe(self) -> ClassifierRecord:
+        """Everything that a run's record keeps to repeat it.
+
+        >>> classifier.describe().sha256 == classifier.fingerprint
+        True
+        """
+        details = dict(self.origin)
+        source, model = (str(details.pop(name, None)) for name in ("source", "model"))
+        arch, weights = (details.pop(name, None) for name in ("arch", "weights"))
+        return ClassifierRecord(
+            source=source,
+            model=model,
+            sha256=self.fingerprint,
+            arch=arch,
+            weights=weights,
+            details=details,
+            **self.network.describe(),
+        )
 
     def save(self, folder: str | os.PathLike[str], **details: Any) -> Path:
         """Write a checkpoint folder: ``model.safetensors`` and ``classifier.json``; whole or not at all.

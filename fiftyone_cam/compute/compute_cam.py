@@ -7,9 +7,8 @@ import logging
 import signal
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timezone
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +24,7 @@ from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.names import ERROR, HEATMAP, PRECISIONS, PREDICTION
 from fiftyone_cam.core.network import check_precision, resolve_device
 from fiftyone_cam.core.results import Item
+from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.dataset import database
 from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.dataset.ground_truth import GroundTruth, check_field
@@ -34,6 +34,7 @@ from fiftyone_cam.engines.settings import Engine, Ray, as_engine
 from fiftyone_cam.runs import catalog, lease
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.heatmaps import field_schema
+from fiftyone_cam.runs.record import CamRecord, ClassifierRecord, Counts, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -111,40 +112,39 @@ def compute_cam(
         check_precision(classifier.network.device, precision)
 
     explainer = Explainer(classifier.network.for_inference(), precision=precision, top_k=top_k)
-    settings = {
-        "ground_truth": ground_truth,
-        "class_map": dict(class_map) if class_map else None,
-        "precision": precision,
-        "top_k": top_k,
-    }
+    settings = Settings(
+        ground_truth=ground_truth,
+        class_map=dict(class_map) if class_map else None,
+        precision=precision,
+        top_k=top_k,
+    )
     database.refresh(collection._dataset)
     run = _open(collection._dataset, key, classifier, settings, overwrite)
-    device_name = str(classifier.network.device)
-    clock: dict[str, Any] = defaultdict(float, device=device_name, images=0)
+    timing = Timing(device=str(classifier.network.device))
     with _noting_what_stops_it(run, collection), _terminable():
         schema = field_schema(top_k, contrast=ground_truth is not None)
         _declare(run, schema)
         run.show()  # now: an open App may look at the first results
         items = _pending(collection, run, truth, overwrite, retry_failed)
         if items:
-            run.update(revision=run.record["revision"] + 1, counts=_counts(collection, run, len(items)))
+            run.update(revision=run.record.revision + 1, counts=_counts(collection, run, len(items)))
             started = time.perf_counter()
             size = batch_size or explainer.network.batch_size()
             if isinstance(engine, Ray):
-                results = ray_engine.explain_all(items, explainer, size, clock, engine, device)
+                results = ray_engine.explain_all(items, explainer, size, timing, engine, device)
             else:
-                results = local.explain_all(items, explainer, size, engine.num_workers, clock)
+                results = local.explain_all(items, explainer, size, engine.num_workers, timing)
             with (
                 contextlib.closing(results),  # last of all: what was computed is written before actors are sent home
                 fou.ProgressBar(total=len(items), progress=progress) as bar,
-                Writer(run, list(schema), clock) as writer,
+                Writer(run, list(schema), timing) as writer,
             ):
                 for result in results:
                     writer.add(result)
                     bar.update()
-            clock["seconds"] = time.perf_counter() - started
+            timing.seconds = time.perf_counter() - started
         _declare(run, schema)
-        _finish(run, collection, truth, clock, len(items))
+        _finish(run, collection, truth, timing, len(items))
     database.refresh(run.dataset)
     run.show()
     return run
@@ -177,7 +177,7 @@ def _check_settings(
 # the record
 
 
-def _open(dataset: fo.Dataset, key: str, classifier: Classifier, settings: dict[str, Any], overwrite: bool) -> CamRun:
+def _open(dataset: fo.Dataset, key: str, classifier: Classifier, settings: Settings, overwrite: bool) -> CamRun:
     """The run under the key: continued if it is of the same configuration, new otherwise."""
     described = classifier.describe()
     if key in catalog.list_runs(dataset):
@@ -196,15 +196,11 @@ def _open(dataset: fo.Dataset, key: str, classifier: Classifier, settings: dict[
     run = catalog.register(
         dataset,
         key,
-        {
-            "classifier": described,
-            "settings": settings,
-            "versions": {name: version(name) for name in ("fiftyone", "torch", "torchvision", "numpy")},
-            "counts": {"samples": 0, "computed": 0, "failed": 0, "new": 0},
-            "revision": 0,
-            "status": "new",
-            "created_at": datetime.now(timezone.utc).isoformat(),
-        },
+        CamRecord(
+            classifier=described,
+            settings=settings,
+            versions={name: version(name) for name in ("fiftyone", "torch", "torchvision", "numpy")},
+        ),
     )
     lease.take(run)
     return run
@@ -213,13 +209,12 @@ def _open(dataset: fo.Dataset, key: str, classifier: Classifier, settings: dict[
 _IDENTITY = ("sha256", "classes", "preprocessing", "activation")
 
 
-def _differences(record: Mapping[str, Any], classifier: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    found = [name for name in _IDENTITY if record["classifier"][name] != classifier[name]]
-    found += [
-        f"{name} was {record['settings'][name]!r}, now {value!r}" if name != "class_map" else name
-        for name, value in settings.items()
-        if record["settings"][name] != value
-    ]
+def _differences(record: CamRecord, classifier: ClassifierRecord, settings: Settings) -> list[str]:
+    found = [name for name in _IDENTITY if getattr(record.classifier, name) != getattr(classifier, name)]
+    for name, value in asdict(settings).items():
+        before = getattr(record.settings, name)
+        if before != value:
+            found.append(name if name == "class_map" else f"{name} was {before!r}, now {value!r}")
     return ["another classifier" if name == "sha256" else name for name in found]
 
 
@@ -268,29 +263,29 @@ def _note_interruption(run: CamRun, samples: Collection, error: BaseException) -
         return  # the database is what is gone: the next call finds out by itself
     try:
         reason = type(error).__name__ + (f": {error}" if str(error) else "")
-        counts = _counts(samples, run, run.record["counts"]["new"])
+        counts = _counts(samples, run, run.record.counts.new)
         lease.leave(run, status="interrupted", stopped_by=reason[:500], counts=counts)
-        done = counts["computed"] + counts["failed"]
+        done = counts.computed + counts.failed
         further = "" if isinstance(error, CamError) else "; the same call goes on from there"  # or it says what to do
         logger.warning(
             "run %r stopped (%s): %s of %s samples are done and safe%s",
-            *(run.key, reason.splitlines()[0][:200], f"{done:,}", f"{counts['samples']:,}", further),
+            *(run.key, reason.splitlines()[0][:200], f"{done:,}", f"{counts.samples:,}", further),
         )
     except Exception:  # the first error is the one to see
         logger.debug("could not record the interruption of run %s", run.key, exc_info=True)
 
 
-def _counts(samples: Collection, run: CamRun, new: int) -> dict[str, int]:
+def _counts(samples: Collection, run: CamRun, new: int) -> Counts:
     """From what is in the database."""
-    return {
-        "samples": samples.count("id"),
-        "computed": samples.exists(run.field(HEATMAP)).count(),
-        "failed": samples.exists(run.field(ERROR)).count(),
-        "new": new,
-    }
+    return Counts(
+        samples=samples.count("id"),
+        computed=samples.exists(run.field(HEATMAP)).count(),
+        failed=samples.exists(run.field(ERROR)).count(),
+        new=new,
+    )
 
 
-def _finish(run: CamRun, samples: Collection, truth: GroundTruth, clock: dict[str, Any], new: int) -> None:
+def _finish(run: CamRun, samples: Collection, truth: GroundTruth, timing: Timing, new: int) -> None:
     """Bring the record up to date, from what is in the database."""
     error = run.field(ERROR)
     failures = {str(reason): int(n) for reason, n in run.dataset.count_values(error).items() if reason is not None}
@@ -300,8 +295,8 @@ def _finish(run: CamRun, samples: Collection, truth: GroundTruth, clock: dict[st
         "failures": dict(sorted(failures.items(), key=lambda entry: -entry[1])),
         "counts": _counts(samples, run, new),
     }
-    if clock["images"]:
-        entries["timing"] = dict(clock)
+    if timing.images:
+        entries["timing"] = timing
     if truth.field is not None:
         entries["accuracy"] = _accuracy(samples, run, truth)
         entries["unknown_labels"] = sum(truth.unmatched.values())

@@ -51,7 +51,7 @@ def explain_sample(
     result = classifier.explain(sample.filepath, None if label is None else [label])
     if isinstance(result, Failure):
         raise CamError(f"{os.path.basename(sample.filepath)} cannot be explained: {result.reason}")
-    heat = heatmap(result.maps[0], result, run.record.get("scale"))
+    heat = heatmap(result.maps[0], result, run.record.scale)
     path = run.claim_field("explained", ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
     run.dataset.set_values(path, {sample_id: heat}, key_field="id")
     run.show()

@@ -12,6 +12,7 @@ import numpy as np
 
 from fiftyone_cam.core.names import ERROR, FIRST_CHUNK
 from fiftyone_cam.core.results import Failure, Result
+from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.core.workers import Task, Workers
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.runs import lease
@@ -29,13 +30,13 @@ _FLUSH_SECONDS = 2.0
 class Writer:
     """Results to the database, in chunks, beside the computation; at most two chunks wait.
 
-    ``clock`` (a ``defaultdict(float)``) gets the seconds of ``writing``, and of ``waiting_for_writes``.
+    ``timing`` gets the seconds of ``writing``, and of ``waiting_for_writes``.
     """
 
-    def __init__(self, run: CamRun, names: Sequence[str], clock: dict[str, Any]) -> None:
+    def __init__(self, run: CamRun, names: Sequence[str], timing: Timing) -> None:
         self._run = run
         self._names = names
-        self._clock = clock
+        self._timing = timing
         self._results: list[Result] = []
         self._maps = 0
         self._workers = Workers(1, name="cam-write")
@@ -48,7 +49,7 @@ class Writer:
 
     def add(self, result: Result) -> None:
         self._results.append(result)
-        if self._run.record.get("scale") is None:
+        if self._run.record.scale is None:
             # However late it is: the scale must come of the same maps on a slow machine, and with another engine, where
             # failures come earlier or later.
             self._maps += not isinstance(result, Failure)
@@ -83,17 +84,17 @@ class Writer:
         while len(self._pending) > most:
             task = self._pending.popleft()
             self._workers.result(task)
-            self._clock["writing"] += task.seconds
-        self._clock["waiting_for_writes"] += time.perf_counter() - began
+            self._timing.writing += task.seconds
+        self._timing.waiting_for_writes += time.perf_counter() - began
 
     def _write(self, results: Sequence[Result]) -> None:
         explained = [result for result in results if not isinstance(result, Failure)]
-        if self._run.record.get("scale") is None and explained:
+        if self._run.record.scale is None and explained:
             self._run.update(scale=_display_scale([result.maps[0].grid for result in explained]))
         contrasts = [result.contrast.grid for result in explained if result.contrast is not None]
-        if self._run.record.get("contrast_scale") is None and contrasts:
+        if self._run.record.contrast_scale is None and contrasts:
             self._run.update(contrast_scale=_contrast_scale(contrasts))
-        scale, contrast_scale = (self._run.record.get(name) for name in ("scale", "contrast_scale"))
+        scale, contrast_scale = self._run.record.scale, self._run.record.contrast_scale
         documents: dict[str, dict[str, Any]] = {}
         for result in results:
             values: dict[str, Any] = dict.fromkeys(self._names)  # of an earlier computation nothing may stay

@@ -20,6 +20,7 @@ from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing
 from fiftyone_cam.core.results import ClassMap, Explanation, Failure, Item, Result
+from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.core.workers import NotDoneError, Task, Turns, Workers
 
 
@@ -94,17 +95,17 @@ class Explainer:
         self.batch_limit: int | None = None
         """The largest batch that fitted after memory ran out; None as long as it never did."""
 
-    def __call__(self, batch: Sequence[Prepared], clock: dict[str, Any] | None = None) -> list[Result]:
-        """The results of a batch; ``clock`` (a ``defaultdict(float)``) gets the seconds of ``forward`` and ``maps``."""
+    def __call__(self, batch: Sequence[Prepared], timing: Timing | None = None) -> list[Result]:
+        """The results of a batch; ``timing`` gets the seconds of ``forward`` and ``maps``."""
         began, forward = time.perf_counter(), _Stopwatch()
         results: dict[str, Result] = {}
         for group in _same_shape(batch):
             size = self.batch_limit or len(group)
             for start in range(0, len(group), size):
                 results.update((result.id, result) for result in self._attempt(group[start : start + size], forward))
-        if clock is not None:
-            clock["forward"] += forward.seconds
-            clock["maps"] += time.perf_counter() - began - forward.seconds
+        if timing is not None:
+            timing.forward += forward.seconds
+            timing.maps += time.perf_counter() - began - forward.seconds
         return [results[prepared.item.id] for prepared in batch]
 
     def compile(self, batch: Sequence[Prepared]) -> bool:

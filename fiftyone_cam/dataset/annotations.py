@@ -113,7 +113,7 @@ class Scene:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What makes this scene, as plain data; :meth:`of_record` is the inverse."""
+        """What makes this scene, as plain data; :meth:`of_settings` is the inverse."""
         return {
             "ground_truth": self._ground_truth,
             "objects": list(self.annotations.fields),
@@ -122,10 +122,18 @@ class Scene:
         }
 
     @classmethod
-    def of_record(cls, samples: collection.Collection, record: Mapping[str, Any]) -> Scene:
-        """The scene of an audit, by its record."""
-        labels: ObjectLabels = dict(record["object_labels"]) or record["object_labels_of_all"] or None
-        return cls(samples, record["objects"], labels, record["ground_truth"])
+    def of_settings(
+        cls,
+        samples: collection.Collection,
+        *,
+        ground_truth: str | None,
+        objects: Sequence[str],
+        object_labels: Sequence[Sequence[Any]],
+        object_labels_of_all: Sequence[str],
+    ) -> Scene:
+        """The scene that has these :attr:`settings`."""
+        labels: ObjectLabels = dict(map(tuple, object_labels)) or object_labels_of_all or None
+        return cls(samples, objects, labels, ground_truth)
 
     def regions(self, row: Mapping[str, Any]) -> dict[tuple[bool, str], list[Shape]]:
         """All that is annotated on a sample, by whether it is the object and by name.

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Generator, Sequence
 from functools import cache
 from typing import Any
@@ -19,6 +19,7 @@ from fiftyone_cam.core.explain import Explainer, Prepared, prepare, wait_for_pre
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import COMPILING_PAYS
 from fiftyone_cam.core.results import Failure, Item, Result
+from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.core.workers import Task, Workers
 
 _BATCHES_BEFORE = 3
@@ -30,20 +31,20 @@ _CUDA_STREAMS = 2
 
 
 def explain_all(
-    items: Sequence[Item], explainer: Explainer, batch_size: int, num_workers: int | None, clock: dict[str, Any]
+    items: Sequence[Item], explainer: Explainer, batch_size: int, num_workers: int | None, timing: Timing
 ) -> Generator[Result, None, None]:
-    """Results of items, in order; ``clock`` says meanwhile where the time went.
+    """Results of items, in order; ``timing`` says meanwhile where the time went.
 
     Args:
         items: what to explain.
         explainer: the batches' consumer.
         batch_size: images per forward.
         num_workers: decoding threads; None: one for each core, at most 16.
-        clock: a ``defaultdict(float)``, brought up to date with each batch: ``images``, and seconds of ``decoding``
+        timing: brought up to date with each batch: ``images``, and seconds of ``decoding``
             (all threads together), ``waiting_for_decode``, ``forward``, ``maps``, and ``compiling`` where that pays.
 
-    >>> clock = defaultdict(float)
-    >>> results = list(explain_all([Item("1", "cat.jpg")], explainer, 32, None, clock))
+    >>> timing = Timing()
+    >>> results = list(explain_all([Item("1", "cat.jpg")], explainer, 32, None, timing))
     """
     num_workers = num_workers or min(16, os.cpu_count() or 1)
     preprocessing = explainer.network.preprocessing
@@ -64,12 +65,12 @@ def explain_all(
         def decoded() -> Prepared | Failure:
             item, task = ahead.popleft()
             prepared = wait_for_prepared(workers, task, item)
-            clock["decoding"] += task.seconds
+            timing.decoding += task.seconds
             return prepared
 
         def computed() -> list[Result]:
-            results = streams.result(clock)
-            clock["images"] += len(results)
+            results = streams.result(timing)
+            timing.images += len(results)
             return results
 
         decode_more()
@@ -89,19 +90,19 @@ def explain_all(
                         batch.append(prepared)
                     taken += 1
                 decode_more()  # before the forward, so that decoding goes on during it
-                clock["waiting_for_decode"] += streams.idle_since(began)
+                timing.waiting_for_decode += streams.idle_since(began)
                 if batch:
                     streams.submit(batch)
                 continue
             yield from computed()
             finished += 1
-            left = clock["forward"] / clock["images"] * (len(items) - clock["images"])
+            left = timing.forward / timing.images * (len(items) - timing.images)
             if finished == _BATCHES_BEFORE and left > COMPILING_PAYS and streams.on_cpu:
                 while streams.busy:  # nothing else may run meanwhile
                     yield from computed()
                 compiling = time.perf_counter()
                 streams.compile(batch)
-                clock["compiling"] += time.perf_counter() - compiling
+                timing.compiling += time.perf_counter() - compiling
 
 
 @cache
@@ -129,7 +130,7 @@ class _Streams:
         self._before = torch.cuda.current_stream(device) if device.type == "cuda" else None
         self._thread = threading.local()
         self._numbers = itertools.count()
-        self._tasks: deque[Task[tuple[list[Result], dict[str, float]]]] = deque()
+        self._tasks: deque[Task[tuple[list[Result], Timing]]] = deque()
         self._last = time.monotonic()
 
     def __enter__(self) -> _Streams:
@@ -160,12 +161,11 @@ class _Streams:
         self._submitted += 1
         self._tasks.append(self._workers.submit(self._explain, batch))
 
-    def result(self, clock: dict[str, Any]) -> list[Result]:
+    def result(self, timing: Timing) -> list[Result]:
         task = self._tasks.popleft()
         results, spent = self._workers.result(task)
         self._last = max(self._last, task.since + task.seconds)
-        for name, seconds in spent.items():
-            clock[name] += seconds / self._count
+        timing.add(spent, beside=self._count)
         return results
 
     def idle_since(self, began: float) -> float:
@@ -191,8 +191,8 @@ class _Streams:
         torch.cuda.set_stream(stream)
         return stream
 
-    def _explain(self, batch: Sequence[Prepared]) -> tuple[list[Result], dict[str, float]]:
+    def _explain(self, batch: Sequence[Prepared]) -> tuple[list[Result], Timing]:
         if self._count > 1 and not hasattr(self._thread, "has"):
             self._thread.has = self._limit() if self.on_cpu else self._cuda_stream()
-        spent: dict[str, float] = defaultdict(float)
+        spent = Timing()
         return self._explainer(batch, spent), spent

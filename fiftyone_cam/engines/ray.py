@@ -16,7 +16,7 @@ import os
 import pickle
 import time
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ import torch
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.results import Failure, Item, Result
+from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.engines import cluster, local
 from fiftyone_cam.engines.settings import Ray
 
@@ -54,7 +55,7 @@ def explain_all(
     items: Iterable[Item],
     explainer: Explainer,
     batch_size: int,
-    clock: dict[str, Any],
+    timing: Timing,
     engine: Ray,
     device: str | None = None,
 ) -> Generator[Result, None, None]:
@@ -67,7 +68,7 @@ def explain_all(
         items: what to explain; every actor must be able to read their paths.
         explainer: sent to the actors once; its network should be on the CPU.
         batch_size: images per forward.
-        clock: as for the local engine; waiting and explaining are summed over all actors. ``starting``: seconds until
+        timing: as for the local engine; waiting and explaining are summed over all actors. ``starting``: seconds until
             the first results.
         engine: how many actors, what each reserves, and where the cluster is.
         device: of the actors' networks; None: a GPU where the cluster has any.
@@ -75,8 +76,8 @@ def explain_all(
     Raises:
         CamError: there is no such cluster, it has not got what is asked for, or its actors cannot start.
 
-    >>> clock = defaultdict(float)
-    >>> results = list(explain_all([Item("1", "cat.jpg")], explainer, 32, clock, Ray(num_actors=2)))
+    >>> timing = Timing()
+    >>> results = list(explain_all([Item("1", "cat.jpg")], explainer, 32, timing, Ray(num_actors=2)))
     """
     import ray
 
@@ -84,7 +85,7 @@ def explain_all(
     pending = {item.id: item for item in items}
     with cluster.connection(engine.address):
         plan = cluster.plan_actors(cluster.live_nodes(), engine, device)
-        clock["device"] = f"{plan.device}, {plan.actors} Ray actor{'s' if plan.actors > 1 else ''}"
+        timing.device = f"{plan.device}, {plan.actors} Ray actor{'s' if plan.actors > 1 else ''}"
         work = _Work(ray.put(explainer), batch_size, plan)
         size = batch_size * BATCHES_PER_BLOCK[plan.device]
         alone: Counter[str] = Counter()
@@ -94,10 +95,9 @@ def explain_all(
             blocks = [todo[i : i + size] for i in range(0, len(todo), size)]
             computed = _Round(blocks, work, isolated=size == 1)
             with contextlib.closing(computed.results()) as results:
-                for block, timing in results:
-                    clock.setdefault("starting", time.perf_counter() - started)
-                    for entry in timing:
-                        clock[entry] += timing[entry]
+                for block, spent in results:
+                    timing.starting = timing.starting or time.perf_counter() - started
+                    timing.add(spent)
                     for result in block:
                         # a block whose actor died after its results had left comes twice
                         if pending.pop(result.id, None) is not None:
@@ -151,12 +151,12 @@ class _Actor:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
         [packed] = batch["items"]
-        clock: dict[str, Any] = defaultdict(float)
+        spent = Timing()
         work = self._work
         try:
             items = pickle.loads(packed)
-            results = list(local.explain_all(items, self._explainer, work.batch_size, work.plan.cpus, clock))
-            return {"results": [pickle.dumps((results, clock))]}
+            results = list(local.explain_all(items, self._explainer, work.batch_size, work.plan.cpus, spent))
+            return {"results": [pickle.dumps((results, spent))]}
         except torch.AcceleratorError:
             # A lost device does not come back within this process, which would go on to fail block after block.
             logger.exception("the device is lost: this actor ends, and Ray starts another")
@@ -175,7 +175,7 @@ class _Round:
         self.error: Exception | None = None
         """What ended the round early, if something did."""
 
-    def results(self) -> Generator[tuple[list[Result], dict[str, Any]], None, None]:
+    def results(self) -> Generator[tuple[list[Result], Timing], None, None]:
         """Results and timing, block by block, in order."""
         batches: Any = iter(self._dataset().iter_batches(batch_size=None, prefetch_batches=0))  # a generator: it closes
         with _quiet(), contextlib.closing(batches) as rows:

@@ -241,7 +241,7 @@ def run_key(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]
     inputs.bool(
         "overwrite",
         label="Compute everything again",
-        description=f"Deletes what run {key} left, {counts['computed']:,} maps, and starts anew"
+        description=f"Deletes what run {key} left, {counts.computed:,} maps, and starts anew"
         if changed
         else "Also what has a result",
         default=False,
@@ -253,7 +253,7 @@ def run_key(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]
         notice(
             inputs,
             "continues",
-            f"Run {key} has {counts['computed']:,} maps ({run.status}). It goes on: only samples without a "
+            f"Run {key} has {counts.computed:,} maps ({run.status}). It goes on: only samples without a "
             "result are computed",
         )
 
@@ -278,7 +278,7 @@ def changes(run: CamRun, params: Mapping[str, Any]) -> list[str]:
     source = params.get("source") or model_sources.default_source()
     name = params.get(source)
     if name and not params.get("classifier") and source in model_sources.SOURCES:
-        made = (record["classifier"].get("source"), record["classifier"].get("model"))
+        made = (record.classifier.source, record.classifier.model)
         asked = (
             model_sources.SOURCES[source].origin,
             re.split(r"[/\\]", name.rstrip("/\\"))[-1] if source in FILES else name,
@@ -286,7 +286,7 @@ def changes(run: CamRun, params: Mapping[str, Any]) -> list[str]:
         if made != asked:
             found.append(f"{made[1]} from {made[0]}")
     for setting, default in (("ground_truth", None), ("precision", "float32"), ("top_k", 1)):
-        before, now = record["settings"].get(setting), params.get(setting) or default
+        before, now = getattr(record.settings, setting), params.get(setting) or default
         if before != now:
             found.append(f"{setting} {before}")
     return found

@@ -25,6 +25,7 @@ from fiftyone_cam.core.errors import SourceError
 
 if TYPE_CHECKING:
     from fiftyone_cam.classifiers.classifier import Classifier
+    from fiftyone_cam.runs.record import CamRecord
 
 LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 SMALL = ("small_gap_net", "cifar_resnet20", "cifar_resnet56")
@@ -207,17 +208,17 @@ def asked(params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return SOURCES[source].argument.format(name), kwargs
 
 
-def of_record(record: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+def of_record(record: CamRecord) -> tuple[str, dict[str, Any]] | None:
     """What loads the classifier of a run again; None where its record does not say (a module, a file's bare name)."""
-    if "loaded_from" in record:
-        source, kwargs = record["loaded_from"]
+    if record.loaded_from is not None:
+        source, kwargs = record.loaded_from
         return source, dict(kwargs)
-    origin = record["classifier"]
+    origin = record.classifier
     for source in ("lite", "torchvision", "zoo", "timm", "huggingface"):
-        if origin.get("source") == SOURCES[source].origin:
-            weights = origin.get("weights")
+        if origin.source == SOURCES[source].origin:
+            weights = origin.weights
             kwargs = {"weights": weights.split(".")[-1]} if source == "torchvision" and weights else {}
-            return SOURCES[source].argument.format(origin["model"]), {**kwargs, "classes": list(origin["classes"])}
+            return SOURCES[source].argument.format(origin.model), {**kwargs, "classes": list(origin.classes)}
     return None
 
 

@@ -73,10 +73,10 @@ def missing(samples: Collection, key: str | None) -> Missing | None:
     if key is None:
         return Missing("run", "This dataset has no class activation maps yet: compute them first.")
     run = catalog.load_run(samples, key)
-    audited = run.record.get("audit")
+    audited = run.record.audit
     if run.status == "running":
         return Missing("results", f"Run {key} is being computed: wait for it, or stop it.")
-    if not audited:
+    if audited is None:
         return Missing("audit", f"Run {key} has maps, and no audit: audit it to see where it looked, and where not.")
     spread = run.field("spread")
     if not samples.has_field(spread):
@@ -85,10 +85,10 @@ def missing(samples: Collection, key: str | None) -> Missing | None:
         return Missing("samples", "None of the samples in this view was audited: show all samples, or audit these.")
     if why := audit_report.stale(run):
         return Missing("fresh", str(_sentence(why)))
-    if not audited["objects"]:
+    if not audited.objects:
         return Missing("objects", "The audit knows no objects, so there are no verdicts: audit with a field that says "
                        "where things are (boxes, polygons or masks).")  # fmt: skip
-    if not audited["ground_truth"]:
+    if not audited.ground_truth:
         return Missing("truth", "The audit knows no true classes, so there are no verdicts: audit with a ground truth.")
     return None
 
@@ -116,7 +116,7 @@ def said(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
     {'true': 'tabby', 'verdict': 'distracted', 'contrast': True, 'stale': None}
     """
     run = catalog.load_run(samples, key)
-    truth = (run.record.get("audit") or {}).get("ground_truth") or run.record["settings"].get("ground_truth")
+    truth = (run.record.audit and run.record.audit.ground_truth) or run.record.settings.ground_truth
     paths = {
         "true": f"{truth}.label" if truth else None,
         "verdict": run.field("verdict"),
@@ -150,7 +150,7 @@ def check_same(run: CamRun, classifier: Any) -> None:
     Raises:
         RunError: it has other weights.
     """
-    if classifier.fingerprint != run.record["classifier"]["sha256"]:
+    if classifier.fingerprint != run.record.classifier.sha256:
         raise RunError(f"the classifier has other weights than that of run {run.key!r}: expected the same")
 
 

@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
+
+import fiftyone as fo
 
 from fiftyone_cam.core.names import COMPILING_PAYS, ERROR, HEATMAP, PREDICTION
-from fiftyone_cam.runs import record as records
+from fiftyone_cam.core.timing import Timing
+from fiftyone_cam.runs import store
+from fiftyone_cam.runs.record import CamRecord, Counts
 from fiftyone_cam.runs.run import Run
 
 
-class CamRun(Run):
+class CamRun(Run[CamRecord]):
     """Class activation maps of one classifier on a dataset.
 
     ``print(run)`` gives the summary.
 
     >>> run = focam.load_run(dataset, "cam")
-    >>> run.record["classifier"]["sha256"], run.counts["computed"]
+    >>> run.record.classifier.sha256, run.counts.computed
     ('57934424…', 259)
     """
 
     @property
     def classes(self) -> list[str]:
-        return list(self.record["classifier"]["classes"])
+        return list(self.record.classifier.classes)
 
     @property
-    def counts(self) -> dict[str, int]:
-        """``samples`` that were asked for, ``computed`` with a result, ``failed`` without; of the last call ``new``.
+    def counts(self) -> Counts:
+        """How many samples were asked for, have a result or none, and are new.
 
         While it is computed, and where it was killed, the results are counted when they are asked for.
         """
-        counts = super().counts
-        if self.record["status"] == "running" and self.dataset.has_sample_field(self.field(HEATMAP)):
-            counts["computed"] = self.dataset.exists(self.field(HEATMAP)).count()
-            counts["failed"] = self.dataset.exists(self.field(ERROR)).count()
-        return counts
+        counts = self.record.counts
+        if self.record.status == "running" and self.dataset.has_sample_field(self.field(HEATMAP)):
+            computed = self.dataset.exists(self.field(HEATMAP)).count()
+            return replace(counts, computed=computed, failed=self.dataset.exists(self.field(ERROR)).count())
+        return replace(counts)
 
     @property
     def certificate(self) -> float:
         """The largest relative error of ``mean(map) + bias`` against the logit, over all samples."""
-        return float(self.record["certificate"])
+        return self.record.certificate
 
     def show(self, *, active: Sequence[str] = (), hide: Iterable[str] = (), colors: str | None = None) -> None:
         """Show this run's prediction and heatmap in the App, and no other run's heatmap on top of it.
@@ -53,40 +57,38 @@ class CamRun(Run):
         wanted = [self.field(name) for name in (PREDICTION, HEATMAP)]
         others = {
             path
-            for key in records.keys(self.dataset, records.CAM)
+            for key in store.keys(self.dataset, store.CAM)
             if key != self.key
-            for path in records.read(self.dataset, key)["fields"]
+            for path in _fields(self.dataset, key)
         }
         active = [path for path in [*wanted, *active] if path in self.fields]
         super().show(active=active, hide=others.union(hide), colors=colors)
 
     def __str__(self) -> str:
         record = self.record
-        classifier, counts = record["classifier"], self.counts
+        classifier, counts = record.classifier, self.counts
         lines = [
             f"CAM run {self.key!r} on {self.dataset.name!r}: {self.status}",
-            f"  classifier   {classifier['model']} ({classifier['source']}), {len(classifier['classes'])} classes, "
-            f"weights {classifier['sha256'][:12]}",
-            f"  samples      {counts['computed']:,} with a map, {counts['failed']:,} failed, of {counts['samples']:,}; "
-            f"{counts['new']:,} new",
+            f"  classifier   {classifier.model} ({classifier.source}), {len(classifier.classes)} classes, "
+            f"weights {classifier.sha256[:12]}",
+            f"  samples      {counts.computed:,} with a map, {counts.failed:,} failed, of {counts.samples:,}; "
+            f"{counts.new:,} new",
         ]
-        missing = counts["samples"] - counts["computed"] - counts["failed"]
+        missing = counts.samples - counts.computed - counts.failed
         if missing > 0:
             lines.append(f"               {missing:,} have neither: the same call of compute_cam goes on with them")
         lines += [f"               {count:,} x {reason}" for reason, count in list(self.failures.items())[:10]]
-        if record.get("accuracy") is not None:
-            unknown = record.get("unknown_labels") or 0
+        if record.accuracy is not None:
+            unknown = record.unknown_labels
             note = f" (without {unknown:,} whose label is no class)" if unknown else ""
-            lines.append(
-                f"  accuracy     {record['accuracy']:.1%} against {record['settings']['ground_truth']!r}{note}"
-            )
-        if counts["computed"]:
+            lines.append(f"  accuracy     {record.accuracy:.1%} against {record.settings.ground_truth!r}{note}")
+        if counts.computed:
             lines.append(f"  certificate  {self.certificate:.1e} relative, largest of all: the maps are the logits")
-        timing = record.get("timing") or {}
-        if timing.get("images"):
+        timing = record.timing
+        if timing is not None and timing.images:
             lines.append(
-                f"  throughput   {timing['images'] / timing['seconds']:,.1f} images/s on {timing['device']} "
-                f"({timing['seconds']:,.1f} s, {record['settings']['precision']})"
+                f"  throughput   {timing.images / timing.seconds:,.1f} images/s on {timing.device} "
+                f"({timing.seconds:,.1f} s, {record.settings.precision})"
             )
             lines.append(f"  time         {where_the_time_went(timing)}")
         return "\n".join(lines)
@@ -94,19 +96,24 @@ class CamRun(Run):
     __repr__ = __str__
 
 
+def _fields(dataset: fo.Dataset, key: str) -> Iterable[str]:
+    """The fields of another run, of which no more is to be known: its record may be of another version."""
+    return store.read_entries(dataset, key).get("fields") or ()
+
+
 _BRIEF = 5.0
 """Seconds of a run below which nothing follows from where its time went."""
 
 
-def where_the_time_went(timing: Mapping[str, Any]) -> str:
+def where_the_time_went(timing: Timing) -> str:
     """A run's time by what it was spent on, in words; and what to do where it was spent on waiting.
 
-    >>> where_the_time_went({"seconds": 10.0, "waiting_for_decode": 7.1, "forward": 2.5, "images": 100})
+    >>> where_the_time_went(Timing(images=100, seconds=10.0, waiting_for_decode=7.1, forward=2.5))
     'waiting for decode 71%, forward 25%; try more workers, or faster storage'
     """
     stages = ("forward", "waiting_for_decode", "maps", "waiting_for_writes", "compiling")
-    spent = {stage.replace("_", " "): timing.get(stage, 0.0) for stage in stages}
-    total = max(timing["seconds"], sum(spent.values()))  # the sum is the larger where many actors work at once
+    spent = {stage.replace("_", " "): getattr(timing, stage) for stage in stages}
+    total = max(timing.seconds, sum(spent.values()))  # the sum is the larger where many actors work at once
     shares = {name: seconds / total for name, seconds in spent.items()}
     said = [
         f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share >= 0.005
@@ -116,6 +123,6 @@ def where_the_time_went(timing: Mapping[str, Any]) -> str:
         advice = "; try more workers, or faster storage"
     elif total >= _BRIEF and shares["waiting for writes"] > 0.4:
         advice = "; the database is what is slow"
-    elif spent["forward"] > COMPILING_PAYS and timing.get("device") == "cpu" and find_spec("onnxruntime") is None:
+    elif spent["forward"] > COMPILING_PAYS and timing.device == "cpu" and find_spec("onnxruntime") is None:
         advice = "; pip install 'fiftyone_cam[onnx]' compiles most networks in so long a run, from Python or scheduled"
     return ", ".join(said) + advice

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from datetime import datetime, timezone
 
 import fiftyone as fo
 
 from fiftyone_cam.core.errors import RunError
-from fiftyone_cam.dataset import database
 from fiftyone_cam.dataset.collection import Collection, require_images
-from fiftyone_cam.runs import record as records
+from fiftyone_cam.runs import store
 from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.record import CamRecord, TrainingRecord
 from fiftyone_cam.runs.training_run import TrainingRun
 
 
@@ -21,14 +21,14 @@ def list_trainings(samples: Collection) -> list[str]:
     >>> list_trainings(dataset)
     ['cats_dogs']
     """
-    return records.keys(samples._dataset, records.TRAINING)
+    return store.keys(samples._dataset, store.TRAINING)
 
 
 def load_training(samples: Collection, key: str) -> TrainingRun:
     """A training by its key.
 
     Raises:
-        RunError: there is none.
+        RunError: there is none, or its record cannot be read.
 
     >>> print(load_training(dataset, "cats_dogs"))
     """
@@ -39,7 +39,7 @@ def load_training(samples: Collection, key: str) -> TrainingRun:
             f"dataset {dataset.name!r} has no training {key!r}, "
             + (f"only {', '.join(map(repr, known))}" if known else "nor any other: make one with train_classifier")
         )
-    return TrainingRun(dataset, key, records.read(dataset, key))
+    return TrainingRun(dataset, key, store.read(dataset, key, TrainingRecord))
 
 
 def list_runs(samples: Collection) -> list[str]:
@@ -48,14 +48,14 @@ def list_runs(samples: Collection) -> list[str]:
     >>> focam.list_runs(dataset)
     ['cam']
     """
-    return records.keys(samples._dataset, records.CAM)
+    return store.keys(samples._dataset, store.CAM)
 
 
 def load_run(samples: Collection, key: str) -> CamRun:
     """A run by its key.
 
     Raises:
-        RunError: there is no such run of this project.
+        RunError: there is no such run of this project, or its record cannot be read.
 
     >>> print(focam.load_run(dataset, "cam"))
     """
@@ -66,7 +66,7 @@ def load_run(samples: Collection, key: str) -> CamRun:
             f"dataset {dataset.name!r} has no CAM run {key!r}, "
             + (f"only {', '.join(map(repr, known))}" if known else "nor any other: make one with compute_cam")
         )
-    return CamRun(dataset, key, records.read(dataset, key))
+    return CamRun(dataset, key, store.read(dataset, key, CamRecord))
 
 
 def finished_run(samples: Collection, key: str) -> tuple[Collection, CamRun]:
@@ -98,16 +98,16 @@ def delete_run(samples: Collection, key: str) -> None:
     load(samples, key).delete()
 
 
-def register(dataset: fo.Dataset, key: str, record: Mapping[str, Any]) -> CamRun:
+def register(dataset: fo.Dataset, key: str, record: CamRecord) -> CamRun:
     """Register a new run.
 
     Raises:
         RunError: the key is not a name that a field can have, or another project's run has it.
     """
     check_key(dataset, key)
-    complete = {"fields": {}, "views": [], "failures": {}, "certificate": 0.0, **record}
-    database.register_run(dataset, key, dataset.init_run(method=records.CAM, **complete))
-    return CamRun(dataset, key, complete)
+    record = replace(record, created_at=datetime.now(timezone.utc).isoformat())
+    store.register(dataset, key, store.CAM, record)
+    return CamRun(dataset, key, record)
 
 
 def check_key(dataset: fo.Dataset, key: str) -> None:

@@ -19,6 +19,8 @@ import psutil
 
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.dataset import database
+from fiftyone_cam.runs import store
+from fiftyone_cam.runs.record import Process, RunRecord, set_entries, to_plain
 
 
 class Leased(Protocol):
@@ -26,7 +28,9 @@ class Leased(Protocol):
 
     dataset: fo.Dataset
     key: str
-    record: dict[str, Any]
+
+    @property
+    def record(self) -> RunRecord: ...
 
     def update(self, **entries: Any) -> None: ...
 
@@ -38,28 +42,28 @@ _held: set[str] = set()
 """The tokens of the runs that this process computes: of two threads, one is the second."""
 
 
-def holder(record: Mapping[str, Any]) -> str | None:
+def holder(record: RunRecord) -> str | None:
     """Who computes a run now, in words; None where nobody does, or its process is gone.
 
     >>> holder(run.record)
     'process 4711'
     """
-    process = record.get("process")
-    if record["status"] != "running" or not process:
+    process = record.process
+    if record.status != "running" or process is None:
         return None
-    if process["host"] != socket.gethostname():
-        seen = record.get("alive_at")
+    if process.host != socket.gethostname():
+        seen = record.alive_at
         silent = (datetime.now(timezone.utc) - datetime.fromisoformat(seen)).total_seconds() if seen else SILENT
-        return f"process {process['pid']} on {process['host']}" if silent < SILENT else None
-    if process["pid"] == os.getpid():
-        return "this process" if process.get("token") in _held else None
+        return f"process {process.pid} on {process.host}" if silent < SILENT else None
+    if process.pid == os.getpid():
+        return "this process" if process.token in _held else None
     try:
-        owner = psutil.Process(process["pid"])
+        owner = psutil.Process(process.pid)
         # a container without an init process keeps the dead in its list
-        alive = owner.create_time() == process["started"] and owner.status() != psutil.STATUS_ZOMBIE
+        alive = owner.create_time() == process.started and owner.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         alive = False
-    return f"process {process['pid']}" if alive else None
+    return f"process {process.pid}" if alive else None
 
 
 def refuse_second(run: Leased) -> None:
@@ -80,13 +84,13 @@ def take(run: Leased, **entries: Any) -> None:
     """
     refuse_second(run)
     me = psutil.Process()
-    process = {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time(), "token": uuid.uuid4().hex}
+    process = Process(host=socket.gethostname(), pid=me.pid, started=me.create_time(), token=uuid.uuid4().hex)
     now = datetime.now(timezone.utc).isoformat()
-    before = {"config.status": run.record["status"], "config.process": run.record.get("process")}
+    before = {"config.status": run.record.status, "config.process": to_plain(run.record.process)}
     entries |= {"status": "running", "process": process, "alive_at": now}
     if not _write(run, entries, before):
         raise RunError(f"run {run.key!r} was begun by somebody else just now: wait for it, or use another key")
-    _held.add(str(process["token"]))
+    _held.add(process.token)
 
 
 def keep(run: Leased, **entries: Any) -> None:
@@ -96,7 +100,7 @@ def keep(run: Leased, **entries: Any) -> None:
         RunError: it is not this one's any more; nothing may be written.
     """
     now = datetime.now(timezone.utc).isoformat()
-    mine = {"config.process.token": run.record["process"]["token"]}
+    mine = {"config.process.token": _token(run)}
     mine_still = _write(run, {"alive_at": now, **entries}, mine)
     if mine_still and not database.is_registered(run.dataset, run.key):
         database.remove_document(run.dataset, run.key)  # the dataset was deleted by one who did not know of the run
@@ -120,11 +124,15 @@ def leave(run: Leased, **entries: Any) -> None:
 
 def forget(run: Leased) -> None:
     """Compute no more, where nothing can be written: as if the process had been killed."""
-    _held.discard((run.record.get("process") or {}).get("token", ""))
+    _held.discard(_token(run))
 
 
 def _write(run: Leased, entries: Mapping[str, Any], only_if: Mapping[str, Any] | None = None) -> bool:
-    written = database.write_record(run.dataset, run.key, entries, only_if)
+    written = store.write(run.dataset, run.key, entries, only_if)
     if written:
-        run.record.update(entries)
+        set_entries(run.record, entries)
     return written
+
+
+def _token(run: Leased) -> str:
+    return run.record.process.token if run.record.process else ""

@@ -9,25 +9,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Generic
 
 import fiftyone as fo
 from pymongo.errors import OperationFailure
 
 from fiftyone_cam.core.errors import FieldError, RunError
 from fiftyone_cam.dataset import app_config, database
-from fiftyone_cam.runs import lease
+from fiftyone_cam.runs import lease, store
+from fiftyone_cam.runs.record import Record, Status, require_entries, set_entries
 
 logger = logging.getLogger(__name__)
 
 
-class Run:
+class Run(Generic[Record]):
     """A run of this project on a dataset: its record, and what it owns.
 
-    The record is plain data; every change of it is saved at once.
+    Every change of the record by :meth:`update` is saved at once.
     """
 
-    def __init__(self, dataset: fo.Dataset, key: str, record: dict[str, Any]) -> None:
+    def __init__(self, dataset: fo.Dataset, key: str, record: Record) -> None:
         self.dataset = dataset
         self.key = key
         self.record = record
@@ -37,23 +38,18 @@ class Run:
     @property
     def fields(self) -> dict[str, str]:
         """The fields that this run wrote, and for each its name without the key."""
-        return dict(self.record["fields"])
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many samples there were of each kind."""
-        return dict(self.record["counts"])
+        return dict(self.record.fields)
 
     @property
     def failures(self) -> dict[str, int]:
         """How many samples have no result, by reason."""
-        return dict(self.record["failures"])
+        return dict(self.record.failures)
 
     @property
-    def status(self) -> str:
+    def status(self) -> Status:
         """``new``, ``running``, ``interrupted`` or ``complete``. What a dead process called running is interrupted."""
-        running = self.record["status"] == "running"
-        return "interrupted" if running and lease.holder(self.record) is None else str(self.record["status"])
+        running = self.record.status == "running"
+        return "interrupted" if running and lease.holder(self.record) is None else self.record.status
 
     @property
     def complete(self) -> bool:
@@ -65,11 +61,19 @@ class Run:
         return f"{self.key}_{name}"
 
     def update(self, **entries: Any) -> None:
-        """Change entries of the record and save it."""
+        """Change entries of the record, by their names, and save these and no others.
+
+        Raises:
+            RunError: the run was deleted meanwhile, or the database cannot be written.
+            AttributeError: there is no such entry.
+
+        >>> run.update(accuracy=0.9)
+        """
+        require_entries(self.record, entries)
         entries["updated_at"] = datetime.now(timezone.utc).isoformat()
-        if not database.write_record(self.dataset, self.key, entries):
+        if not store.write(self.dataset, self.key, entries):
             raise RunError(f"run {self.key!r} was deleted meanwhile")
-        self.record.update(entries)
+        set_entries(self.record, entries)
         self.dataset._doc.runs[self.key].reload()  # what FiftyOne's own get_run_info reads
 
     def refuse_own(self, paths: Iterable[str], what: str) -> None:
@@ -98,14 +102,14 @@ class Run:
             FieldError: a field of that name exists that this run did not write.
         """
         path = self.field(name)
-        if path not in self.record["fields"]:
+        if path not in self.record.fields:
             if self.dataset.has_sample_field(path):
                 raise FieldError(
                     f"the field {path!r} exists and was not written by run {self.key!r}: rename or delete it, or use "
                     "another key. (Where it is left of a run that was deleted by FiftyOne itself, and not by "
                     f"focam.delete_run: dataset.delete_sample_fields([{path!r}, …]).)"
                 )
-            self.update(fields={**self.record["fields"], path: name})
+            self.update(fields={**self.record.fields, path: name})
         if not self.dataset.has_sample_field(path):
             database.declare_field(self.dataset, path, **kwargs)
         return path
@@ -113,9 +117,9 @@ class Run:
     def clear_field(self, name: str) -> None:
         """Delete one of this run's fields with its indexes, if it is there."""
         path = self.field(name)
-        if path in self.record["fields"]:
+        if path in self.record.fields:
             _delete_fields(self.dataset, [path])
-            self.update(fields={k: v for k, v in self.record["fields"].items() if k != path})
+            self.update(fields={k: v for k, v in self.record.fields.items() if k != path})
 
     def save_view(self, name: str, view: fo.DatasetView) -> str:
         """Save a view named ``"{key} {name}"`` that goes when the run goes.
@@ -124,11 +128,11 @@ class Run:
             RunError: a saved view of that name exists that this run did not make.
         """
         full = f"{self.key} {name}"
-        mine = full in self.record["views"]
+        mine = full in self.record.views
         if self.dataset.has_saved_view(full) and not mine:
             raise RunError(f"a saved view {full!r} exists and is not of run {self.key!r}: rename or delete it")
         if not mine:
-            self.update(views=[*self.record["views"], full])
+            self.update(views=[*self.record.views, full])
         self.dataset.save_view(full, view, overwrite=True)
         return full
 
@@ -140,8 +144,8 @@ class Run:
         """
         lease.refuse_second(self)
         # by its key as well as by its record, which may have come with a dataset from elsewhere
-        _delete_fields(self.dataset, [path for path in self.record["fields"] if path.startswith(f"{self.key}_")])
-        for name in self.record["views"]:
+        _delete_fields(self.dataset, [path for path in self.record.fields if path.startswith(f"{self.key}_")])
+        for name in self.record.views:
             if name.startswith(f"{self.key} ") and self.dataset.has_saved_view(name):
                 self.dataset.delete_saved_view(name)
         self.dataset.delete_run(self.key)

@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fiftyone_cam.core import names
+from fiftyone_cam.runs.record import Epoch, Metrics, TrainingCounts, TrainingRecord
 from fiftyone_cam.runs.run import Run
 
 SPLIT, PREDICTION, ERROR, EVALUATION = "split", names.PREDICTION, names.ERROR, "eval"
 TRAIN, VALIDATION = "train", "validation"
 
 
-class TrainingRun(Run):
+class TrainingRun(Run[TrainingRecord]):
     """A training on a dataset: its record, and the fields and the evaluation that it owns.
 
     ``print(training)`` gives the summary.
 
     >>> training = load_training(dataset, "cats_dogs")
-    >>> training.history[-1]["validation_accuracy"], training.metrics["accuracy"]
+    >>> training.history[-1].validation_accuracy, training.metrics.accuracy
     (0.93, 0.935)
     """
 
     @property
     def classes(self) -> list[str]:
-        return list(self.record["classes"])
+        return list(self.record.classes)
+
+    @property
+    def counts(self) -> TrainingCounts:
+        """How many samples there were, in which part, and why others are in none."""
+        return replace(self.record.counts)
 
     @property
     def checkpoint(self) -> Path:
         """The folder that :func:`load_classifier` takes."""
-        return Path(self.record["out_dir"])
+        return Path(self.record.out_dir)
 
     @property
     def snapshots(self) -> dict[int, Path]:
         """The checkpoints of single epochs."""
-        return {int(epoch): Path(path) for epoch, path in self.record["snapshots"].items()}
+        return {int(epoch): Path(path) for epoch, path in self.record.snapshots.items()}
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        """A dictionary for each epoch: loss, accuracy, learning rate, …: :class:`training.progress.Epoch`."""
-        return list(self.record["history"])
+    def history(self) -> list[Epoch]:
+        """The epochs that are done: loss, accuracy, learning rate, … of each."""
+        return list(self.record.history)
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """Of the best epoch on the validation samples, by FiftyOne's ``evaluate_classifications``."""
-        return dict(self.record["metrics"])
+    def metrics(self) -> Metrics | None:
+        """Of the best epoch on the validation samples, by FiftyOne's ``evaluate_classifications``; None before it."""
+        return self.record.metrics
 
     @property
     def evaluation(self) -> str:
@@ -53,7 +59,7 @@ class TrainingRun(Run):
 
     def clear_evaluation(self) -> None:
         """Delete the evaluation with its field, if it is there."""
-        if self.record["evaluated"] and self.dataset.has_evaluation(self.evaluation):
+        if self.record.evaluated and self.dataset.has_evaluation(self.evaluation):
             self.dataset.delete_evaluation(self.evaluation)
         self.update(evaluated=False)
 
@@ -65,29 +71,29 @@ class TrainingRun(Run):
     def __str__(self) -> str:
         record, counts = self.record, self.counts
         lines = [
-            f"Training {self.key!r} on {self.dataset.name!r}: {record['status']}",
-            f"  network      {record['training']['arch']}, {len(self.classes)} classes, in {record['out_dir']}",
-            f"  samples      {counts['train']:,} to train, {counts['validation']:,} to validate; left out: "
-            f"{counts['unlabelled']:,} without a label, {counts['outside']:,} in neither part, "
-            f"{counts['unknown']:,} of classes without training samples, {counts['failed']:,} unreadable",
+            f"Training {self.key!r} on {self.dataset.name!r}: {record.status}",
+            f"  network      {record.training['arch']}, {len(self.classes)} classes, in {record.out_dir}",
+            f"  samples      {counts.train:,} to train, {counts.validation:,} to validate; left out: "
+            f"{counts.unlabelled:,} without a label, {counts.outside:,} in neither part, "
+            f"{counts.unknown:,} of classes without training samples, {counts.failed:,} unreadable",
         ]
         lines += [f"               {count:,} x {reason}" for reason, count in list(self.failures.items())[:10]]
-        if record["untested"]:
-            names = ", ".join(record["untested"][:5]) + (", …" if len(record["untested"]) > 5 else "")
-            lines.append(f"               no validation samples for {len(record['untested'])} classes: {names}")
+        if record.untested:
+            some = ", ".join(record.untested[:5]) + (", …" if len(record.untested) > 5 else "")
+            lines.append(f"               no validation samples for {len(record.untested)} classes: {some}")
         if self.history:
             last = self.history[-1]
             lines.append(
-                f"  epochs       {last['epoch']} of {record['training']['epochs']}; last loss {last['loss']:.3f}, "
-                f"validation {last['validation_accuracy']:.1%}"
+                f"  epochs       {last.epoch} of {record.training['epochs']}; last loss {last.loss:.3f}, "
+                f"validation {last.validation_accuracy:.1%}"
             )
         if self.metrics:
             lines.append(
-                f"  best         epoch {record['epoch']}: accuracy {self.metrics['accuracy']:.1%}, "
-                f"mean of the classes {self.metrics['balanced_accuracy']:.1%} (evaluation {self.evaluation!r})"
+                f"  best         epoch {record.epoch}: accuracy {self.metrics.accuracy:.1%}, "
+                f"mean of the classes {self.metrics.balanced_accuracy:.1%} (evaluation {self.evaluation!r})"
             )
-        if record.get("stopped_by"):
-            lines.append(f"  stopped by   {record['stopped_by']}")
+        if record.stopped_by:
+            lines.append(f"  stopped by   {record.stopped_by}")
         return "\n".join(lines)
 
     __repr__ = __str__

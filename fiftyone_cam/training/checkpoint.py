@@ -19,8 +19,9 @@ from fiftyone_cam.classifiers.classifier import Classifier
 from fiftyone_cam.core.errors import SourceError, TrainingError
 from fiftyone_cam.core.names import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS
 from fiftyone_cam.core.network import GapNetwork
+from fiftyone_cam.runs.record import Epoch, to_plain
 from fiftyone_cam.runs.training_run import TrainingRun
-from fiftyone_cam.training.progress import Epoch, best_epoch
+from fiftyone_cam.training.progress import best_epoch
 from fiftyone_cam.training.record import saved
 
 logger = logging.getLogger(__name__)
@@ -117,13 +118,12 @@ class Checkpoint:
         snapshots = {
             str(epoch): str(self.snapshot(epoch)) for epoch in self.training["snapshots"] if epoch <= len(self.history)
         }
-        history = [asdict(epoch) for epoch in self.history]
-        run.update(history=history, epoch=best_epoch(self.history).epoch, snapshots=snapshots)
+        run.update(history=self.history, epoch=best_epoch(self.history).epoch, snapshots=snapshots)
 
     def finish(self, classifier: Classifier, run: TrainingRun) -> None:
         """The final JSON, with the metrics; then the state is not needed any more."""
         best = best_epoch(self.history).epoch
-        self._write(classifier, self.folder, best, complete=True, metrics=run.metrics)
+        self._write(classifier, self.folder, best, complete=True, metrics=to_plain(run.metrics))
         (self.folder / STATE).unlink(missing_ok=True)
 
     def _write(self, classifier: Classifier, folder: Path, epoch: int, **details: Any) -> None:

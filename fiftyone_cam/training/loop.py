@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from fiftyone_cam.core.errors import TrainingError
 from fiftyone_cam.core.head import evaluating, read_logits
 from fiftyone_cam.core.names import PRECISIONS
+from fiftyone_cam.runs.record import Epoch
 from fiftyone_cam.training import resume
 from fiftyone_cam.training.pictures import Examples
-from fiftyone_cam.training.progress import Clock, Epoch, Report, best_so_far
+from fiftyone_cam.training.progress import Clock, Report, best_so_far
 
 WARM_UP = 0.1
 """The share of all steps in which the learning rate rises."""

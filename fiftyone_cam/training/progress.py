@@ -9,30 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fiftyone_cam.core.errors import TrainingError
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One epoch, in numbers: mean loss and accuracy on the (augmented) training pictures and on the validation's.
-
-    ``balanced_accuracy`` is the mean of the classes' own accuracies, those that have validation samples.
-    """
-
-    epoch: int
-    learning_rate: float
-    loss: float
-    accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    balanced_accuracy: float
-    seconds: float
-
-    def better(self, other: Epoch | None) -> bool:
-        """Whether it validates better: by balanced accuracy, then by loss."""
-        return other is None or (self.balanced_accuracy, -self.validation_loss) > (
-            other.balanced_accuracy,
-            -other.validation_loss,
-        )
+from fiftyone_cam.runs.record import Epoch
 
 
 def best_epoch(history: Sequence[Epoch]) -> Epoch:

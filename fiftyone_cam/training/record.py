@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ import fiftyone as fo
 
 from fiftyone_cam.core.errors import RunError, SourceError
 from fiftyone_cam.core.names import CHECKPOINT_JSON
-from fiftyone_cam.dataset import database
 from fiftyone_cam.dataset.collection import Collection
-from fiftyone_cam.runs import catalog
-from fiftyone_cam.runs import record as records
+from fiftyone_cam.runs import catalog, store
+from fiftyone_cam.runs.record import TrainingRecord
 from fiftyone_cam.runs.training_run import TrainingRun
 
 
@@ -28,7 +27,7 @@ def checkpoints(samples: Collection) -> dict[str, Path]:
     """
     found = {}
     all_trainings = [catalog.load_training(samples, key) for key in catalog.list_trainings(samples)]
-    for training in sorted(all_trainings, key=lambda training: str(training.record["created_at"]), reverse=True):
+    for training in sorted(all_trainings, key=lambda training: training.record.created_at, reverse=True):
         key = training.key
         found[key] = training.checkpoint
         found |= {f"{key}, epoch {epoch}": path for epoch, path in training.snapshots.items()}
@@ -85,11 +84,13 @@ def check_key(dataset: fo.Dataset, key: str) -> None:
     catalog.check_key(dataset, key)
 
 
-def register(dataset: fo.Dataset, key: str, record: Mapping[str, Any]) -> TrainingRun:
-    """Record a new training."""
+def register(dataset: fo.Dataset, key: str, record: TrainingRecord) -> TrainingRun:
+    """Record a new training.
+
+    Raises:
+        RunError: the key cannot be used, or somebody else was quicker.
+    """
     check_key(dataset, key)
-    empty: dict[str, Any] = {"fields": {}, "views": [], "failures": {}}
-    empty |= {"history": [], "epoch": None, "snapshots": {}, "metrics": {}, "evaluated": False}
-    complete = {**empty, "created_at": datetime.now(timezone.utc).isoformat(), **record}
-    database.register_run(dataset, key, dataset.init_run(method=records.TRAINING, **complete))
-    return TrainingRun(dataset, key, complete)
+    record = replace(record, created_at=datetime.now(timezone.utc).isoformat())
+    store.register(dataset, key, store.TRAINING, record)
+    return TrainingRun(dataset, key, record)

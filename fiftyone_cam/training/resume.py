@@ -16,7 +16,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from fiftyone_cam.core.errors import TrainingError
-from fiftyone_cam.training.progress import Epoch
+from fiftyone_cam.runs.record import Epoch
 
 
 def save(

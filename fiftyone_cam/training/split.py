@@ -15,6 +15,7 @@ from torch import Tensor
 from fiftyone_cam.core.errors import FieldError
 from fiftyone_cam.core.results import Item
 from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.runs.record import TrainingCounts
 from fiftyone_cam.runs.training_run import TRAIN, VALIDATION
 from fiftyone_cam.training.pictures import stratified
 
@@ -35,7 +36,7 @@ class TrainingData:
     labels: list[str]
     validates: NDArray[np.bool_]
     classes: list[str]
-    counts: dict[str, int]
+    counts: TrainingCounts
     untested: list[str]
 
     @classmethod
@@ -73,15 +74,14 @@ class TrainingData:
             labels=[labels[index] for index in used],
             validates=validates,
             classes=sorted(learned),
-            counts={
-                "samples": len(labels),
-                "train": int((~validates).sum()),
-                "validation": int(validates.sum()),
-                "unlabelled": int((~labelled).sum()),
-                "outside": int(outside.sum()),
-                "unknown": int(unknown.sum()),
-                "failed": 0,
-            },
+            counts=TrainingCounts(
+                samples=len(labels),
+                train=int((~validates).sum()),
+                validation=int(validates.sum()),
+                unlabelled=int((~labelled).sum()),
+                outside=int(outside.sum()),
+                unknown=int(unknown.sum()),
+            ),
             untested=untested,
         )
 

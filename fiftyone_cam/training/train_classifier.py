@@ -29,12 +29,13 @@ from fiftyone_cam.core.results import Item
 from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.networks import architectures
 from fiftyone_cam.runs import catalog, training_run
+from fiftyone_cam.runs.record import Epoch, Metrics, TrainingRecord
 from fiftyone_cam.runs.training_run import TRAIN, VALIDATION, TrainingRun
 from fiftyone_cam.training.checkpoint import STATE, Checkpoint
 from fiftyone_cam.training.initial_network import last_layer, new_network
 from fiftyone_cam.training.loop import Settings, fit
 from fiftyone_cam.training.pictures import Features, Memory, Pictures, augmentation
-from fiftyone_cam.training.progress import Clock, Epoch, Progress, Report
+from fiftyone_cam.training.progress import Clock, Progress, Report
 from fiftyone_cam.training.record import check_key, key_of, register
 from fiftyone_cam.training.split import TrainingData
 
@@ -167,7 +168,7 @@ def train_classifier(
     checkpoint = Checkpoint(folder, training, str(collection._dataset.name))
     checkpoint.open(overwrite)
     run = _record(collection._dataset, key, folder, training, data, overwrite)
-    if checkpoint.complete and run.record["status"] == "complete":
+    if checkpoint.complete and run.record.status == "complete":
         return load_classifier(folder)
 
     memory = Memory(min(2 << 30, psutil.virtual_memory().available // 4))
@@ -183,7 +184,7 @@ def train_classifier(
         _evaluate(run, classifier, validation, ground_truth, console)
         checkpoint.finish(classifier, run)
     except BaseException as error:
-        _note(run, train, validation, status="stopped", stopped_by=f"{type(error).__name__}: {error}"[:500])
+        _note(run, train, validation, status="interrupted", stopped_by=f"{type(error).__name__}: {error}"[:500])
         if isinstance(error, TrainingError) and checkpoint.saved:
             where = f"The last good checkpoint, of epoch {checkpoint.saved}, is in {folder}"
             raise TrainingError(f"{error}. {where}") from error
@@ -358,7 +359,7 @@ def _record(
         run = catalog.load_training(dataset, key)
         if run.checkpoint != folder:
             raise RunError(f"the key {key!r} is that of the training in {run.checkpoint}: pass another key=")
-        if run.record["training"] == training and not overwrite:
+        if run.record.training == training and not overwrite:
             return run
         run.delete()
     names = (training_run.SPLIT, training_run.PREDICTION, training_run.ERROR, training_run.EVALUATION)
@@ -370,14 +371,13 @@ def _record(
     run = register(
         dataset,
         key,
-        {
-            "training": training,
-            "out_dir": str(folder),
-            "classes": data.classes,
-            "counts": data.counts,
-            "untested": data.untested,
-            "status": "new",
-        },
+        TrainingRecord(
+            training=dict(training),
+            out_dir=str(folder),
+            classes=data.classes,
+            counts=data.counts,
+            untested=data.untested,
+        ),
     )
     path = run.claim_field(training_run.SPLIT, ftype=fo.StringField)
     dataset.set_values(path, data.split(), key_field="id", progress=False)
@@ -393,7 +393,7 @@ def _note(run: TrainingRun, *pictures: Pictures, **entries: Any) -> None:
         if failures:
             path = run.claim_field(training_run.ERROR, ftype=fo.StringField)
             run.dataset.set_values(path, failures, key_field="id", progress=False)
-        counts = {**run.counts, "failed": len(failures)}
+        counts = replace(run.counts, failed=len(failures))
         run.update(counts=counts, failures=dict(Counter(failures.values()).most_common()), **entries)
     except Exception:
         if entries["status"] == "complete":
@@ -423,12 +423,12 @@ def _evaluate(
     tested = sorted(set(results.ytrue))
     report = results.metrics(classes=tested, average="macro")
     run.update(
-        metrics={
-            "accuracy": float((results.ytrue == results.ypred).mean()),
-            "balanced_accuracy": float(report["recall"]),
-            "precision": float(report["precision"]),
-            "fscore": float(report["fscore"]),
-        }
+        metrics=Metrics(
+            accuracy=float((results.ytrue == results.ypred).mean()),
+            balanced_accuracy=float(report["recall"]),
+            precision=float(report["precision"]),
+            fscore=float(report["fscore"]),
+        )
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import fiftyone as fo
@@ -18,6 +19,7 @@ from fiftyone_cam.core.evidence import focus
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.runs import catalog, lease
+from fiftyone_cam.runs.record import to_plain
 from tests.helpers.networks import Brightness, tiny_gap, write_photos
 from tests.helpers.stored_runs import Made, made_run
 
@@ -306,7 +308,7 @@ def test_one_place_in_every_form(dataset, kind, tmp_path, rng):
     evidence = np.float32(grid).astype(float)
     assert column(dataset, "evidence_in") == pytest.approx([(coverage * evidence).mean()])
     assert column(dataset, "inside") == pytest.approx([(coverage * evidence.clip(0)).sum() / evidence.clip(0).sum()])
-    assert found.record["notes"] == []
+    assert found.record.notes == []
     assert [part.label for part in dataset.first().cam_regions.classifications] == ["object", "background"]
 
 
@@ -391,7 +393,7 @@ def test_a_class_map_translates_many_to_one_and_what_it_lacks_is_wrong(dataset):
     assert column(dataset, "verdict") == ["trusted", "trusted", "confused"]
     # the run's own map is the default
     run = catalog.load_run(dataset, "cam")
-    run.update(settings={**run.record["settings"], "class_map": {"owl": "pet"}, "ground_truth": "ground_truth"})
+    run.update(settings=replace(run.record.settings, class_map={"owl": "pet"}, ground_truth="ground_truth"))
     focam.audit(dataset, objects="objects")
     assert column(dataset, "correct") == [False, False, True]
 
@@ -463,7 +465,7 @@ def test_samples_about_which_nothing_can_be_said_are_counted_by_reason(dataset, 
     assert column(dataset, "unjudged") == list(cases)
     assert found.unjudged == {reason: 1 for reason in cases if reason}
     assert found.verdicts == {"trusted": 1, "shortcut": 0, "confused": 0, "distracted": 0}
-    assert any("1 samples have a label that matches no class: Cat" in note for note in found.record["notes"])
+    assert any("1 samples have a label that matches no class: Cat" in note for note in found.record.notes)
     for reason in filter(None, cases):
         assert f"1 x {reason}" in str(found)
     seen_through = dataset.match(F("cam_unjudged") == "no positive evidence").first()
@@ -491,7 +493,7 @@ def test_annotations_without_an_area_are_ignored_and_counted(dataset):
     made_run(dataset, {sample_id: Made("cat", LEFT + RIGHT / 2)}, CLASSES, ground_truth="ground_truth")
     found = focam.audit(dataset, objects=["boxes", "lines"])
     assert column(dataset, "inside") == pytest.approx([2 / 3])
-    notes = " ".join(found.record["notes"])
+    notes = " ".join(found.record.notes)
     assert "4 annotations ignored: box without an area" in notes
     assert "1 annotations ignored: empty mask" in notes
     assert "1 annotations ignored: open line" in notes
@@ -572,14 +574,14 @@ def test_a_second_audit_with_other_objects_takes_the_place_of_the_first(four):
     second = focam.audit(four[:2], objects="right")
     assert column(four, "inside") == [0, 1, None, None]  # nothing of the first is left where the second did not look
     assert column(four, "verdict") == ["shortcut", "trusted", None, None]
-    [note] = second.record["notes"]
+    [note] = second.record.notes
     assert note.startswith("replaces the audit of other objects of 20")
     third = focam.audit(four[2:], objects="right")  # of the same kind: continued
     assert column(four, "inside") == [0, 1, 0, 1]
-    assert third.record["notes"] == []
+    assert third.record.notes == []
     fourth = focam.audit(four)
     assert not four.has_sample_field("cam_inside")
-    assert fourth.record["objects"] == []
+    assert fourth.record.objects == []
 
 
 def test_an_audit_of_earlier_results_is_stale_and_says_so(four):
@@ -592,7 +594,7 @@ def test_an_audit_of_earlier_results_is_stale_and_says_so(four):
     assert "audit it again" in str(found)
     again = focam.audit(four[:1], objects="left")
     assert again.stale is None
-    assert again.record["notes"][0].startswith("replaces the audit of earlier results")
+    assert again.record.notes[0].startswith("replaces the audit of earlier results")
     assert column(four, "inside") == [1, None, None, None]
     four.delete_sample_field("left")
     assert "'left', no longer there" in focam.load_audit(four, "cam").stale
@@ -607,7 +609,7 @@ def test_real_recomputation_makes_an_audit_stale(dataset, tmp_path):
     dataset.add_samples([fo.Sample(filepath=path) for path in write_photos(tmp_path, 1, seed=1)])
     focam.compute_cam(dataset, classifier)
     assert focam.load_audit(dataset).stale == "run 'cam' has computed again since its audit: audit it again"
-    assert found.record["revision"] == 1
+    assert found.record.revision == 1
 
 
 def test_there_is_no_audit_until_one_is_made_or_where_it_was_cut_off(four, monkeypatch):
@@ -791,7 +793,7 @@ def test_the_summary_says_it_all(zoo, capsys):
     text = capsys.readouterr().out
     for word in (*audit_report.VERDICTS, *CLASSES, "grass", "sky", "background", "no verdict", "0.6"):
         assert word in text
-    json.dumps(found.record)  # plain data
+    json.dumps(to_plain(found.record))  # plain data
     json.dumps([row._asdict() for row in found.classes])
 
 

@@ -74,7 +74,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_each_picture_holds_the_signed_map_over_its_photo_where_the_manifest_says(photos, tmp_path, text, side_by_side):
     out = tmp_path / "out"
     export_overlays(photos, "cam", out, "inferno", 0.4, text, side_by_side, progress=False)
-    scale = focam.load_run(photos, "cam").record["scale"]
+    scale = focam.load_run(photos, "cam").record.scale
     rows = {row["id"]: row for row in listed(out)}
     assert len(rows) == 12
     for sample in photos:

@@ -85,7 +85,7 @@ def test_boxes_are_ready_for_fiftyones_own_evaluation(dataset):
     dataset.delete_evaluation("loc")
     focam.localize(dataset, "cam", threshold=0.9)  # again: replaced, not added
     assert dataset.count("cam_boxes.detections") == 4
-    assert focam.load_run(dataset, "cam").record["localization"]["threshold"] == 0.9
+    assert focam.load_run(dataset, "cam").record.localization.threshold == 0.9
     focam.delete_run(dataset, run.key)
     assert not dataset.has_sample_field("cam_boxes")
 

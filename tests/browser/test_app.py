@@ -16,6 +16,7 @@ from playwright.sync_api import expect
 import fiftyone_cam as focam
 from fiftyone_cam.dataset import app_config
 from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs.record import CamRecord, ClassifierRecord, Settings
 from tests.browser.page import AppPage, difference
 
 TITLE = "Compute class activation maps"
@@ -80,9 +81,9 @@ def test_the_form_computes_and_the_grid_shows_it(app: AppPage, dataset: fo.Datas
     dataset.reload()
     run = focam.load_run(dataset, "cam")
     assert run.complete
-    assert run.counts["computed"] == len(dataset)
+    assert run.counts.computed == len(dataset)
     assert run.certificate < 1e-5
-    assert f"{run.record['accuracy']:.1%}" in said[-1]
+    assert f"{run.record.accuracy:.1%}" in said[-1]
 
     app.until(lambda: difference(app.picture(), before) > 5 or None, "heatmaps on the grid")
     assert not app.errors
@@ -164,7 +165,7 @@ def test_stop_keeps_what_was_computed_and_the_next_run_goes_on(app: AppPage, pho
     many.reload()
     some = len(many.exists("second_heatmap"))
     assert 0 < some < len(many)
-    assert focam.load_run(many, "second").record["status"] == "interrupted"
+    assert focam.load_run(many, "second").record.status == "interrupted"
 
     app.browse(TITLE)
     app.type("Run key", "second")
@@ -260,7 +261,9 @@ def test_stored_colour_scales_are_what_is_drawn(app: AppPage, tmp_path: Path) ->
         "contrast": (np.rint(127 * (2 * steps - 1)).astype(np.int8), [-127, 127], app_config.SIGNED),
     }
     dataset = fo.Dataset()
-    run = catalog.register(dataset, "ramp", {"classifier": {}, "settings": {}, "counts": {}, "status": "complete"})
+    made_by = ClassifierRecord(source="test", model="ramp", classes=["a", "b"], sha256="0")
+    record = CamRecord(classifier=made_by, settings=Settings(), status="complete")
+    run = catalog.register(dataset, "ramp", record)
     for name in ramps:
         run.claim_field(name, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
     for name, (levels, limits, _) in ramps.items():

@@ -67,10 +67,10 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
 
     dataset.reload()
     training = catalog.load_training(dataset, "things")
-    assert training.record["status"] == "complete"
-    assert training.record["training"]["freeze"] == "backbone"
+    assert training.record.status == "complete"
+    assert training.record.training["freeze"] == "backbone"
     assert len(training.classes) == 7
-    assert f"{training.metrics['accuracy']:.1%}" in said[-1]
+    assert f"{training.metrics.accuracy:.1%}" in said[-1]
 
     app.submit("Compute class activation maps with it")
     expect(app.prompt.get_by_text("Trained on this dataset")).to_be_visible()
@@ -84,8 +84,8 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
     run = focam.load_run(dataset, "things_cam")
     assert run.complete
     assert run.certificate < 1e-5
-    assert run.record["classifier"]["sha256"] == focam.load_classifier(out).fingerprint
-    assert run.record["accuracy"] >= training.metrics["accuracy"] * 0.9
+    assert run.record.classifier.sha256 == focam.load_classifier(out).fingerprint
+    assert run.record.accuracy >= training.metrics.accuracy * 0.9
     app.until(lambda: difference(app.picture(), before) > 5 or None, "heatmaps on the grid")
     app.shot("train_grid")
 

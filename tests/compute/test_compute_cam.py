@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import fiftyone as fo
@@ -20,9 +22,11 @@ from fiftyone import ViewField as F
 import fiftyone_cam as focam
 from fiftyone_cam.core import compilation, network
 from fiftyone_cam.core.preprocessing import CenterCrop, Preprocessing, Resize
+from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.engines import local
 from fiftyone_cam.runs import cam_run
 from fiftyone_cam.runs.cam_run import where_the_time_went
+from fiftyone_cam.runs.record import Counts, Process, Settings, to_plain
 from tests.helpers.networks import Brightness, tiny_gap, write_photos
 
 NAMES = ["cat", "dog", "fish"]
@@ -53,7 +57,7 @@ def snapshot(dataset, field: str) -> dict[str, object]:
 def test_what_is_stored_restores_the_logit(photos, classifier):
     run = focam.compute_cam(photos, classifier, ground_truth="ground_truth")
     assert run.complete
-    assert run.counts == {"samples": 12, "computed": 12, "failed": 0, "new": 12}
+    assert run.counts == Counts(samples=12, computed=12, failed=0, new=12)
     assert 0 < run.certificate <= 1e-5
     for sample in photos:
         heat, prediction = sample.cam_heatmap, sample.cam_prediction
@@ -79,7 +83,7 @@ def test_what_is_stored_restores_the_logit(photos, classifier):
             assert sample.cam_contrast.grid.mean() + sample.cam_contrast.bias == pytest.approx(gap, rel=1e-3, abs=1e-5)
             assert sample.cam_contrast.versus == sample.ground_truth.label
     predicted, true = photos.values(["cam_prediction.label", "ground_truth.label"])
-    assert run.record["accuracy"] == pytest.approx(np.mean(np.array(predicted) == np.array(true)))
+    assert run.record.accuracy == pytest.approx(np.mean(np.array(predicted) == np.array(true)))
     assert len(photos.match(F("cam_prediction.label") != F("ground_truth.label"))) == photos.count("cam_contrast")
 
 
@@ -95,7 +99,7 @@ def test_no_label_is_shared_and_a_second_run_does_nothing(photos, classifier):
     assert len(set(ids)) == 24
     before = snapshot(photos, "cam_heatmap"), photos.values("last_modified_at")
     run = focam.compute_cam(photos, classifier)
-    assert run.counts["new"] == 0
+    assert run.counts.new == 0
     assert (snapshot(photos, "cam_heatmap"), photos.values("last_modified_at")) == before
 
 
@@ -103,13 +107,13 @@ def test_only_new_samples_are_computed_and_overwrite_computes_all(photos, classi
     focam.compute_cam(photos[:5], classifier)
     old = snapshot(photos, "cam_heatmap")
     run = focam.compute_cam(photos, classifier)
-    assert run.counts["new"] == 7
-    assert run.counts["computed"] == 12
+    assert run.counts.new == 7
+    assert run.counts.computed == 12
     now = snapshot(photos, "cam_heatmap")
     assert all(now[id] == old[id] for id in photos[:5].values("id"))
     photos.add_samples([fo.Sample(filepath=p) for p in write_photos(tmp_path, 3, seed=9)])
-    assert focam.compute_cam(photos, classifier).counts["new"] == 3
-    assert focam.compute_cam(photos, classifier, overwrite=True).counts["new"] == 15
+    assert focam.compute_cam(photos, classifier).counts.new == 3
+    assert focam.compute_cam(photos, classifier, overwrite=True).counts.new == 15
 
 
 def test_results_do_not_depend_on_batches_threads_or_views(photos, classifier):
@@ -135,9 +139,9 @@ def test_a_long_run_compiles_on_the_way_and_loses_nothing(photos, classifier, tm
     run = focam.compute_cam(photos, classifier, "compiled", batch_size=8)
     assert len(made) == 1
     assert callable(made[0])
-    assert run.record["timing"]["compiling"] > 0
-    assert run.counts == {"samples": 53, "computed": 52, "failed": 1, "new": 53}
-    assert run.record["timing"]["images"] == 52
+    assert run.record.timing.compiling > 0
+    assert run.counts == Counts(samples=53, computed=52, failed=1, new=53)
+    assert run.record.timing.images == 52
     assert photos.values("compiled_prediction.label") == photos.values("plain_prediction.label")
     for a, b in zip(photos.values("compiled_heatmap"), photos.values("plain_heatmap"), strict=True):
         if b is not None:
@@ -208,7 +212,7 @@ def test_class_map_decides_what_is_right(photos, classifier):
         words[p] == t
         for p, t in zip(photos.values("cam_prediction.label"), photos.values("species.label"), strict=True)
     ]
-    assert run.record["accuracy"] == pytest.approx(np.mean(right))
+    assert run.record.accuracy == pytest.approx(np.mean(right))
     assert [c is None for c in photos.values("cam_contrast")] == right
     for sample in photos.exists("cam_contrast"):
         rivals = {name: classifier.explain(sample.filepath, [name]).maps[0].logit for name in NAMES}
@@ -257,14 +261,14 @@ def test_a_ground_truth_that_does_not_fit(photos, classifier):
         "breed", [fo.Classification(label=label) if label else None for label in [None, "pug", *["cat"] * 10]]
     )
     run = focam.compute_cam(photos, classifier, ground_truth="breed")
-    assert run.record["unknown_labels"] == 1
+    assert run.record.unknown_labels == 1
     cats = photos.skip(2).values("cam_prediction.label")
-    assert run.record["accuracy"] == cats.count("cat") / 10  # of a pug nobody knows whether it was right
+    assert run.record.accuracy == cats.count("cat") / 10  # of a pug nobody knows whether it was right
     focam.audit(photos, "cam")
     judged = [right for right in photos.values("cam_correct") if right is not None]
-    assert run.record["accuracy"] == np.mean(judged)
+    assert run.record.accuracy == np.mean(judged)
     # a view that happens to have no label of a class is part of a dataset that has
-    assert focam.compute_cam(photos.limit(2), classifier, ground_truth="breed").counts["computed"] == 2
+    assert focam.compute_cam(photos.limit(2), classifier, ground_truth="breed").counts.computed == 2
     with pytest.raises(focam.FieldError, match="written by run 'cam' itself: it cannot be its ground truth"):
         focam.compute_cam(photos, classifier, ground_truth="cam_prediction", overwrite=True)
     with pytest.raises(focam.FieldError, match="written by run 'cam' itself: it cannot be its objects"):
@@ -301,7 +305,7 @@ def test_another_configuration_needs_another_key_or_overwrite(photos, classifier
         focam.compute_cam(photos, classifier, precision="bfloat16")
     old = photos.values("cam_heatmap.logit")
     run = focam.compute_cam(photos[:4], other, overwrite=True)
-    assert run.counts["computed"] == 4
+    assert run.counts.computed == 4
     assert photos.count("cam_heatmap") == 4, "results of the first classifier survived under the key"
     assert photos[:4].values("cam_heatmap.logit") != old[:4]
 
@@ -323,7 +327,7 @@ def test_settings_that_cannot_be_are_named(photos, classifier):
     ):
         with pytest.raises((focam.CamError, RuntimeError), match=message):
             focam.compute_cam(photos, classifier, **wrong)
-    assert focam.list_runs(photos) == [] or focam.load_run(photos, "cam").counts["computed"] == 0
+    assert focam.list_runs(photos) == [] or focam.load_run(photos, "cam").counts.computed == 0
     assert photos.count("cam_heatmap") == 0 if photos.has_sample_field("cam_heatmap") else True
 
 
@@ -333,7 +337,7 @@ def test_failures_cost_one_sample_and_are_retried_when_asked(photos, classifier,
     Path(paths[4]).write_text("no picture")
     Path(paths[7]).unlink()
     run = focam.compute_cam(photos, classifier, batch_size=4)
-    assert run.counts == {"samples": 12, "computed": 10, "failed": 2, "new": 12}
+    assert run.counts == Counts(samples=12, computed=10, failed=2, new=12)
     assert sum(run.failures.values()) == 2
     assert "file not found" in run.failures
     assert "file not found" in str(run)
@@ -341,10 +345,10 @@ def test_failures_cost_one_sample_and_are_retried_when_asked(photos, classifier,
     assert sorted(broken) == sorted([paths[4], paths[7]])
     assert photos.exists("cam_error").count("cam_heatmap") == 0
 
-    assert focam.compute_cam(photos, classifier).counts["new"] == 0
+    assert focam.compute_cam(photos, classifier).counts.new == 0
     Path(paths[4]).write_bytes(content)
     run = focam.compute_cam(photos, classifier, retry_failed=True)
-    assert run.counts == {"samples": 12, "computed": 11, "failed": 1, "new": 2}
+    assert run.counts == Counts(samples=12, computed=11, failed=1, new=2)
     assert photos.match(F("filepath") == paths[4]).first().cam_error is None
 
 
@@ -364,14 +368,14 @@ def test_outside_the_crop_there_is_no_heat(dataset, tmp_path):
 def test_a_run_is_all_that_is_needed_to_repeat_it(photos, classifier):
     focam.compute_cam(photos, classifier, ground_truth="ground_truth")
     record = focam.load_run(photos, "cam").record
-    json.dumps(record)
-    described = record["classifier"]
-    assert described["sha256"] == classifier.fingerprint
-    assert described["classes"] == NAMES
-    assert Preprocessing.from_dict(described["preprocessing"]) == SQUARE
-    assert described["head"]["features"] == 16
-    assert record["settings"] == {"ground_truth": "ground_truth", "class_map": None, "precision": "float32", "top_k": 1}
-    assert record["versions"]["torch"] == torch.__version__.partition("+")[0] or record["versions"]["torch"]
+    json.dumps(to_plain(record))
+    described = record.classifier
+    assert described.sha256 == classifier.fingerprint
+    assert described.classes == NAMES
+    assert Preprocessing.from_dict(described.preprocessing) == SQUARE
+    assert described.head["features"] == 16
+    assert record.settings == Settings(ground_truth="ground_truth", class_map=None, precision="float32", top_k=1)
+    assert record.versions["torch"] == importlib.metadata.version("torch")
     assert photos.get_run_info("cam").config.method == "fiftyone_cam"
 
 
@@ -438,14 +442,14 @@ def test_what_was_computed_before_an_interruption_is_kept(photos, classifier):
     with pytest.raises(KeyboardInterrupt):
         focam.compute_cam(photos, classifier, batch_size=4, engine=focam.Local(num_workers=1), progress=stop)
     run = focam.load_run(photos, "cam")
-    assert run.record["status"] == "interrupted"
+    assert run.record.status == "interrupted"
     assert not run.complete
     done = photos.count("cam_heatmap")
     assert 0 < done < 12
     run = focam.compute_cam(photos, classifier)
     assert run.complete
-    assert run.counts["new"] == 12 - done
-    assert run.counts["computed"] == 12
+    assert run.counts.new == 12 - done
+    assert run.counts.computed == 12
 
 
 def test_a_running_key_is_refused_and_a_dead_one_taken_over(photos, classifier):
@@ -455,12 +459,12 @@ def test_a_running_key_is_refused_and_a_dead_one_taken_over(photos, classifier):
 
     import psutil
 
-    process = {"host": socket.gethostname(), "pid": child.pid, "started": psutil.Process(child.pid).create_time()}
+    process = Process(host=socket.gethostname(), pid=child.pid, started=psutil.Process(child.pid).create_time())
     run.update(status="running", process=process)
     with pytest.raises(focam.RunError, match=f"is being computed by process {child.pid}"):
         focam.compute_cam(photos, classifier)
     child.communicate(b"\n")
-    assert focam.compute_cam(photos, classifier).counts["computed"] == 12
+    assert focam.compute_cam(photos, classifier).counts.computed == 12
 
 
 KILLED = """
@@ -503,7 +507,7 @@ def test_kill_9_in_the_middle_of_800_loses_at_most_a_chunk(dataset, tmp_path, cl
     assert 0 <= half_done <= 128  # one chunk
     before = snapshot(dataset, "cam_heatmap")
     run = focam.compute_cam(dataset, classifier, batch_size=16)
-    assert run.counts == {"samples": 800, "computed": 800, "failed": 0, "new": 800 - len(done)}
+    assert run.counts == Counts(samples=800, computed=800, failed=0, new=800 - len(done))
     after = snapshot(dataset, "cam_heatmap")
     assert all(after[id] == before[id] for id in done), "a finished sample was computed again"
     assert len(dataset) == 800
@@ -520,19 +524,19 @@ def test_labels_that_a_database_could_stumble_over(photos):
     classifier = focam.load_classifier(tiny_gap(), names, preprocessing=SQUARE)
     focam.compute_cam(photos, classifier, ground_truth="truth", class_map=words)
     record = focam.load_run(photos, "cam").record
-    assert record["classifier"]["classes"] == names
-    assert dict(record["settings"]["class_map"]) == words
+    assert record.classifier.classes == names
+    assert record.settings.class_map == words
     assert set(photos.distinct("cam_prediction.label")) <= set(names)
-    assert focam.compute_cam(photos, classifier, ground_truth="truth", class_map=words).counts["new"] == 0
+    assert focam.compute_cam(photos, classifier, ground_truth="truth", class_map=words).counts.new == 0
 
 
 def test_the_time_is_told_by_what_it_was_spent_on(photos, classifier):
     run = focam.compute_cam(photos, classifier, batch_size=4)
-    timing = run.record["timing"]
-    assert timing["images"] == run.counts["computed"]
-    assert 0 < timing["forward"] + timing["maps"] + timing["waiting_for_decode"] <= timing["seconds"]
+    timing = run.record.timing
+    assert timing.images == run.counts.computed
+    assert 0 < timing.forward + timing.maps + timing.waiting_for_decode <= timing.seconds
     for stage in ("forward", "maps", "decoding", "writing"):
-        assert timing[stage] > 0, stage
+        assert getattr(timing, stage) > 0, stage
     assert "forward" in str(run)
 
 
@@ -540,22 +544,26 @@ def test_the_time_is_told_by_what_it_was_spent_on(photos, classifier):
     ("waited_for", "advice"), [("decode", "try more workers"), ("writes", "the database"), ("nothing", "")]
 )
 def test_a_run_says_where_its_time_went_and_what_to_do_if_it_took_any(waited_for, advice):
-    timing = {"forward": 3.0, "maps": 1.0, f"waiting_for_{waited_for}": 6.0, "seconds": 10.0}
+    timing = Timing(forward=3.0, maps=1.0, seconds=10.0)
+    if waited_for != "nothing":
+        setattr(timing, f"waiting_for_{waited_for}", 6.0)
     said = where_the_time_went(timing)
     assert "forward 30%" in said
     assert advice in said
     assert (";" in said) == bool(advice)
-    brief = where_the_time_went({name: seconds / 100 for name, seconds in timing.items()})
+    brief = where_the_time_went(
+        Timing(**{name: seconds / 100 for name, seconds in asdict(timing).items() if name != "device"})
+    )
     assert brief == said.partition(";")[0]
 
 
 def test_a_long_run_on_a_cpu_says_what_would_compile_it_where_that_is_not_installed(monkeypatch):
-    timing = {"forward": 90.0, "maps": 5.0, "seconds": 100.0, "device": "cpu"}
+    timing = Timing(forward=90.0, maps=5.0, seconds=100.0, device="cpu")
     assert ";" not in where_the_time_went(timing)
     monkeypatch.setattr(cam_run, "find_spec", lambda name: None)  # as if it were not installed
     assert "fiftyone_cam[onnx]" in where_the_time_went(timing)
     for other in ({"device": "cuda:0"}, {"forward": 50.0}):
-        assert ";" not in where_the_time_went({**timing, **other})
+        assert ";" not in where_the_time_went(replace(timing, **other))
 
 
 def test_the_scale_is_of_the_first_maps_wherever_the_failures_are(dataset, tmp_path, classifier):
@@ -569,6 +577,6 @@ def test_the_scale_is_of_the_first_maps_wherever_the_failures_are(dataset, tmp_p
             run = focam.compute_cam(
                 dataset.select(ids, ordered=True), classifier, f"{key}_{batch_size}", batch_size=batch_size
             )
-            scales.append(run.record["scale"])
+            scales.append(run.record.scale)
     tops = [max(0.0, heat.grid.max()) for heat in dataset.limit(64).values("none_8_heatmap")]
     assert scales == pytest.approx([np.percentile(tops, 90)] * 8, rel=1e-5)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import pytest
 import torch
 
@@ -11,6 +9,7 @@ from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.core.results import Item
+from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.engines import local
 from tests.helpers.networks import tiny_gap, write_photos
 
@@ -45,11 +44,11 @@ def test_batches_begin_small_and_end_even(network, images):
 def test_every_image_has_one_result_in_order(network, tmp_path, images):
     paths = write_photos(tmp_path, images)
     items = [Item(str(i), path if i % 9 != 4 else str(tmp_path / "gone.png")) for i, path in enumerate(paths)]
-    clock = defaultdict(float)
+    timing = Timing()
     network.module.train()  # as a network is that nobody has put into eval mode
-    results = list(local.explain_all(items, Explainer(network), 16, None, clock))
+    results = list(local.explain_all(items, Explainer(network), 16, None, timing))
     explained = [int(result.id) for result in results if hasattr(result, "maps")]
     assert explained == [i for i in range(images) if i % 9 != 4]
     assert sorted(int(result.id) for result in results) == list(range(images))
-    assert clock["images"] == len(explained)
+    assert timing.images == len(explained)
     assert network.module.training

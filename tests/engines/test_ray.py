@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -28,8 +27,10 @@ import fiftyone_cam as focam
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.core.results import Explanation, Item
+from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.engines.cluster import plan_actors
+from fiftyone_cam.runs.record import Counts
 from tests.helpers.networks import write_photos
 from tests.helpers.ray_spy import Spy, seen
 
@@ -247,9 +248,9 @@ def test_two_nodes_write_what_one_process_writes_bit_for_bit(nodes, dataset, tmp
     )
     assert stored(dataset, "one") == stored(dataset, "two")
     for entry in ("counts", "failures", "certificate", "scale", "contrast_scale", "accuracy", "settings", "classifier"):
-        assert one.record[entry] == two.record[entry], entry
+        assert getattr(one.record, entry) == getattr(two.record, entry), entry
     assert two.complete
-    assert two.counts["failed"] == 16
+    assert two.counts.failed == 16
     assert reports == sorted(reports)
     assert reports[-1] == 600
 
@@ -259,11 +260,11 @@ def test_two_nodes_write_what_one_process_writes_bit_for_bit(nodes, dataset, tmp
     assert len({forward.node for forward in forwards}) == 2
     assert not any(forward.database for forward in forwards), "an actor knows FiftyOne or MongoDB"
     assert {forward.threads for forward in forwards} == {1}, "an actor takes more than the CPU that it reserved"
-    assert two.record["timing"]["images"] == 584
-    assert two.record["timing"]["device"] == "cpu, 2 Ray actors"
+    assert two.record.timing.images == 584
+    assert two.record.timing.device == "cpu, 2 Ray actors"
 
     again = focam.compute_cam(dataset, classifier, "two", **settings, engine=focam.Ray(num_actors=2))
-    assert again.counts["new"] == 0
+    assert again.counts.new == 0
     assert len(seen(watched)) == len(forwards)
 
 
@@ -294,7 +295,7 @@ def test_an_actor_and_a_node_die_in_the_middle_and_nothing_is_missing_or_doubled
     assert len(killed) == 2
     assert len({forward.process for forward in seen(watched)}) >= 3, "nothing took the place of what was killed"
     assert run.complete
-    assert run.counts == {"samples": 800, "computed": 800, "failed": 0, "new": 800}
+    assert run.counts == Counts(samples=800, computed=800, failed=0, new=800)
     assert len(set(dataset.values("cam_heatmap.id"))) == 800
     assert len(dataset) == 800
     focam.compute_cam(dataset, classifier, "local", batch_size=16, engine=focam.Local(num_workers=1))
@@ -310,7 +311,7 @@ def test_images_that_kill_whatever_touches_them_end_as_failures_of_their_own(nod
     dataset.match({"number": {"$in": [70, 131]}}).set_values("filepath", [str(poison)] * 2)
     run = focam.compute_cam(dataset, load(watched, poison=True), batch_size=16, engine=focam.Ray(num_actors=2))
     assert run.failures == {"the process that computes it dies, 3 times of 3": 2}
-    assert run.counts == {"samples": 200, "computed": 198, "failed": 2, "new": 200}
+    assert run.counts == Counts(samples=200, computed=198, failed=2, new=200)
     assert dataset.exists("cam_error").values("number") == [70, 131]
 
 
@@ -328,7 +329,7 @@ def test_what_is_wrong_with_all_images_ends_the_run_with_a_reason(
     fill(dataset, tmp_path, 8)
     with pytest.raises(error, match=reason):
         focam.compute_cam(dataset, load(watched, **{sick: True}), engine=focam.Ray(num_actors=2))
-    assert focam.load_run(dataset, "cam").record["status"] == "interrupted"
+    assert focam.load_run(dataset, "cam").record.status == "interrupted"
     assert not dataset.exists("cam_error")
 
 
@@ -346,11 +347,11 @@ def test_what_was_computed_before_an_interruption_is_kept_and_actors_go(nodes, d
         )
     run = focam.load_run(dataset, "cam")
     done = dataset.count("cam_heatmap")
-    assert run.record["status"] == "interrupted"
+    assert run.record.status == "interrupted"
     assert 200 <= done < 800
     wait_until(lambda: not any(psutil.pid_exists(forward.process) for forward in seen(watched)))
     run = focam.compute_cam(dataset, classifier, batch_size=16)  # by the other engine
-    assert run.counts == {"samples": 800, "computed": 800, "failed": 0, "new": 800 - done}
+    assert run.counts == Counts(samples=800, computed=800, failed=0, new=800 - done)
 
 
 DRIVER = """
@@ -362,7 +363,7 @@ from tests.helpers.ray_spy import Spy
 dataset = fo.load_dataset(sys.argv[1])
 square = Preprocessing((Resize(size=(64, 64)),))
 classifier = focam.load_classifier(Spy(Path(sys.argv[2]), seconds=0.5), ["cat", "dog", "fish"], preprocessing=square)
-print(focam.compute_cam(dataset, classifier, batch_size=16, engine=focam.Ray(num_actors=2)).counts["new"])
+print(focam.compute_cam(dataset, classifier, batch_size=16, engine=focam.Ray(num_actors=2)).counts.new)
 """
 
 
@@ -404,11 +405,11 @@ def test_actors_wait_for_a_slow_writer_and_the_drivers_memory_stays_flat(nodes, 
     count, weight = 12_000, 3 * 64 * 64 * 4  # three maps of 16 kB a result: 590 MB of results in all
     [path] = write_photos(tmp_path, 1, (64, 64))
     explainer = Explainer(load(watched, wide=True).network, top_k=3)
-    clock: dict[str, Any] = defaultdict(float)
+    timing = Timing()
     process = psutil.Process()
     memory, ahead, taken = [], [], 0
     items = [Item(str(i), path) for i in range(count)]
-    for result in ray_engine.explain_all(items, explainer, 32, clock, focam.Ray(num_actors=2)):
+    for result in ray_engine.explain_all(items, explainer, 32, timing, focam.Ray(num_actors=2)):
         assert isinstance(result, Explanation)
         assert result.id == str(taken)
         taken += 1
@@ -419,4 +420,4 @@ def test_actors_wait_for_a_slow_writer_and_the_drivers_memory_stays_flat(nodes, 
     assert taken == count
     assert max(ahead) * weight < 150 * 2**20, "actors do not wait"
     assert max(memory[5:]) - memory[4] < 150 * 2**20, "the driver's memory grows"
-    assert clock["images"] == count
+    assert timing.images == count

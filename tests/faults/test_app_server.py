@@ -140,7 +140,7 @@ def test_a_delegated_run_outlives_the_server(dataset, server, asked):
         kill(delegated)
     assert state() == "completed"
     check(dataset, before)
-    assert focam.load_run(dataset, "cam").counts["new"] == 10_000
+    assert focam.load_run(dataset, "cam").counts.new == 10_000
 
 
 def test_an_immediate_run_dies_with_the_server_and_goes_on_when_asked_again(dataset, server, asked):
@@ -157,7 +157,7 @@ def test_an_immediate_run_dies_with_the_server_and_goes_on_when_asked_again(data
     done = computed(dataset)
     assert 0 < done < 10_000, "it was to be killed in the middle"
     assert foreign(dataset) == before
-    assert focam.load_run(dataset, "cam").counts["computed"] == done
+    assert focam.load_run(dataset, "cam").counts.computed == done
     kept = dict(zip(*dataset.exists("cam_heatmap").values(["id", "cam_heatmap.id"]), strict=True))
 
     server.start()
@@ -176,4 +176,4 @@ def test_the_server_computes_in_ray(dataset, server, asked):
     answer = server.ask("/operators/execute/generator", asked)
     assert answer is not None
     check(dataset, before)
-    assert focam.load_run(dataset, "cam").record["timing"]["device"] == "cpu, 1 Ray actor"
+    assert focam.load_run(dataset, "cam").record.timing.device == "cpu, 1 Ray actor"

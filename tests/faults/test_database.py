@@ -33,7 +33,7 @@ def slowly(bar):
     print(bar.iteration, flush=True)
     time.sleep(0.005)
 run = focam.compute_cam(dataset, classifier, batch_size=16, progress=slowly)
-print(json.dumps([run.counts, len(set(dataset.values("cam_heatmap.id"))), run.complete]), flush=True)
+print(json.dumps([vars(run.counts), len(set(dataset.values("cam_heatmap.id"))), run.complete]), flush=True)
 """
 
 

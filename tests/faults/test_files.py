@@ -25,6 +25,7 @@ import fiftyone_cam as focam
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.plugin.operators.explain_sample import picture
 from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs.record import Counts
 from tests.helpers.networks import tiny_gap, write_photos
 from tests.helpers.processes import NAMES, check, classifier, foreign
 
@@ -121,7 +122,7 @@ def test_files_that_may_not_be_read(photos, network):
     check(photos, before)
     for path in photos.values("filepath")[20:25]:
         Path(path).chmod(0o644)
-    assert focam.compute_cam(photos, network, retry_failed=True).counts["computed"] == 60
+    assert focam.compute_cam(photos, network, retry_failed=True).counts.computed == 60
     check(photos, before)
 
 
@@ -171,7 +172,7 @@ def test_files_that_hang_cost_their_samples_after_the_time_limit(photos, network
             break
         time.sleep(0.5)
     assert not [thread for thread in threading.enumerate() if thread.name == "cam-decode"]
-    assert focam.compute_cam(photos, network, retry_failed=True).counts["computed"] == 60
+    assert focam.compute_cam(photos, network, retry_failed=True).counts.computed == 60
 
 
 def test_a_file_that_hangs_costs_overlays_trainings_and_answers_only_itself(photos, network, monkeypatch, tmp_path):
@@ -214,7 +215,7 @@ def test_out_of_memory_in_the_forward_halves_batches_and_costs_at_most_the_image
     hungry = focam.load_classifier(Hungry(), NAMES, preprocessing=SQUARE)
     hungry.network.module.hungry = True
     run = focam.compute_cam(photos, hungry, batch_size=16)
-    assert run.counts == {"samples": 60, "computed": 59, "failed": 1, "new": 60}
+    assert run.counts == Counts(samples=60, computed=59, failed=1, new=60)
     [reason] = run.failures
     assert "the network fails on it" in reason
     assert "memory" in reason
@@ -236,8 +237,8 @@ def test_threads_that_die_are_replaced(photos, network, name):
 
     run = focam.compute_cam(photos, network, batch_size=4, engine=focam.Local(num_workers=2), progress=kill)
     assert killed
-    assert run.counts["computed"] + run.counts["failed"] == 60
-    assert run.counts["failed"] <= 2, run.failures  # one that was at work when its thread died, twice
+    assert run.counts.computed + run.counts.failed == 60
+    assert run.counts.failed <= 2, run.failures  # one that was at work when its thread died, twice
     check(photos, before)
 
 
@@ -261,7 +262,7 @@ def test_a_sick_network_stores_nothing_of_what_it_says(photos):
     sick = focam.load_classifier(Sick(), NAMES, preprocessing=SQUARE)
     sick.network.module.sick = True
     run = focam.compute_cam(photos, sick, batch_size=8)
-    assert 0 < run.counts["failed"] < 60
+    assert 0 < run.counts.failed < 60
     assert set(run.failures) == {"the network returned NaN or infinity"}
     check(photos, before)
     for heat in photos.exists("cam_heatmap").values("cam_heatmap"):

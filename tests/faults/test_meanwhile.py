@@ -11,6 +11,7 @@ import fiftyone.core.odm as foo
 import pytest
 
 import fiftyone_cam as focam
+from fiftyone_cam.runs.record import Counts, Process
 from tests.helpers.networks import write_photos
 from tests.helpers.processes import NAMES, Servant, check, classifier, foreign
 
@@ -69,9 +70,9 @@ def test_samples_that_are_added_are_counted_as_missing_and_computed_by_the_next_
     code = f"dataset.add_samples([fo.Sample(filepath={photos[0]!r}, mine=-1) for _ in range(5)], progress=False)"
     run = compute(many, network, somebody, code)
     assert run.complete
-    assert run.counts == {"samples": 605, "computed": 600, "failed": 0, "new": 600}
+    assert run.counts == Counts(samples=605, computed=600, failed=0, new=600)
     assert "5 have neither: the same call of compute_cam goes on with them" in str(run)
-    assert focam.compute_cam(many, network, ground_truth="ground_truth").counts["new"] == 5
+    assert focam.compute_cam(many, network, ground_truth="ground_truth").counts.new == 5
     check(many, foreign(many))
     assert many.values("mine").count(-1) == 5
 
@@ -80,7 +81,7 @@ def test_samples_that_are_removed_stay_removed(many, network, somebody):
     gone = many.values("id")[250::7]  # of those still to come, and of those that are on their way
     before = foreign(many)
     run = compute(many, network, somebody, f"dataset.delete_samples({gone!r})")
-    assert run.counts["samples"] == run.counts["computed"] == 600 - len(gone)
+    assert run.counts.samples == run.counts.computed == 600 - len(gone)
     check(many, {identity: entry for identity, entry in before.items() if str(identity) not in gone})
 
 
@@ -192,7 +193,7 @@ def test_a_run_that_is_deleted_by_force_gets_nothing_more(many, network, somebod
 def test_a_run_on_another_machine_is_left_alone_as_long_as_it_gives_signs_of_life(many, network):
     focam.compute_cam(many[:5], network)
     run = focam.load_run(many, "cam")
-    process = {"host": "elsewhere", "pid": 1, "started": 0.0, "token": "theirs"}
+    process = Process(host="elsewhere", pid=1, started=0.0, token="theirs")
     from datetime import datetime, timedelta, timezone
 
     now = datetime.now(timezone.utc)
@@ -200,7 +201,7 @@ def test_a_run_on_another_machine_is_left_alone_as_long_as_it_gives_signs_of_lif
     with pytest.raises(focam.RunError, match="is being computed by process 1 on elsewhere"):
         focam.compute_cam(many, network)
     run.update(alive_at=(now - timedelta(seconds=700)).isoformat())
-    assert focam.compute_cam(many, network).counts["computed"] == 600
+    assert focam.compute_cam(many, network).counts.computed == 600
     check(many, foreign(many))
 
 

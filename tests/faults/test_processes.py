@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 import fiftyone_cam as focam
+from fiftyone_cam.runs.record import Counts
 from tests.helpers.networks import write_photos
 from tests.helpers.processes import NAMES, Child, check, classifier, foreign, wait_for
 
@@ -52,7 +53,7 @@ def test_kill_9_at_twenty_random_moments(many):
             assert done >= kept, "what was computed is gone"
             kept = done
             run = focam.load_run(many, "cam")
-            assert run.counts["computed"] == done, "the record says another number than there is"
+            assert run.counts.computed == done, "the record says another number than there is"
             assert run.status == ("complete" if status == 0 else "interrupted") or (run.complete and done == 2000)
         if kept == 2000:
             focam.delete_run(many, "cam")
@@ -61,7 +62,7 @@ def test_kill_9_at_twenty_random_moments(many):
     for child in waiting:
         child.kill()
     run = focam.compute_cam(many, classifier())
-    assert run.counts == {"samples": 2000, "computed": 2000, "failed": 0, "new": 2000 - kept}
+    assert run.counts == Counts(samples=2000, computed=2000, failed=0, new=2000 - kept)
     check(many, before)
 
 
@@ -80,8 +81,8 @@ def test_a_signal_ends_it_with_what_was_computed_written_and_says_where(many, nu
     assert f"run 'cam' stopped ({'KeyboardInterrupt' if number == signal.SIGINT else 'Terminated'}" in complaint
     assert f": {done:,} of 2,000 samples are done and safe; the same call goes on from there" in complaint
     run = focam.load_run(many, "cam")
-    assert (run.status, run.counts["computed"], run.complete) == ("interrupted", done, False)
-    assert focam.compute_cam(many, classifier()).counts["new"] == 2000 - done
+    assert (run.status, run.counts.computed, run.complete) == ("interrupted", done, False)
+    assert focam.compute_cam(many, classifier()).counts.new == 2000 - done
     check(many, before)
 
 
@@ -135,5 +136,5 @@ def test_the_second_is_refused_while_the_first_lives_and_takes_over_when_it_is_g
     assert "interrupted" in str(focam.load_run(many, "cam"))
     first.kill()
     assert focam.load_run(many, "cam").status == "interrupted"
-    assert focam.compute_cam(many, classifier()).counts["computed"] == 2000
+    assert focam.compute_cam(many, classifier()).counts.computed == 2000
     check(many, before)

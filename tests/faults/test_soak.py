@@ -22,6 +22,7 @@ import pytest
 
 import fiftyone_cam as focam
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.runs.record import Counts
 from tests.helpers.networks import Brightness, write_photos
 
 SAMPLES = int(os.environ.get("FIFTYONE_CAM_SOAK", "600"))
@@ -85,7 +86,7 @@ def test_ten_runs_and_deletions_leave_nothing_behind(dataset, tmp_path, monkeypa
         if number:
             began = time.monotonic()
             run = focam.compute_cam(dataset, classifier, "soak", ground_truth="ground_truth", progress=False)
-            assert run.counts == {"samples": SAMPLES, "computed": SAMPLES, "failed": 0, "new": SAMPLES}
+            assert run.counts == Counts(samples=SAMPLES, computed=SAMPLES, failed=0, new=SAMPLES)
             assert dataset.count("soak_heatmap") == SAMPLES
             focam.delete_run(dataset, "soak")
             usages.append(Usage.now(dataset, temporary))

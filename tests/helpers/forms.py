@@ -11,6 +11,7 @@ from fiftyone.operators.executor import ExecutionContext, ValidationContext
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.heatmaps import field_schema
+from fiftyone_cam.runs.record import CamRecord, ClassifierRecord, Counts, Settings
 
 
 def form(operator: type[Any], dataset: fo.Dataset, **params: Any) -> dict[str, Any]:
@@ -35,15 +36,15 @@ def _resolved(
     return found, ValidationContext(context, resolved, instance)
 
 
-def a_run(dataset: fo.Dataset, key: str = "cam", **settings: Any) -> CamRun:
+def a_run(dataset: fo.Dataset, key: str = "cam", contrast: bool = False, **settings: Any) -> CamRun:
     """A run as the SDK registers it, without computing anything."""
-    record = {
-        "classifier": {"source": "lite", "model": "efficientnet_lite0", "classes": ["cat", "dog"], "sha256": "0"},
-        "settings": {"ground_truth": None, "class_map": None, "precision": "float32", "top_k": 1, **settings},
-        "counts": {"samples": 2, "computed": 2, "failed": 0, "new": 2},
-        "status": "complete",
-    }
+    record = CamRecord(
+        classifier=ClassifierRecord(source="lite", model="efficientnet_lite0", classes=["cat", "dog"], sha256="0"),
+        settings=Settings(**settings),
+        counts=Counts(samples=2, computed=2, new=2),
+        status="complete",
+    )
     run = catalog.register(dataset, key, record)
-    for name, kwargs in field_schema(1, contrast=False).items():
+    for name, kwargs in field_schema(1, contrast=contrast).items():
         run.claim_field(name, **kwargs)
     return run

@@ -29,7 +29,7 @@ import json, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs the tests may have it ignored, and so its children
 import fiftyone as fo, fiftyone_cam as focam
 from tests.helpers.processes import classifier
-from fiftyone_cam import compute, overlays
+from fiftyone_cam.runs.record import to_plain
 """
 
 _RUN = """
@@ -41,7 +41,7 @@ def said(bar):
 print("ready", flush=True)
 sys.stdin.readline()
 run = focam.compute_cam(dataset, network, key, progress=said, **{"batch_size": 16, **kwargs})
-print(json.dumps({"counts": run.counts, "status": run.status}), flush=True)
+print(json.dumps({"counts": to_plain(run.counts), "status": run.status}), flush=True)
 """
 
 _SERVANT = """
@@ -151,10 +151,10 @@ def check(dataset: fo.Dataset, before: dict[Any, dict[str, Any]], *keys: str) ->
         assert all((heat is None) != (error is None) for heat, error in zip(heatmaps, errors, strict=True))
         assert run.complete
         assert run.status == "complete"
-        assert run.record["process"] is None
-        assert run.counts["samples"] == len(dataset)
-        assert run.counts["computed"] == len(found)
-        assert run.counts["failed"] == len(errors) - errors.count(None) == sum(run.failures.values())
+        assert run.record.process is None
+        assert run.counts.samples == len(dataset)
+        assert run.counts.computed == len(found)
+        assert run.counts.failed == len(errors) - errors.count(None) == sum(run.failures.values())
         assert dataset.count(f"{key}_prediction") == len(found)
         assert 0 < run.certificate <= 1e-5
     registered = foo.get_db_conn()["runs"].count_documents({"_dataset_id": dataset._doc.id})

@@ -14,6 +14,7 @@ from fiftyone_cam.dataset import bulk
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.heatmaps import ERROR, field_schema, sample_documents
+from fiftyone_cam.runs.record import CamRecord, ClassifierRecord, Counts, Settings
 
 
 class Made(NamedTuple):
@@ -38,18 +39,13 @@ def made_run(
     top_k: int = 1,
 ) -> CamRun:
     """A complete run with a map for each sample id; None for a sample whose image could not be read."""
-    record = {
-        "classifier": {"classes": list(classes), "model": "made", "source": "test", "sha256": "0" * 64},
-        "settings": {
-            "ground_truth": ground_truth,
-            "class_map": dict(class_map) if class_map else None,
-            "precision": "float32",
-            "top_k": top_k,
-        },
-        "counts": {"samples": len(made), "computed": sum(m is not None for m in made.values()), "failed": 0, "new": 0},
-        "revision": 1,
-        "status": "complete",
-    }
+    record = CamRecord(
+        classifier=ClassifierRecord(classes=list(classes), model="made", source="test", sha256="0" * 64),
+        settings=Settings(ground_truth=ground_truth, class_map=dict(class_map) if class_map else None, top_k=top_k),
+        counts=Counts(samples=len(made), computed=sum(m is not None for m in made.values())),
+        revision=1,
+        status="complete",
+    )
     run = catalog.register(dataset, key, record)
     for name, kwargs in field_schema(top_k, contrast=False).items():
         run.claim_field(name, **kwargs)

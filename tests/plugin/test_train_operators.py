@@ -145,7 +145,7 @@ def test_the_form_trains_as_python_does_and_shows_the_loss(stripes: fo.Dataset, 
     assert focam.load_classifier(out).fingerprint == by_python.fingerprint
     training = catalog.load_training(stripes, "form")
     said = last["results"]["summary"]
-    assert f"**{training.metrics['accuracy']:.1%}**" in said
+    assert f"**{training.metrics.accuracy:.1%}**" in said
     assert "16 samples; 4 validate" in said
 
     # it ends with an offer, and what that opens can be computed as it is
@@ -183,7 +183,7 @@ def test_a_bar_shows_the_loss_and_a_delegated_run_records_it(
     list(TrainGapClassifier().execute(ctx))
     assert any("loss " in progress.label for progress in recorded), recorded
     assert recorded[-1].progress == 1
-    assert catalog.load_training(stripes, "delegated").record["status"] == "complete"
+    assert catalog.load_training(stripes, "delegated").record.status == "complete"
 
 
 def test_what_python_schedules_is_what_it_would_do_at_once(stripes: fo.Dataset, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_what_stops_a_training_reaches_the_prompt(stripes: fo.Dataset, tmp_path:
     typed = {"ground_truth": "ground_truth", "out_dir": str(tmp_path / "out"), **QUICK, "learning_rate": 1e30}
     with pytest.raises(TrainingError, match="lower learning rate"):
         run(TrainGapClassifier(), stripes, **typed)
-    assert "the loss became" in catalog.load_training(stripes, "out").record["stopped_by"]
+    assert "the loss became" in catalog.load_training(stripes, "out").record.stopped_by
 
 
 def test_architectures_that_the_form_offers_can_be_built() -> None:

@@ -26,9 +26,10 @@ from fiftyone_cam.core.errors import TrainingError
 from fiftyone_cam.core.explain import prepare
 from fiftyone_cam.core.preprocessing import CenterCrop, Preprocessing, Resize
 from fiftyone_cam.core.results import Item
+from fiftyone_cam.runs.record import Epoch
 from fiftyone_cam.training.loop import Settings, fit, learning_rate
 from fiftyone_cam.training.pictures import Features, Memory, Pictures, augmentation, stratified
-from fiftyone_cam.training.progress import Clock, Epoch, Progress, best_epoch
+from fiftyone_cam.training.progress import Clock, Progress, best_epoch
 from tests.helpers.networks import tiny_gap, write_photos
 
 SMALL = Preprocessing((Resize(short=32), CenterCrop((32, 32))))

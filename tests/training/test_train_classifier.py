@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import fiftyone as fo
@@ -24,6 +25,7 @@ from fiftyone_cam.core.image import read_image
 from fiftyone_cam.networks import build
 from fiftyone_cam.networks.small_gap_net import SmallGapNet
 from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs.record import to_plain
 from fiftyone_cam.training.progress import Clock, Progress
 from fiftyone_cam.training.record import checkpoints
 from fiftyone_cam.training.train_classifier import train_classifier
@@ -86,7 +88,7 @@ def test_the_checkpoint_is_the_classifier_and_nothing_in_it_is_pickled(trained):
         "ground_truth",
     )
     assert len(found["history"]) == 3
-    assert found["metrics"] == catalog.load_training(dataset, "stripes").metrics
+    assert found["metrics"] == to_plain(catalog.load_training(dataset, "stripes").metrics)
 
 
 def test_the_run_is_of_its_own_kind_with_fiftyones_own_evaluation(trained):
@@ -96,8 +98,8 @@ def test_the_run_is_of_its_own_kind_with_fiftyones_own_evaluation(trained):
     assert catalog.list_trainings(dataset) == ["stripes"]
     assert checkpoints(dataset) == {"stripes": out}
     run = catalog.load_training(dataset, "stripes")
-    assert run.record["status"] == "complete"
-    assert [epoch["epoch"] for epoch in run.history] == [1, 2, 3]
+    assert run.record.status == "complete"
+    assert [epoch.epoch for epoch in run.history] == [1, 2, 3]
 
     validation = dataset.match(F("stripes_split") == "validation")
     assert (len(validation), dataset.count_values("stripes_split")) == (8, {"train": 32, "validation": 8})
@@ -107,15 +109,15 @@ def test_the_run_is_of_its_own_kind_with_fiftyones_own_evaluation(trained):
         == sample.stripes_prediction.label
         for sample in validation
     ]
-    assert run.metrics["accuracy"] == np.mean(right)
-    assert run.metrics["accuracy"] == run.history[run.record["epoch"] - 1]["validation_accuracy"]
+    assert run.metrics.accuracy == np.mean(right)
+    assert run.metrics.accuracy == run.history[run.record.epoch - 1].validation_accuracy
     results = dataset.load_evaluation_results(run.evaluation)
     assert results.metrics()["accuracy"] == pytest.approx(np.mean(right))
     assert validation.values(run.evaluation) == right
     assert dataset.get_evaluation_info(run.evaluation).config.type == "classification"
     text = str(run)
     assert "32 to train, 8 to validate" in text
-    assert f"best         epoch {run.record['epoch']}" in text
+    assert f"best         epoch {run.record.epoch}" in text
 
 
 def test_maps_of_the_trained_network_are_certified(trained):
@@ -156,7 +158,7 @@ def test_another_dataset_with_the_same_photos_gets_its_evaluation_without_traini
     assert again.fingerprint == classifier.fingerprint
     assert {progress.stage for progress in stages} == {"evaluating"}
     run = catalog.load_training(other, "stripes")
-    assert (run.metrics, len(run.history), run.record["status"]) == (metrics, 3, "complete")
+    assert (run.metrics, len(run.history), run.record.status) == (metrics, 3, "complete")
     other.delete()
 
 
@@ -192,7 +194,7 @@ train_classifier(
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     stripes.reload()
     run = catalog.load_training(stripes, "killed")
-    assert (run.record["status"], len(run.history)) == ("running", 1)
+    assert (run.record.status, len(run.history)) == ("running", 1)
     assert not details(tmp_path / "killed")["complete"]
     focam.load_classifier(tmp_path / "killed")  # usable already
 
@@ -200,7 +202,7 @@ train_classifier(
     train_classifier(stripes, "ground_truth", tmp_path / "whole", **QUICK)
     assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
     killed_history, whole_history = (
-        [{**epoch, "seconds": 0} for epoch in catalog.load_training(stripes, key).history]
+        [replace(epoch, seconds=0) for epoch in catalog.load_training(stripes, key).history]
         for key in ("killed", "whole")
     )
     assert killed_history == whole_history
@@ -218,14 +220,14 @@ def test_what_the_progress_callback_raises_stops_it_and_it_can_go_on(stripes, tm
     with pytest.raises(InterruptedError):
         train_classifier(stripes, "ground_truth", tmp_path / "out", progress=cancel, **QUICK)
     run = catalog.load_training(stripes, "out")
-    assert (run.record["status"], run.record["stopped_by"]) == ("stopped", "InterruptedError: cancelled")
+    assert (run.record.status, run.record.stopped_by) == ("interrupted", "InterruptedError: cancelled")
     seen: list[Progress] = []
     train_classifier(stripes, "ground_truth", tmp_path / "out", progress=seen.append, **QUICK)
     assert min(progress.epoch for progress in seen if progress.epoch) == 2
     assert [progress.stage for progress in seen][-1] == "evaluating"
     assert all(0 <= progress.done <= 1 for progress in seen)
     run = catalog.load_training(stripes, "out")
-    assert (run.record["status"], run.record["stopped_by"]) == ("complete", None)
+    assert (run.record.status, run.record.stopped_by) == ("complete", None)
 
 
 # snapshots, frozen backbones, given weights
@@ -242,7 +244,7 @@ def test_snapshots_are_checkpoints_of_their_epochs(stripes, tmp_path):
         assert focam.load_classifier(folder).network.head.error < 1e-5
         assert details(folder)["epoch"] == epoch
     assert not same(weights(out / "epoch_1"), weights(out / "epoch_3"))
-    best = run.record["epoch"]
+    best = run.record.epoch
     if best in run.snapshots:
         assert same(weights(out), weights(run.snapshots[best]))
 
@@ -258,8 +260,8 @@ def test_a_frozen_backbone_keeps_every_weight_but_the_last_layers(dataset, tmp_p
     changed = {name for name in found if found[name].shape != given[name].shape or not found[name].equal(given[name])}
     assert changed == {"_fc.weight", "_fc.bias"}
     run = catalog.load_training(dataset, "out")
-    assert run.metrics["accuracy"] == run.history[run.record["epoch"] - 1]["validation_accuracy"]
-    assert run.metrics["accuracy"] >= 0.75  # stripes are easy
+    assert run.metrics.accuracy == run.history[run.record.epoch - 1].validation_accuracy
+    assert run.metrics.accuracy >= 0.75  # stripes are easy
     assert classifier.network.preprocessing.mean == pytest.approx((127 / 255,) * 3)
 
 
@@ -294,7 +296,7 @@ def test_a_split_by_tags_or_by_a_field_is_the_one_that_they_say(stripes, tmp_pat
         train_classifier(stripes, "ground_truth", tmp_path / key, split=split, **quick)
         parts = [part for _, part in zip(range(40), ["train", "validation", None] * 14, strict=False)]
         assert stripes.values(f"{key}_split") == parts
-        assert catalog.load_training(stripes, key).counts["outside"] == 13
+        assert catalog.load_training(stripes, key).counts.outside == 13
 
 
 @pytest.mark.parametrize(
@@ -322,8 +324,8 @@ def test_missing_labels_lone_samples_and_broken_files_are_counted_and_left_out(s
     classifier = train_classifier(stripes, "ground_truth", tmp_path / "out", **QUICK)
     assert classifier.classes == ("lone", "narrow", "wide")
     run = catalog.load_training(stripes, "out")
-    assert (run.counts["samples"], run.counts["unlabelled"], run.counts["failed"]) == (44, 3, 2)
-    assert run.record["untested"] == ["lone"]
+    assert (run.counts.samples, run.counts.unlabelled, run.counts.failed) == (44, 3, 2)
+    assert run.record.untested == ["lone"]
     assert "no validation samples: lone" in caplog.text
     stored = dict(zip(*stripes.exists("out_error").values(["id", "out_error"]), strict=True))
     assert stored == reasons
@@ -342,7 +344,7 @@ def test_validation_samples_of_a_class_that_is_not_trained_are_left_out(stripes,
     classifier = train_classifier(stripes, "ground_truth", tmp_path / "out", split="tags", **QUICK)
     assert classifier.classes == ("narrow", "wide")
     counts = catalog.load_training(stripes, "out").counts
-    assert (counts["unknown"], counts["validation"]) == (2, 10)
+    assert (counts.unknown, counts.validation) == (2, 10)
 
 
 @pytest.mark.parametrize(
@@ -476,8 +478,8 @@ def test_a_loss_that_is_no_number_is_told_on_the_run(stripes, tmp_path):
     with pytest.raises(TrainingError, match="lower learning rate than 1e"):
         train_classifier(stripes, "ground_truth", tmp_path / "out", learning_rate=1e30, **QUICK)
     run = catalog.load_training(stripes, "out")
-    assert run.record["status"] == "stopped"
-    assert "the loss became" in run.record["stopped_by"]
+    assert run.record.status == "interrupted"
+    assert "the loss became" in run.record.stopped_by
     assert "stopped by" in str(run)
 
 
@@ -542,7 +544,7 @@ def test_frozen_lite0_tells_cats_from_dogs(data, tmp_path):
     )
     classifier = train_classifier(train, "ground_truth", tmp_path / "cats_dogs", freeze="backbone")
     run = focam.compute_cam(test, classifier, key="cam", ground_truth="ground_truth", progress=False)
-    assert run.record["accuracy"] >= 0.95
+    assert run.record.accuracy >= 0.95
     assert run.certificate < 1e-5
     for dataset in photos.values():
         dataset.delete()

@@ -55,15 +55,14 @@ class AuditAttention(foo.Operator):
         if problem:
             forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
             return types.Property(inputs, view=view)
-        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts['computed']:,} maps")
+        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts.computed:,} maps")
         if run is None:
             return types.Property(inputs, view=view)
 
-        settings = run.record["settings"]
         truths, written = forms.label_fields(ctx.dataset), forms.written(ctx.dataset)
         places = [path for path in place_fields(ctx.dataset) if path not in written]
 
-        default = settings.get("ground_truth")
+        default = run.record.settings.ground_truth
         inputs.str(
             "ground_truth",
             label="Ground truth",
@@ -109,13 +108,13 @@ class AuditAttention(foo.Operator):
         )
         inputs.view_target(ctx, action_description="Audit", require_flat=True)
 
-        before = run.record.get("audit")
+        before = run.record.audit
         if before:
-            against = ", ".join(before["objects"]) or "no objects"
+            against = ", ".join(before.objects) or "no objects"
             forms.notice(
                 inputs,
                 "replaces",
-                f"Takes the place of the audit of {before['audited_at'][:16].replace('T', ' ')} UTC against {against}",
+                f"Takes the place of the audit of {before.audited_at[:16].replace('T', ' ')} UTC against {against}",
             )
         return types.Property(inputs, view=view)
 
@@ -151,7 +150,7 @@ class AuditAttention(foo.Operator):
 def _class_map(inputs: types.Object, ctx: Any, run: CamRun) -> None:
     """The translation of classes, and what would not match, before anything runs."""
     params = ctx.params
-    stored = run.record["settings"].get("class_map")
+    stored = run.record.settings.class_map
     prop = inputs.str(
         "class_map",
         label="Translation of classes",
@@ -230,22 +229,22 @@ def object_labels(typed: Any) -> Mapping[str, Sequence[str]] | list[str] | None:
 def summary(report: AuditReport) -> str:
     """What an audit found, in Markdown."""
     plain, record, table = forms.plain, report.record, report.classes
-    lines = [f"- {plain(note)}" for note in record["notes"]]
+    lines = [f"- {plain(note)}" for note in record.notes]
     if table and table[-1].inside is not None and table[-1].area is not None:
         lines.append(
             f"- **{table[-1].inside:.1%}** of the positive evidence lies on the object, which covers "
             f"{table[-1].area:.1%} of what was seen"
         )
-    if record["verdict"]:
+    if record.verdict:
         counts = report.verdicts
         judged = max(1, sum(counts.values()))
         lines.append("- " + ", ".join(f"**{n:,}** {word} ({n / judged:.1%})" for word, n in counts.items()))
         lines += [f"- {n:,} without a verdict: {plain(reason)}" for reason, n in report.unjudged.items()]
-    elif not record["objects"]:
+    elif not record.objects:
         lines.append("- No objects, so no verdicts: how the evidence is spread was measured")
-    regions = [row for row in report.regions if row.label is None][:5] if record["objects"] else []
+    regions = [row for row in report.regions if row.label is None][:5] if record.objects else []
     if regions and regions[0].samples:
-        who = "wrong predictions look at" if record["ground_truth"] else "predictions look at"
+        who = "wrong predictions look at" if record.ground_truth else "predictions look at"
         seen = ", ".join(f"{plain(row.region)} {row.share:.1%}" for row in regions)
         lines.append(f"- What {regions[0].samples:,} {who}: {seen}")
     lines.append("\nThe panel **CAM audit** (the + beside Samples) shows it; it counts what is in the view.")

@@ -53,7 +53,7 @@ class CompareCamRuns(foo.Operator):
         if problem:
             forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
             return types.Property(inputs, view=view)
-        found = {key: catalog.load_run(ctx.dataset, key).record["classifier"]["model"] for key in keys}
+        found = {key: catalog.load_run(ctx.dataset, key).record.classifier.model for key in keys}
         inputs.enum("before", keys, label="Before", default=keys[0], required=True, view=forms.choices(found))
         prop = inputs.enum("after", keys, label="After", default=keys[-1], required=True, view=forms.choices(found))
         before, after = ctx.params.get("before") or keys[0], ctx.params.get("after") or keys[-1]

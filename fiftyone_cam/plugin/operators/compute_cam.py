@@ -210,20 +210,20 @@ def _words(run: CamRun) -> str:
     """A run's summary, in Markdown."""
     record, counts, plain = run.record, run.counts, forms.plain
     lines = [
-        f"**{plain(record['classifier']['model'])}** on {counts['samples']:,} samples: **{counts['computed']:,}** "
-        f"have a map ({counts['new']:,} new), {counts['failed']:,} failed"
+        f"**{plain(record.classifier.model)}** on {counts.samples:,} samples: **{counts.computed:,}** "
+        f"have a map ({counts.new:,} new), {counts.failed:,} failed"
     ]
-    if record.get("accuracy") is not None:
-        lines.append(f"Accuracy **{record['accuracy']:.1%}** against {plain(record['settings']['ground_truth'])}")
-        if record.get("unknown_labels"):
-            lines.append(f"{record['unknown_labels']:,} more samples have a true label that is none of the classes")
+    if record.accuracy is not None:
+        lines.append(f"Accuracy **{record.accuracy:.1%}** against {plain(record.settings.ground_truth or '')}")
+        if record.unknown_labels:
+            lines.append(f"{record.unknown_labels:,} more samples have a true label that is none of the classes")
     lines += [f"{count:,} failed: {plain(reason)}" for reason, count in run.failures.items()]
-    if counts["computed"]:
+    if counts.computed:
         lines.append(f"Certificate {run.certificate:.1e}: the largest relative difference between a map and its logit")
-    timing = record.get("timing") or {}
-    if timing.get("images") and counts["new"]:
-        speed = timing["images"] / timing["seconds"]
-        lines.append(f"{speed:,.1f} images/s on {timing['device']}, {work.duration(timing['seconds'])}")
+    timing = record.timing
+    if timing is not None and timing.images and counts.new:
+        speed = timing.images / timing.seconds
+        lines.append(f"{speed:,.1f} images/s on {timing.device}, {work.duration(timing.seconds)}")
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -46,14 +46,14 @@ class DeleteCamRun(foo.Operator):
             return types.Property(inputs, view=view)
         run = forms.existing_run(inputs, ctx.dataset, ctx.params, _described, with_trainings=True)
         if run is not None:
-            owned = {"fields": list(run.fields), "saved views": run.record["views"]}
+            owned = {"fields": list(run.fields), "saved views": run.record.views}
             if isinstance(run, TrainingRun):
-                owned["evaluation"] = [run.evaluation] if run.record["evaluated"] else []
+                owned["evaluation"] = [run.evaluation] if run.record.evaluated else []
             lines = [
                 f"- {what}: {', '.join(forms.plain(name) for name in names)}" for what, names in owned.items() if names
             ]
             if isinstance(run, TrainingRun):
-                lines += ["", f"The checkpoint in {forms.plain(run.record['out_dir'])} stays."]
+                lines += ["", f"The checkpoint in {forms.plain(run.record.out_dir)} stays."]
             inputs.md("\n".join(["This deletes for good:", "", *lines]), name="owned")
         return types.Property(inputs, view=view)
 
@@ -76,4 +76,4 @@ class DeleteCamRun(foo.Operator):
 
 
 def _described(run: CamRun) -> str:
-    return "a training" if isinstance(run, TrainingRun) else f"{run.counts['computed']:,} maps"
+    return "a training" if isinstance(run, TrainingRun) else f"{run.counts.computed:,} maps"

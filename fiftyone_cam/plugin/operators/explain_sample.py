@@ -69,7 +69,7 @@ class ExplainSample(foo.Operator):
             forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
             return types.Property(inputs, view=view)
 
-        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: run.record["classifier"]["model"])
+        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: run.record.classifier.model)
         if run is None:
             return types.Property(inputs, view=view)
         prop = inputs.str(
@@ -87,7 +87,7 @@ class ExplainSample(foo.Operator):
             inputs.str(
                 "classifier",
                 label="Classifier",
-                description=f"The record of run {run.key} does not say where {run.record['classifier']['model']} was "
+                description=f"The record of run {run.key} does not say where {run.record.classifier.model} was "
                 "loaded from: a name, a checkpoint folder, or a file",
                 required=True,
             )
@@ -107,7 +107,7 @@ class ExplainSample(foo.Operator):
                 (named, {"classes": run.classes}) if named else model_sources.of_record(run.record) or ("", {})
             )
             classifier = model_sources.load(source, kwargs, ctx.secret)
-            if classifier.fingerprint != run.record["classifier"]["sha256"]:
+            if classifier.fingerprint != run.record.classifier.sha256:
                 raise SourceError(
                     f"{source} has other weights than the classifier of run {run.key!r}: "
                     "expected the same, since their maps are compared"
@@ -157,7 +157,7 @@ def picture(run: CamRun, heat: fo.Heatmap, filepath: str) -> str:
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     photo = cv2.resize(whole, size, interpolation=cv2.INTER_AREA).astype(whole.dtype)
     evidence = signed_map(heat, photo.shape[:2])
-    scale = run.record.get("scale") or float(evidence.max())
+    scale = run.record.scale or float(evidence.max())
     picture = blend(photo, evidence, heat["seen"], scale, "inferno", 0.6)
     jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
@@ -173,9 +173,7 @@ def _sample_id(ctx: Any) -> str | None:
 def _suggestion(dataset: fo.Dataset, sample_id: str, run: CamRun) -> str | None:
     """The class to ask about first: the true one of a wrong prediction, otherwise the predicted one."""
     sample = dataset[sample_id]
-    found = [
-        sample.get_field(path) for path in (run.record["settings"].get("ground_truth"), run.field("prediction")) if path
-    ]
+    found = [sample.get_field(path) for path in (run.record.settings.ground_truth, run.field("prediction")) if path]
     labels = [label.label for label in found if label is not None and label.label in run.classes]
     return labels[0] if labels else None
 

@@ -62,7 +62,7 @@ class ExportOverlays(foo.Operator):
         if problem:
             forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
             return types.Property(inputs, view=view)
-        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts['computed']:,} maps")
+        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts.computed:,} maps")
         if run is None:
             return types.Property(inputs, view=view)
         default = forms.folder("overlays", ctx.dataset) / run.key

@@ -45,7 +45,7 @@ class LocalizeFromCam(foo.Operator):
         if problem:
             forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
             return types.Property(inputs, view=view)
-        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts['computed']:,} maps")
+        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts.computed:,} maps")
         if run is None:
             return types.Property(inputs, view=view)
         inputs.float(
@@ -57,9 +57,9 @@ class LocalizeFromCam(foo.Operator):
             max=1,
         )
         inputs.view_target(ctx, action_description="Localize on", require_flat=True)
-        before = run.record.get("localization")
+        before = run.record.localization
         if before:
-            text = f"Takes the place of the boxes of threshold {before['threshold']:g} in {run.field('boxes')}"
+            text = f"Takes the place of the boxes of threshold {before.threshold:g} in {run.field('boxes')}"
             forms.notice(inputs, "replaces", text)
         return types.Property(inputs, view=view)
 

@@ -329,16 +329,18 @@ def words(run: training_run.TrainingRun) -> str:
     record, counts, plain = run.record, run.counts, forms.plain
     last = run.history[-1]
     left_out = {
-        "without a label": counts["unlabelled"],
-        "in neither part": counts["outside"],
-        "of classes without training samples": counts["unknown"],
-        "unreadable": counts["failed"],
+        "without a label": counts.unlabelled,
+        "in neither part": counts.outside,
+        "of classes without training samples": counts.unknown,
+        "unreadable": counts.failed,
     }
+    measured = ""
+    if (metrics := run.metrics) is not None:
+        measured = f"accuracy **{metrics.accuracy:.1%}**, mean of the classes {metrics.balanced_accuracy:.1%}; "
     lines = [
-        f"**{plain(record['training']['arch'])}** learned {len(run.classes):,} classes from {counts['train']:,} "
-        f"samples; {counts['validation']:,} validate",
-        f"Best is epoch {record['epoch']} of {last['epoch']}: accuracy **{run.metrics['accuracy']:.1%}**, mean of the "
-        f"classes {run.metrics['balanced_accuracy']:.1%}; loss {last['loss']:.3f} in the last epoch",
+        f"**{plain(record.training['arch'])}** learned {len(run.classes):,} classes from {counts.train:,} "
+        f"samples; {counts.validation:,} validate",
+        f"Best is epoch {record.epoch} of {last.epoch}: {measured}loss {last.loss:.3f} in the last epoch",
         *(f"{count:,} left out: {what}" for what, count in left_out.items() if count),
         *(f"{count:,} x {plain(reason)}" for reason, count in run.failures.items()),
         f"The checkpoint: {plain(str(run.checkpoint))}",

@@ -188,23 +188,23 @@ class AuditPanel(foo.Panel):
     def _count(self, ctx: Any, base: fo.DatasetView, key: str) -> None:
         state, data = ctx.panel.state, ctx.panel.data
         data.clear()  # what is set is merged into what was there, trace by trace
-        record = catalog.load_run(base, key).record["audit"]
-        state.audited_at = record["audited_at"]
+        record = audit_report.load_audit(base, key).record
+        state.audited_at = record.audited_at
         table = audit_report.class_table(base, key)
         *rows, total = table
         verdicts = {word: getattr(total, word) for word in audit_report.VERDICTS}
-        body: dict[str, Any] = {"samples": total.samples, "verdict": bool(record["verdict"])}
-        if record["verdict"]:
+        body: dict[str, Any] = {"samples": total.samples, "verdict": record.verdict}
+        if record.verdict:
             body.update(verdicts=verdicts, unjudged=audit_report.unjudged_counts(base, key))
         body.update(classes=len(rows), accuracy=total.accuracy, inside=total.inside, area=total.area)
         state.classes = [row.label for row in rows[:CLASSES]]
         data.classes = [_row(row) for row in [*rows[:CLASSES], total]]
 
-        if record["objects"]:
+        if record.objects:
             points, audited = audit_report.scatter(base, key, POINTS)
             data.scatter = plots.points(points)
             body.update(points=len(points), audited=audited)
-            correct = False if record["ground_truth"] else None
+            correct = False if record.ground_truth else None
             regions = audit_report.region_table(base, key, correct)
             if not regions and correct is False:  # nothing wrong in view: then what all look at
                 correct, regions = None, audit_report.region_table(base, key, None)
@@ -399,8 +399,8 @@ def _heading(panel: types.Object, name: str, title: str, about: str) -> None:
 def _audited_at(dataset: fo.Dataset, key: str) -> str | None:
     if key not in catalog.list_runs(dataset):
         return None
-    audit = catalog.load_run(dataset, key).record.get("audit")
-    return audit and audit["audited_at"]
+    audit = catalog.load_run(dataset, key).record.audit
+    return None if audit is None else audit.audited_at
 
 
 def _stages(view: fo.DatasetView) -> list[dict[str, Any]]:
