@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,3 +87,26 @@ def dataset() -> Iterator[object]:
     yield dataset
     if not dataset.deleted:
         dataset.delete()
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Any:
+    """A small random network of three classes."""
+    import fiftyone_cam as focam
+    from tests.helpers.networks import NAMES, SQUARE, tiny_gap
+
+    return focam.load_classifier(tiny_gap(), NAMES, preprocessing=SQUARE)
+
+
+@pytest.fixture()
+def photos(dataset: Any, tmp_path: Path) -> Any:
+    """Twelve photos, labelled in turn with the classes of ``classifier``."""
+    import fiftyone as fo
+
+    from tests.helpers.networks import NAMES, write_photos
+
+    paths = write_photos(tmp_path, 12)
+    dataset.add_samples(
+        [fo.Sample(filepath=p, ground_truth=fo.Classification(label=NAMES[i % 3])) for i, p in enumerate(paths)]
+    )
+    return dataset

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import fiftyone as fo
@@ -18,40 +12,15 @@ import numpy as np
 import pytest
 import torch
 from fiftyone import ViewField as F
+from PIL import Image
 
 import fiftyone_cam as focam
 from fiftyone_cam.core import compilation, network
 from fiftyone_cam.core.preprocessing import CenterCrop, Preprocessing, Resize
-from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.engines import local
-from fiftyone_cam.runs import cam_run
-from fiftyone_cam.runs.cam_run import where_the_time_went
-from fiftyone_cam.runs.record import Counts, Process, Settings, to_plain
-from tests.helpers.networks import Brightness, tiny_gap, write_photos
-
-NAMES = ["cat", "dog", "fish"]
-SQUARE = Preprocessing((Resize(size=(64, 64)),))
-
-
-@pytest.fixture(scope="module")
-def classifier() -> focam.Classifier:
-    return focam.load_classifier(tiny_gap(), NAMES, preprocessing=SQUARE)
-
-
-@pytest.fixture()
-def photos(dataset, tmp_path) -> fo.Dataset:
-    """Twelve photos, labelled in turn."""
-    paths = write_photos(tmp_path, 12)
-    dataset.add_samples(
-        [fo.Sample(filepath=p, ground_truth=fo.Classification(label=NAMES[i % 3])) for i, p in enumerate(paths)]
-    )
-    return dataset
-
-
-def snapshot(dataset, field: str) -> dict[str, object]:
-    """The stored bytes and numbers of a field, by sample."""
-    documents = dataset._sample_collection.find({}, {field: True})
-    return {str(d["_id"]): {k: v for k, v in (d.get(field) or {}).items() if k != "_id"} for d in documents}
+from fiftyone_cam.runs.record import Counts, Settings, to_plain
+from tests.helpers.networks import NAMES, SQUARE, Brightness, tiny_gap, write_photos
+from tests.helpers.stored_runs import snapshot
 
 
 def test_what_is_stored_restores_the_logit(photos, classifier):
@@ -62,7 +31,7 @@ def test_what_is_stored_restores_the_logit(photos, classifier):
     for sample in photos:
         heat, prediction = sample.cam_heatmap, sample.cam_prediction
         with torch.no_grad(), classifier.network.evaluating():
-            image = torch.from_numpy(np.asarray(_open(sample.filepath)).copy()).permute(2, 0, 1)
+            image = torch.from_numpy(np.array(Image.open(sample.filepath).convert("RGB"))).permute(2, 0, 1)
             batch = SQUARE.normalize(SQUARE.apply(image)[None])
             logits = classifier.network.module(batch)[0]  # the bare network, nothing of ours around it
         best = int(logits.argmax())
@@ -85,12 +54,6 @@ def test_what_is_stored_restores_the_logit(photos, classifier):
     predicted, true = photos.values(["cam_prediction.label", "ground_truth.label"])
     assert run.record.accuracy == pytest.approx(np.mean(np.array(predicted) == np.array(true)))
     assert len(photos.match(F("cam_prediction.label") != F("ground_truth.label"))) == photos.count("cam_contrast")
-
-
-def _open(path: str):
-    from PIL import Image
-
-    return Image.open(path).convert("RGB")
 
 
 def test_no_label_is_shared_and_a_second_run_does_nothing(photos, classifier):
@@ -241,14 +204,6 @@ def test_settings_that_make_no_sense_leave_nothing_behind(photos, classifier, se
     assert not photos.list_runs()
 
 
-@pytest.mark.parametrize("wrong", ["sample", "abc", "0" * 24, None])
-def test_a_sample_that_is_none_is_named_shortly(photos, classifier, wrong):
-    focam.compute_cam(photos.limit(1), classifier)
-    with pytest.raises(focam.CamError, match=r"expected a sample's id, found|has no sample of id") as found:
-        focam.explain_sample(photos, photos.first() if wrong == "sample" else wrong, classifier)
-    assert len(str(found.value)) < 200
-
-
 def test_a_ground_truth_that_does_not_fit(photos, classifier):
     with pytest.raises(focam.FieldError, match=r"no field 'truth'.*ground_truth"):
         focam.compute_cam(photos, classifier, ground_truth="truth")
@@ -379,55 +334,6 @@ def test_a_run_is_all_that_is_needed_to_repeat_it(photos, classifier):
     assert photos.get_run_info("cam").config.method == "fiftyone_cam"
 
 
-def test_deleting_a_run_takes_all_that_it_owns_and_nothing_else(photos, classifier):
-    before = set(photos.get_field_schema()), set(photos.list_indexes())
-    run = focam.compute_cam(photos, classifier, ground_truth="ground_truth")
-    focam.compute_cam(photos, classifier, "cam_b")
-    run.save_view("wrong", photos.exists("cam_contrast"))
-    photos.save_view("cam mine", photos[:2])
-    focam.delete_run(photos, "cam")
-    assert focam.list_runs(photos) == ["cam_b"]
-    assert photos.list_saved_views() == ["cam mine"]
-    assert '"cam_heatmap"' not in photos.app_config.to_json(), "the App's settings still speak of deleted fields"
-    assert photos.count("cam_b_heatmap") == 12
-    focam.delete_run(photos, "cam_b")
-    assert (set(photos.get_field_schema()), set(photos.list_indexes())) == before
-    assert not photos._sample_collection.find_one({"cam_heatmap": {"$exists": True}})
-    with pytest.raises(focam.RunError, match=r"has no CAM run 'cam'.*compute_cam"):
-        focam.delete_run(photos, "cam")
-
-
-def test_explain_any_class_of_one_sample(photos, classifier):
-    with pytest.raises(focam.RunError, match="no CAM run"):
-        focam.explain_sample(photos, photos.first().id, classifier)
-    focam.compute_cam(photos, classifier)
-    sample = photos.skip(3).first()
-    for label in NAMES:
-        heat = focam.explain_sample(photos, sample.id, classifier, label)
-        sample.reload()
-        assert sample.cam_explained.label == label == heat.label
-        if label == sample.cam_heatmap.label:
-            np.testing.assert_allclose(sample.cam_explained.grid, sample.cam_heatmap.grid, rtol=1e-4, atol=1e-6)
-    with pytest.raises(focam.SourceError, match=r"'catt' is none of the 3 classes \(did you mean cat"):
-        focam.explain_sample(photos, sample.id, classifier, "catt")
-    focam.delete_run(photos, "cam")
-    assert not photos.has_sample_field("cam_explained")
-
-
-def test_apply_model_gives_the_same(photos, classifier):
-    Path(photos.first().filepath).write_text("no picture")
-    focam.compute_cam(photos, classifier)
-    photos.apply_model(classifier, label_field="am", batch_size=5, num_workers=0)
-    assert photos.count("am_heatmap") == 11, "one bad file cost its whole batch"
-    assert photos.values("am_prediction.label") == photos.values("cam_prediction.label")
-    for a, b in zip(photos.values("am_heatmap"), photos.values("cam_heatmap"), strict=True):
-        assert (a is None) == (b is None)
-        if a is not None:
-            np.testing.assert_allclose(a.grid, b.grid, rtol=1e-4, atol=1e-6)
-    image = np.asarray(_open(photos.last().filepath))
-    assert classifier.predict(image)["prediction"].label == photos.last().cam_prediction.label
-
-
 def test_progress_reaches_the_end(photos, classifier):
     seen = []
     focam.compute_cam(photos, classifier, progress=lambda bar: seen.append((bar.iteration, bar.total)))
@@ -452,71 +358,6 @@ def test_what_was_computed_before_an_interruption_is_kept(photos, classifier):
     assert run.counts.computed == 12
 
 
-def test_a_running_key_is_refused_and_a_dead_one_taken_over(photos, classifier):
-    run = focam.compute_cam(photos[:2], classifier)
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    import socket
-
-    import psutil
-
-    process = Process(host=socket.gethostname(), pid=child.pid, started=psutil.Process(child.pid).create_time())
-    run.update(status="running", process=process)
-    with pytest.raises(focam.RunError, match=f"is being computed by process {child.pid}"):
-        focam.compute_cam(photos, classifier)
-    child.communicate(b"\n")
-    assert focam.compute_cam(photos, classifier).counts.computed == 12
-
-
-KILLED = """
-import sys
-import fiftyone as fo, fiftyone_cam as focam
-from fiftyone_cam.core.preprocessing import Preprocessing, Resize
-from tests.helpers.networks import tiny_gap
-dataset = fo.load_dataset(sys.argv[1])
-square = Preprocessing((Resize(size=(64, 64)),))
-classifier = focam.load_classifier(tiny_gap(), ["cat", "dog", "fish"], preprocessing=square)
-focam.compute_cam(dataset, classifier, batch_size=16)
-"""
-
-
-@pytest.mark.slow
-def test_kill_9_in_the_middle_of_800_loses_at_most_a_chunk(dataset, tmp_path, classifier):
-    paths = write_photos(tmp_path, 40)
-    dataset.persistent = True  # the other process must find it after this one's session
-    dataset.add_samples([fo.Sample(filepath=paths[i % 40]) for i in range(800)])
-    root = str(Path(__file__).parents[2])
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, dataset.name], cwd=root, env={**os.environ, "PYTHONPATH": root}
-        )
-        before = dataset.count("cam_heatmap") if dataset.has_sample_field("cam_heatmap") else 0
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            dataset.reload()
-            if dataset.has_sample_field("cam_heatmap") and dataset.count("cam_heatmap") > before:
-                break
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        dataset.reload()
-        if dataset.count("cam_heatmap") == 800:
-            break
-    done = set(dataset.exists("cam_heatmap").values("id"))
-    half_done = dataset.count("cam_prediction") - len(done)
-    assert len(done) > 0
-    assert 0 <= half_done <= 128  # one chunk
-    before = snapshot(dataset, "cam_heatmap")
-    run = focam.compute_cam(dataset, classifier, batch_size=16)
-    assert run.counts == Counts(samples=800, computed=800, failed=0, new=800 - len(done))
-    after = snapshot(dataset, "cam_heatmap")
-    assert all(after[id] == before[id] for id in done), "a finished sample was computed again"
-    assert len(dataset) == 800
-    assert len(set(dataset.values("cam_heatmap.id"))) == 800
-    for path in paths[:3]:  # the same file gives the same map, whichever process made it
-        logits = dataset.match(F("filepath") == path).values("cam_heatmap.logit")
-        np.testing.assert_allclose(logits, logits[0], rtol=1e-4, atol=1e-6)
-
-
 def test_labels_that_a_database_could_stumble_over(photos):
     names = ["St. Bernard", "$set", "<script>alert(1)</script>\n" + "x" * 10_000]
     words = dict(zip(names, ["a.b", "$inc", "a.b"], strict=True))
@@ -538,45 +379,3 @@ def test_the_time_is_told_by_what_it_was_spent_on(photos, classifier):
     for stage in ("forward", "maps", "decoding", "writing"):
         assert getattr(timing, stage) > 0, stage
     assert "forward" in str(run)
-
-
-@pytest.mark.parametrize(
-    ("waited_for", "advice"), [("decode", "try more workers"), ("writes", "the database"), ("nothing", "")]
-)
-def test_a_run_says_where_its_time_went_and_what_to_do_if_it_took_any(waited_for, advice):
-    timing = Timing(forward=3.0, maps=1.0, seconds=10.0)
-    if waited_for != "nothing":
-        setattr(timing, f"waiting_for_{waited_for}", 6.0)
-    said = where_the_time_went(timing)
-    assert "forward 30%" in said
-    assert advice in said
-    assert (";" in said) == bool(advice)
-    brief = where_the_time_went(
-        Timing(**{name: seconds / 100 for name, seconds in asdict(timing).items() if name != "device"})
-    )
-    assert brief == said.partition(";")[0]
-
-
-def test_a_long_run_on_a_cpu_says_what_would_compile_it_where_that_is_not_installed(monkeypatch):
-    timing = Timing(forward=90.0, maps=5.0, seconds=100.0, device="cpu")
-    assert ";" not in where_the_time_went(timing)
-    monkeypatch.setattr(cam_run, "find_spec", lambda name: None)  # as if it were not installed
-    assert "fiftyone_cam[onnx]" in where_the_time_went(timing)
-    for other in ({"device": "cuda:0"}, {"forward": 50.0}):
-        assert ";" not in where_the_time_went(replace(timing, **other))
-
-
-def test_the_scale_is_of_the_first_maps_wherever_the_failures_are(dataset, tmp_path, classifier):
-    paths = write_photos(tmp_path, 100)
-    bad = [f"/nowhere/{i}.png" for i in range(30)]
-    orders = {"none": paths, "first": bad + paths, "last": paths + bad, "among": [*paths[:50], *bad, *paths[50:]]}
-    scales = []
-    for key, order in orders.items():
-        ids = dataset.add_samples([fo.Sample(filepath=path) for path in order], progress=False)
-        for batch_size in (8, 128):
-            run = focam.compute_cam(
-                dataset.select(ids, ordered=True), classifier, f"{key}_{batch_size}", batch_size=batch_size
-            )
-            scales.append(run.record.scale)
-    tops = [max(0.0, heat.grid.max()) for heat in dataset.limit(64).values("none_8_heatmap")]
-    assert scales == pytest.approx([np.percentile(tops, 90)] * 8, rel=1e-5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from fiftyone_cam.classifiers.transforms import convert
-from fiftyone_cam.core.boxes import WHOLE, cell_edges, clip_to_image, to_image_coordinates
+from fiftyone_cam.core.boxes import clip_to_image
 from fiftyone_cam.core.display import lay_out
 from fiftyone_cam.core.explain import Explainer, prepare
 from fiftyone_cam.core.network import GapNetwork
@@ -128,45 +128,6 @@ def _save_turned(picture: np.ndarray, orientation: int, path) -> None:
     tag[0x0112] = orientation
     stored.save(path, exif=tag)
     np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(Image.open(path))), picture)
-
-
-def test_outside_a_crop_there_is_exactly_no_heat(rng):
-    grid = rng.normal(1, 0.1, (7, 7)).astype(np.float32)
-    box = clip_to_image(PREPROCESSINGS["tight crop"].frame(300, 600))
-    shown = lay_out(grid, box, box, 300, 600)
-    rows = np.abs(np.arange(300) + 0.5 - 150) < 150 * box[3]
-    columns = np.abs(np.arange(600) + 0.5 - 300) < 300 * box[2]
-    within = np.outer(rows, columns)
-    assert (shown[~within] == 0).all()
-    assert (shown[within] != 0).all()
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 6), st.integers(0, 2**31))
-def test_laying_out_keeps_the_mean_and_agrees_with_torch(rows, columns, factor, seed):
-    grid = np.random.default_rng(seed).normal(size=(rows, columns)).astype(np.float32)
-    size = (rows * factor, columns * factor)
-    shown = lay_out(grid, WHOLE, WHOLE, *size)
-    expected = torch.nn.functional.interpolate(torch.from_numpy(grid)[None, None], size, mode="bilinear")[0, 0]
-    np.testing.assert_allclose(shown, expected, atol=1e-5)
-    np.testing.assert_allclose(shown.mean(dtype=float), grid.mean(dtype=float), atol=1e-5)
-
-
-@given(
-    st.floats(-0.5, 0.5), st.floats(0.1, 2), st.floats(0, 0.5), st.floats(0.05, 0.5), st.integers(1, 20)
-)  # fmt: skip
-def test_cells_tile_exactly_what_was_seen(start, length, seen_start, seen_length, cells):
-    edges = cell_edges(start, length, seen_start, seen_length, cells)
-    assert len(edges) == cells + 1
-    assert (np.diff(edges) >= 0).all()
-    np.testing.assert_allclose(np.diff(edges).sum(), seen_length)
-    assert edges[0] == seen_start
-    assert edges[-1] == seen_start + seen_length
-
-
-def test_boxes_nest():
-    assert to_image_coordinates(WHOLE, (0.1, 0.2, 0.3, 0.4)) == (0.1, 0.2, 0.3, 0.4)
-    outer, inner = (0.2, 0.1, 0.5, 0.25), (0.5, 0.5, 0.5, 0.5)
-    assert to_image_coordinates(outer, inner) == pytest.approx((0.45, 0.225, 0.25, 0.125))
 
 
 def test_a_step_says_what_it_cannot_do():

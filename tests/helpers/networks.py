@@ -10,6 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+
+NAMES = ["cat", "dog", "fish"]
+SQUARE = Preprocessing((Resize(size=(64, 64)),))
+
 
 class Brightness(nn.Module):
     """Class 0 is how bright it is, class 1 how dark; a grid of one cell for each ``stride`` pixels. Exact by design."""

@@ -65,3 +65,9 @@ def made_run(
         written[sample_id] = {run.field(name): values.get(name) for name in names}
     bulk.write(dataset, written)
     return run
+
+
+def snapshot(dataset: fo.Dataset, field: str) -> dict[str, object]:
+    """The stored bytes and numbers of a field, by sample."""
+    documents = dataset._sample_collection.find({}, {field: True})
+    return {str(d["_id"]): {k: v for k, v in (d.get(field) or {}).items() if k != "_id"} for d in documents}

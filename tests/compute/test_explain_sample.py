@@ -1,0 +1,34 @@
+"""One sample, any class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fiftyone_cam as focam
+from tests.helpers.networks import NAMES
+
+
+@pytest.mark.parametrize("wrong", ["sample", "abc", "0" * 24, None])
+def test_a_sample_that_is_none_is_named_shortly(photos, classifier, wrong):
+    focam.compute_cam(photos.limit(1), classifier)
+    with pytest.raises(focam.CamError, match=r"expected a sample's id, found|has no sample of id") as found:
+        focam.explain_sample(photos, photos.first() if wrong == "sample" else wrong, classifier)
+    assert len(str(found.value)) < 200
+
+
+def test_explain_any_class_of_one_sample(photos, classifier):
+    with pytest.raises(focam.RunError, match="no CAM run"):
+        focam.explain_sample(photos, photos.first().id, classifier)
+    focam.compute_cam(photos, classifier)
+    sample = photos.skip(3).first()
+    for label in NAMES:
+        heat = focam.explain_sample(photos, sample.id, classifier, label)
+        sample.reload()
+        assert sample.cam_explained.label == label == heat.label
+        if label == sample.cam_heatmap.label:
+            np.testing.assert_allclose(sample.cam_explained.grid, sample.cam_heatmap.grid, rtol=1e-4, atol=1e-6)
+    with pytest.raises(focam.SourceError, match=r"'catt' is none of the 3 classes \(did you mean cat"):
+        focam.explain_sample(photos, sample.id, classifier, "catt")
+    focam.delete_run(photos, "cam")
+    assert not photos.has_sample_field("cam_explained")

@@ -1,0 +1,17 @@
+"""Operators executed as the App would have them executed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fiftyone as fo
+from fiftyone.operators.executor import ExecutionContext, Executor
+
+
+def execute(operator: Any, dataset: fo.Dataset, params: dict[str, Any], **request: Any) -> list[Any]:
+    """All that an operator sends the App."""
+    return list(operator.execute(context_of(dataset, params, **request)))
+
+
+def context_of(dataset: fo.Dataset, params: dict[str, Any], **request: Any) -> ExecutionContext:
+    return ExecutionContext({"dataset_name": dataset.name, "params": params, **request}, executor=Executor())
