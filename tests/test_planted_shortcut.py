@@ -21,7 +21,6 @@ from fiftyone import ViewField as F
 from torch import nn
 
 import fiftyone_cam as focam
-from fiftyone_cam.analysis import audit_report
 from fiftyone_cam.core.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.slow
@@ -170,7 +169,7 @@ def test_the_view_of_the_distracted_holds_the_planted_failures_and_little_else(p
 
 def test_the_region_table_names_the_planted_texture_first(planted):
     first = {}
-    for row in audit_report.region_table(planted, "biased"):
+    for row in focam.load_audit(planted, "biased").region_table(correct=False):
         first.setdefault(row.label, row)
     # a cat that was taken for a cup lay on brick, and a cup that was taken for a cat on grass
     assert first["cat"].region == "brick"
@@ -181,13 +180,13 @@ def test_the_region_table_names_the_planted_texture_first(planted):
 
 
 def test_the_region_table_blames_no_texture_on_the_honest_network(planted):
-    for row in audit_report.region_table(planted, "honest", correct=True):
+    for row in focam.load_audit(planted, "honest").region_table(correct=True):
         if row.region in ("grass", "brick", "gravel"):
             assert row.share < row.area
 
 
 def test_the_control_is_trusted(planted):
-    verdicts = audit_report.verdict_counts(planted, "honest")
+    verdicts = focam.load_audit(planted, "honest").verdicts
     assert verdicts["trusted"] >= 0.9 * sum(verdicts.values())
     assert sum(verdicts.values()) >= 0.95 * planted.count()
 

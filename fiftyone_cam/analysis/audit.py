@@ -11,7 +11,7 @@ import fiftyone as fo
 import numpy as np
 from fiftyone import ViewField as F
 
-from fiftyone_cam.analysis.audit_report import BACKGROUND, THRESHOLD, VERDICTS, AuditReport, stale
+from fiftyone_cam.analysis.audit_report import BACKGROUND, THRESHOLD, VERDICTS, AuditReport
 from fiftyone_cam.core import evidence
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import HEATMAP
@@ -323,7 +323,7 @@ def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
     """Clear away an audit that this one replaces; what it was. An audit of the same kind is continued."""
     before = run.record.audit
     changed = [name for name, value in auditor.settings.items() if before and getattr(before, name) != value]
-    if before and stale(run) is None and not changed:
+    if before and AuditReport(run, run.dataset).stale is None and not changed:
         run.update(audit=None)  # until all is written there is none
         return []
     there = [name for name in _TYPES if run.field(name) in run.fields]

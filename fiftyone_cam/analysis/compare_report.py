@@ -1,23 +1,25 @@
-"""What a comparison of two runs found, read back from the database: of the dataset, or of any view of it."""
+"""What a comparison of two runs found, read back from the database: for a dataset, or for any view of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fiftyone_cam.analysis.tables import by_class, class_name, percent
+from fiftyone_cam.analysis.class_tables import group_by_class
 from fiftyone_cam.core.errors import RunError
+from fiftyone_cam.core.names import PREDICTION
+from fiftyone_cam.core.tables import Summary, Table, class_name, percent
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.record import ComparisonRecord
 
 CHANGES = ("same", "fixed", "broken", "changed")
-"""What became of a prediction: the same, wrong before and right now, right before and wrong now, otherwise another."""
+"""What became of a prediction: it is the same; it was wrong and is right; it was right and is wrong; or it differs."""
 
 
 class ChangeRow(NamedTuple):
-    """One class of the ground truth, or one class predicted before: how many changed, and how alike the maps are.
+    """One class of the ground truth; without ground truth, one class predicted before. Means are None where unknown.
 
     ``label`` is None for all classes together.
     """
@@ -40,9 +42,9 @@ class Comparison:
     17
 
     Attributes:
-        run: the later run, which owns the fields; its record has ``record.comparisons[before]``.
+        run: the later run, which owns the fields; its ``record.comparisons[before]`` is the record.
         before: the key of the earlier run.
-        samples: what is reported on: the dataset, or a view of it.
+        samples: what the comparison is about: the dataset, or a view of it.
     """
 
     run: CamRun
@@ -58,33 +60,50 @@ class Comparison:
         return record
 
     @property
-    def classes(self) -> list[ChangeRow]:
-        return change_table(self.samples, self.before, self.run.key)
-
-    @property
     def stale(self) -> str | None:
-        """Why the comparison no longer tells of what is there, and what to do; None where it does."""
+        """Why the comparison does not fit the runs any more, and what to do; None where it fits."""
         if self.before not in catalog.list_runs(self.run.dataset):
             return f"run {self.before!r} has been deleted since: compare with another one"
         now = [catalog.load_run(self.run.dataset, key).record.revision for key in (self.before, self.run.key)]
         return None if now == self.record.revisions else "one of the runs has computed again since: compare again"
 
+    @property
+    def classes(self) -> list[ChangeRow]:
+        """One row for each class, the most frequent first; the last row is all of them together. Empty: no samples.
+
+        >>> comparison.classes[-1].fixed
+        17
+        """
+        names = ("change", "correlation", "overlap")
+        path = {name: self.run.field(comparison_name(self.before, name)) for name in names}
+        means = {name: path[name] for name in ("correlation", "overlap")}
+        counts = {word: {"$eq": [f"${path['change']}", word]} for word in CHANGES}
+        compared = [{"$match": {path["change"]: {"$ne": None}}}]
+        classes = f"{self.record.ground_truth or f'{self.before}_{PREDICTION}'}.label"
+        found = group_by_class(self.samples, classes, means, counts, compared)
+        return [ChangeRow(label=label, samples=n, **values) for label, n, values in found]
+
+    def describe(self, most: int = 20) -> Summary:
+        """What changed, in words: at most ``most`` classes, those first in which most changed.
+
+        >>> comparison.describe().tables[0].header
+        ('class', 'n', 'same', 'fixed', 'broken', 'changed', 'correlation', 'overlap')
+        """
+        rows = [("stale", self.stale)] if self.stale else []
+        tables = []
+        if table := self.classes:
+            *classes, total = table
+            classes.sort(key=lambda row: row.same - row.samples)
+            caption = f"The {most} of {len(classes):,} classes in which most changed" if len(classes) > most else ""
+            header = ("class", "n", *CHANGES, "correlation", "overlap")
+            tables.append(Table(caption, header, [_cells(row) for row in (*classes[:most], total)]))
+        else:
+            rows.append(("samples", "none of these samples has a map of both runs"))
+        title = f"Comparison of run {self.run.key!r} with {self.before!r} before it, on {self.run.dataset.name!r}"
+        return Summary(title, rows, tables)
+
     def __str__(self) -> str:
-        table = self.classes
-        lines = [f"Comparison of run {self.run.key!r} with {self.before!r} before it, on {self.run.dataset.name!r}"]
-        if self.stale:
-            lines.append(f"  stale: {self.stale}")
-        width = max(5, *(len(class_name(row.label)) for row in table[:20])) if table else 5
-        head = f"  {'class':<{width}} {'n':>7}"
-        lines.append(head + "".join(f" {name:>8}" for name in CHANGES) + f" {'correlation':>12} {'overlap':>8}")
-        for row in [*table[:-1][:20], *table[-1:]]:
-            line = f"  {class_name(row.label):<{width}} {row.samples:>7,}"
-            line += "".join(f" {count:>8,}" for count in (row.same, row.fixed, row.broken, row.changed))
-            correlation = "–" if row.correlation is None else f"{row.correlation:.2f}"
-            lines.append(f"{line} {correlation:>12} {percent(row.overlap):>8}")
-        if len(table) > 21:
-            lines.insert(-1, f"  … and {len(table) - 21:,} more classes")
-        return "\n".join(lines)
+        return self.describe().text()
 
     __repr__ = __str__
 
@@ -99,7 +118,12 @@ def comparison_name(before: str, name: str) -> str:
 
 
 def load_comparison(samples: Collection, before: str, after: str) -> Comparison:
-    """The comparison that was made of two runs.
+    """Load the comparison that was made of two runs.
+
+    Args:
+        samples: the dataset, or a view: the comparison is about its samples.
+        before: the earlier run.
+        after: the later run.
 
     Raises:
         RunError: there is no such run, or they have not been compared.
@@ -116,19 +140,7 @@ def _not_compared(before: str, after: str) -> str:
     return f"run {after!r} has not been compared with {before!r}: focam.compare(dataset, {before!r}, {after!r})"
 
 
-def change_table(samples: Collection, before: str, after: str) -> list[ChangeRow]:
-    """One row for each class, the most frequent first; the last row is all of them together.
-
-    >>> change_table(dataset, "cam_a", "cam_b")[-1].fixed
-    17
-    """
-    record = load_comparison(samples, before, after).record
-    path = {name: f"{after}_{comparison_name(before, name)}" for name in ("change", "correlation", "overlap")}
-    means = {name: path[name] for name in ("correlation", "overlap")}
-    counts = {word: {"$eq": [f"${path['change']}", word]} for word in CHANGES}
-    compared = [{"$match": {path["change"]: {"$ne": None}}}]
-    classes = f"{record.ground_truth or f'{before}_prediction'}.label"
-    return [
-        ChangeRow(label=label, samples=n, **found)
-        for label, n, found in by_class(samples, classes, means, counts, compared)
-    ]
+def _cells(row: ChangeRow) -> list[str]:
+    counts = [f"{count:,}" for count in (row.samples, row.same, row.fixed, row.broken, row.changed)]
+    correlation = "–" if row.correlation is None else f"{row.correlation:.2f}"
+    return [class_name(row.label), *counts, correlation, percent(row.overlap)]

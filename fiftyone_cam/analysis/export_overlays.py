@@ -21,6 +21,7 @@ from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.core.overlay import Picture, blend, caption, check_style, sheet, stack, thumbnail
+from fiftyone_cam.core.tables import Summary
 from fiftyone_cam.core.workers import NotDoneError, Task, Workers
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import Translation
@@ -56,12 +57,20 @@ class Overlays:
     manifest: Path
     contact_sheet: Path | None
 
-    def __str__(self) -> str:
-        lines = [f"{self.written:,} overlays in {self.folder}, listed in {self.manifest.name}"]
+    def describe(self) -> Summary:
+        """What was written, in words.
+
+        >>> overlays.describe().rows
+        [('the worst', 'contact_sheet.png: wrong ones first, …'), ('no picture', '2 x truncated file')]
+        """
+        rows = []
         if self.contact_sheet is not None:
-            lines.append(f"  the worst      {self.contact_sheet.name}")
-        lines += [f"  no picture     {count:,} x {reason}" for reason, count in self.skipped.items()]
-        return "\n".join(lines)
+            rows.append(("the worst", f"{self.contact_sheet.name}: wrong ones first, the most confident of them first"))
+        rows += [("no picture", f"{count:,} x {reason}") for reason, count in self.skipped.items()]
+        return Summary(f"{self.written:,} overlays in {self.folder}, listed in {self.manifest.name}", rows)
+
+    def __str__(self) -> str:
+        return self.describe().text()
 
 
 def export_overlays(

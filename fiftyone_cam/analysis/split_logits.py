@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_cam.analysis.audit_report import stale
+from fiftyone_cam.analysis.audit_report import AuditReport
 from fiftyone_cam.classifiers.classifier import load_classifier
 from fiftyone_cam.core import evidence
 from fiftyone_cam.core.errors import CamError
@@ -124,13 +124,13 @@ def stored_logits(samples: Collection, sample_id: str, key: str = "cam") -> list
 
 
 def audited_scene(run: CamRun) -> Scene | None:
-    """What a run's audit held its maps against; None where it knew no objects, or is stale.
+    """The annotations that a run's audit used; None where it used no objects, or is stale.
 
     >>> audited_scene(focam.load_run(dataset, "cam")).object(row)
     [Polygon(rings=…)]
     """
     record = run.record.audit
-    if record is None or not record.objects or stale(run) is not None:
+    if record is None or not record.objects or AuditReport(run, run.dataset).stale is not None:
         return None
     return Scene.of_settings(
         run.dataset,

@@ -6,9 +6,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import fiftyone as fo
-from fiftyone import ViewField as F
 
-from fiftyone_cam.analysis import audit_report
+from fiftyone_cam.analysis.audit_report import AuditReport
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs import catalog
@@ -83,7 +82,7 @@ def missing(samples: Collection, key: str | None) -> Missing | None:
         return Missing("samples", "This view leaves out the audit's fields: show all samples.")
     if not samples.limit(1).exists(spread).values("id") and not samples.exists(spread).limit(1).values("id"):
         return Missing("samples", "None of the samples in this view was audited: show all samples, or audit these.")
-    if why := audit_report.stale(run):
+    if why := AuditReport(run, samples).stale:
         return Missing("fresh", str(_sentence(why)))
     if not audited.objects:
         return Missing("objects", "The audit knows no objects, so there are no verdicts: audit with a field that says "
@@ -91,22 +90,6 @@ def missing(samples: Collection, key: str | None) -> Missing | None:
     if not audited.ground_truth:
         return Missing("truth", "The audit knows no true classes, so there are no verdicts: audit with a ground truth.")
     return None
-
-
-def unjudged_view(samples: Collection, key: str) -> fo.DatasetView:
-    """The audited samples without a verdict.
-
-    >>> unjudged_view(dataset, "cam")
-    """
-    return samples.exists(f"{key}_unjudged")
-
-
-def wrong_view(samples: Collection, key: str) -> fo.DatasetView:
-    """The audited samples that were predicted wrongly.
-
-    >>> wrong_view(dataset, "cam")
-    """
-    return samples.match(F(f"{key}_correct") == False)  # noqa: E712, an expression
 
 
 def said(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
@@ -129,7 +112,7 @@ def said(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
         for name, [value] in zip(there, sample.values(list(there.values())), strict=True):
             found[name] = value
     found["contrast"] = found["contrast"] is not None
-    found["stale"] = _sentence(audit_report.stale(run))
+    found["stale"] = None if run.record.audit is None else _sentence(AuditReport(run, samples).stale)
     return found
 
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import fiftyone as fo
 
 from fiftyone_cam.core.names import COMPILING_PAYS, ERROR, HEATMAP, PREDICTION
+from fiftyone_cam.core.tables import Summary
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.runs import store
 from fiftyone_cam.runs.record import CamRecord, Counts
@@ -64,34 +65,37 @@ class CamRun(Run[CamRecord]):
         active = [path for path in [*wanted, *active] if path in self.fields]
         super().show(active=active, hide=others.union(hide), colors=colors)
 
-    def __str__(self) -> str:
+    def describe(self) -> Summary:
+        """The run in words: the classifier, how many maps there are, how exact they are, and where the time went.
+
+        >>> run.describe().rows[1]
+        ('samples', '259 with a map, 0 failed, of 259; 259 new')
+        """
         record = self.record
         classifier, counts = record.classifier, self.counts
-        lines = [
-            f"CAM run {self.key!r} on {self.dataset.name!r}: {self.status}",
-            f"  classifier   {classifier.model} ({classifier.source}), {len(classifier.classes)} classes, "
-            f"weights {classifier.sha256[:12]}",
-            f"  samples      {counts.computed:,} with a map, {counts.failed:,} failed, of {counts.samples:,}; "
-            f"{counts.new:,} new",
-        ]
+        network = f"{classifier.model} ({classifier.source}), {len(classifier.classes)} classes"
+        done = f"{counts.computed:,} with a map, {counts.failed:,} failed, of {counts.samples:,}; {counts.new:,} new"
+        rows = [("classifier", f"{network}, weights {classifier.sha256[:12]}"), ("samples", done)]
         missing = counts.samples - counts.computed - counts.failed
         if missing > 0:
-            lines.append(f"               {missing:,} have neither: the same call of compute_cam goes on with them")
-        lines += [f"               {count:,} x {reason}" for reason, count in list(self.failures.items())[:10]]
+            rows.append(("", f"{missing:,} have neither: the same call of compute_cam goes on with them"))
+        rows += [("", f"{count:,} x {reason}") for reason, count in list(self.failures.items())[:10]]
         if record.accuracy is not None:
             unknown = record.unknown_labels
-            note = f" (without {unknown:,} whose label is no class)" if unknown else ""
-            lines.append(f"  accuracy     {record.accuracy:.1%} against {record.settings.ground_truth!r}{note}")
+            note = f" (without {unknown:,} whose label matches no class)" if unknown else ""
+            rows.append(("accuracy", f"{record.accuracy:.1%} against {record.settings.ground_truth!r}{note}"))
         if counts.computed:
-            lines.append(f"  certificate  {self.certificate:.1e} relative, largest of all: the maps are the logits")
+            error = f"{self.certificate:.1e} relative"
+            rows.append(("certificate", f"{error}, the largest difference between a map with its bias and its logit"))
         timing = record.timing
         if timing is not None and timing.images:
-            lines.append(
-                f"  throughput   {timing.images / timing.seconds:,.1f} images/s on {timing.device} "
-                f"({timing.seconds:,.1f} s, {record.settings.precision})"
-            )
-            lines.append(f"  time         {where_the_time_went(timing)}")
-        return "\n".join(lines)
+            speed = f"{timing.images / timing.seconds:,.1f} images/s on {timing.device}"
+            rows.append(("throughput", f"{speed} ({timing.seconds:,.1f} s, {record.settings.precision})"))
+            rows.append(("time", where_the_time_went(timing)))
+        return Summary(f"CAM run {self.key!r} on {self.dataset.name!r}: {self.status}", rows)
+
+    def __str__(self) -> str:
+        return self.describe().text()
 
     __repr__ = __str__
 

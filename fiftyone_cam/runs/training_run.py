@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fiftyone_cam.core import names
+from fiftyone_cam.core.tables import Summary
 from fiftyone_cam.runs.record import Epoch, Metrics, TrainingCounts, TrainingRecord
 from fiftyone_cam.runs.run import Run
 
@@ -68,32 +69,41 @@ class TrainingRun(Run[TrainingRecord]):
         self.clear_evaluation()
         super().delete()
 
-    def __str__(self) -> str:
+    def describe(self) -> Summary:
+        """The training in words: the network, which samples it learned from, and how good it is.
+
+        >>> training.describe().rows[-1]
+        ('best', "epoch 4: accuracy 93.5%, mean of the classes 93.1% (evaluation 'cats_dogs_eval')")
+        """
         record, counts = self.record, self.counts
-        lines = [
-            f"Training {self.key!r} on {self.dataset.name!r}: {record.status}",
-            f"  network      {record.training['arch']}, {len(self.classes)} classes, in {record.out_dir}",
-            f"  samples      {counts.train:,} to train, {counts.validation:,} to validate; left out: "
-            f"{counts.unlabelled:,} without a label, {counts.outside:,} in neither part, "
-            f"{counts.unknown:,} of classes without training samples, {counts.failed:,} unreadable",
+        left_out = {
+            "without a label": counts.unlabelled,
+            "in neither part": counts.outside,
+            "of classes without training samples": counts.unknown,
+            "unreadable": counts.failed,
+        }
+        rows = [
+            ("network", f"{record.training['arch']}, {len(self.classes):,} classes, in {record.out_dir}"),
+            ("samples", f"{counts.train:,} to train, {counts.validation:,} to validate"),
+            *(("left out", f"{count:,} {what}") for what, count in left_out.items() if count),
+            *(("", f"{count:,} x {reason}") for reason, count in list(self.failures.items())[:10]),
         ]
-        lines += [f"               {count:,} x {reason}" for reason, count in list(self.failures.items())[:10]]
         if record.untested:
             some = ", ".join(record.untested[:5]) + (", …" if len(record.untested) > 5 else "")
-            lines.append(f"               no validation samples for {len(record.untested)} classes: {some}")
+            rows.append(("not validated", f"{len(record.untested)} classes, which have no validation samples: {some}"))
         if self.history:
             last = self.history[-1]
-            lines.append(
-                f"  epochs       {last.epoch} of {record.training['epochs']}; last loss {last.loss:.3f}, "
-                f"validation {last.validation_accuracy:.1%}"
-            )
+            losses = f"last loss {last.loss:.3f}, validation {last.validation_accuracy:.1%}"
+            rows.append(("epochs", f"{last.epoch} of {record.training['epochs']}; {losses}"))
         if self.metrics:
-            lines.append(
-                f"  best         epoch {record.epoch}: accuracy {self.metrics.accuracy:.1%}, "
-                f"mean of the classes {self.metrics.balanced_accuracy:.1%} (evaluation {self.evaluation!r})"
-            )
+            balanced = f"mean of the classes {self.metrics.balanced_accuracy:.1%} (evaluation {self.evaluation!r})"
+            rows.append(("best", f"epoch {record.epoch}: accuracy {self.metrics.accuracy:.1%}, {balanced}"))
+        rows += [("snapshot", f"epoch {epoch}, in {path}") for epoch, path in self.snapshots.items()]
         if record.stopped_by:
-            lines.append(f"  stopped by   {record.stopped_by}")
-        return "\n".join(lines)
+            rows.append(("stopped by", record.stopped_by))
+        return Summary(f"Training {self.key!r} on {self.dataset.name!r}: {record.status}", rows)
+
+    def __str__(self) -> str:
+        return self.describe().text()
 
     __repr__ = __str__

@@ -35,7 +35,7 @@ def test_tables_are_what_counting_by_hand_gives(zoo):
 
     for correct in (False, True, None):
         of = [s for s in samples if s.cam_regions and (correct is None or s.cam_correct == correct)]
-        rows = audit_report.region_table(zoo, "cam", correct)
+        rows = focam.load_audit(zoo, "cam").region_table(correct)
         for row in rows:
             mine = [s for s in of if row.label in (None, s.ground_truth.label)]
             parts = [p for s in mine for p in s.cam_regions.classifications if p.label == row.region]
@@ -53,43 +53,43 @@ def test_tables_are_what_counting_by_hand_gives(zoo):
 
 def test_tables_tell_of_the_view_they_are_given(zoo):
     focam.audit(zoo, objects=["boxes", "scene"])
-    cats = audit_report.class_view(zoo, "cam", "cat")
+    cats = focam.load_audit(zoo, "cam").class_view("cat")
     assert set(cats.values("ground_truth.label")) == {"cat"}
-    whole = {row.label: row for row in audit_report.class_table(zoo, "cam")}
-    [row, total] = audit_report.class_table(cats, "cam")
+    whole = {row.label: row for row in focam.load_audit(zoo, "cam").classes}
+    [row, total] = focam.load_audit(cats, "cam").classes
     assert row == whole["cat"]
     assert total[1:] == row[1:]
     for word in audit_report.VERDICTS:
-        assert audit_report.verdict_view(zoo, "cam", word).count() == audit_report.verdict_counts(zoo, "cam")[word]
-    assert audit_report.class_table(zoo[:0], "cam") == []
-    assert audit_report.region_table(zoo[:0], "cam") == []
+        assert focam.load_audit(zoo, "cam").verdict_view(word).count() == focam.load_audit(zoo, "cam").verdicts[word]
+    assert focam.load_audit(zoo[:0], "cam").classes == []
+    assert focam.load_audit(zoo[:0], "cam").region_table(correct=False) == []
 
 
 def test_a_regions_view_begins_with_those_that_look_there_most(zoo):
-    focam.audit(zoo, objects=["boxes", "scene"])
-    view = audit_report.region_view(zoo, "cam", "grass")
+    found = focam.audit(zoo, objects=["boxes", "scene"])
+    view = found.region_view("grass", correct=False)
     shares = [sum(p.confidence for p in s.cam_regions.classifications if p.label == "grass") for s in view]
     wrong = [s for s in zoo if s.cam_correct is False and s.cam_regions]
     looked = [any(p.label == "grass" and p.confidence > 0 for p in s.cam_regions.classifications) for s in wrong]
     assert len(shares) == sum(looked) > 0
     assert shares == sorted(shares, reverse=True)
-    assert set(audit_report.region_view(zoo, "cam", "grass", "dog").values("ground_truth.label")) == {"dog"}
-    assert set(audit_report.region_view(zoo, "cam", "grass", correct=True).values("cam_correct")) == {True}
+    assert set(found.region_view("grass", "dog", correct=False).values("ground_truth.label")) == {"dog"}
+    assert set(found.region_view("grass", correct=True).values("cam_correct")) == {True}
 
 
 def test_points_and_mean_maps_are_drawn_honestly(zoo):
     focam.audit(zoo, objects=["boxes", "scene"])
     with_object = zoo.exists("cam_inside").count()
-    points, total = audit_report.scatter(zoo, "cam", limit=10)
+    points, total = focam.load_audit(zoo, "cam").points(limit=10)
     assert (len(points), total) == (10, with_object)
-    assert points == audit_report.scatter(zoo, "cam", limit=10)[0]
-    everything, _ = audit_report.scatter(zoo, "cam")
+    assert points == focam.load_audit(zoo, "cam").points(limit=10)[0]
+    everything, _ = focam.load_audit(zoo, "cam").points()
     assert len(everything) == total
     for point in points:
         sample = zoo[point.id]
         assert point[1:] == (sample.cam_inside, sample.cam_focus, sample.cam_prediction.confidence, sample.cam_verdict)
 
-    for found in audit_report.mean_heatmaps(zoo, "cam", size=16):
+    for found in focam.load_audit(zoo, "cam").mean_maps(size=16):
         mine = [s for s in zoo if s.ground_truth.label == found.label]
         wrong = [s for s in mine if s.cam_correct is False]
         assert (found.samples, found.used, found.wrong, found.used_errors) == (len(mine), len(mine), *[len(wrong)] * 2)
@@ -99,7 +99,7 @@ def test_points_and_mean_maps_are_drawn_honestly(zoo):
         np.testing.assert_allclose(
             found.errors, np.mean([focam.signed_map(s.cam_heatmap, (16, 16)) for s in wrong], 0), atol=1e-5
         )
-    [few] = audit_report.mean_heatmaps(zoo, "cam", ["cat"], limit=3)
+    [few] = focam.load_audit(zoo, "cam").mean_maps(["cat"], limit=3)
     assert (few.used, few.used_errors) == (3, 3)
     assert few.samples > 3
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import fiftyone_cam as focam
-from fiftyone_cam.analysis.compare_report import change_table
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.runs import catalog
 from tests.helpers.networks import tiny_gap, write_photos
@@ -127,5 +126,5 @@ def test_what_cannot_be_compared_is_refused(two):
 
 def test_the_table_counts_what_the_view_shows(two):
     focam.compare(two, "a", "b")
-    assert change_table(two[:4], "a", "b")[-1].samples == 4
-    assert change_table(two[:0], "a", "b") == []
+    assert focam.load_comparison(two[:4], "a", "b").classes[-1].samples == 4
+    assert focam.load_comparison(two[:0], "a", "b").classes == []

@@ -171,8 +171,8 @@ def test_stop_keeps_what_was_computed_and_the_next_run_goes_on(app: AppPage, pho
     app.type("Run key", "second")
     expect(app.prompt.get_by_text("It goes on")).to_be_visible()
     app.submit("Compute")
-    words = app.until(lambda: app.words() if "Certificate" in app.words() else None, "the summary")
-    assert f"{len(many)} have a map ({len(many) - some} new)" in words
+    words = app.until(lambda: app.words() if "certificate" in app.words() else None, "the summary")
+    assert f"{len(many)} with a map, 0 failed, of {len(many)}; {len(many) - some} new" in words
     app.done()
     many.delete()
 

@@ -10,7 +10,6 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 import fiftyone_cam as focam
-from fiftyone_cam.analysis import audit_report
 from tests.browser.page import AppPage
 from tests.helpers import audited_dataset as known
 
@@ -74,7 +73,7 @@ def test_tiles_set_the_view_and_go_on_counting_where_one_came_from(
 ) -> None:
     expect(panel.get_by_text("By class", exact=True)).to_be_visible()
     expect(panel.locator(".scatterlayer .point").first).to_be_attached()
-    counts = audit_report.verdict_counts(audited, "cam")
+    counts = focam.load_audit(audited, "cam").verdicts
     assert 0 < counts["distracted"] < counts["trusted"]
     for verdict in ("distracted", "trusted"):  # from one to the next without going back
         tile = panel.get_by_role("button", name=verdict)
@@ -91,10 +90,10 @@ def test_tiles_set_the_view_and_go_on_counting_where_one_came_from(
 
 def test_a_row_and_a_bar_set_the_view(audited: fo.Dataset, app: AppPage, panel: Locator) -> None:
     panel.get_by_role("cell", name="palace").click()
-    shows(app, audit_report.class_view(audited, "cam", "palace").count())
+    shows(app, focam.load_audit(audited, "cam").class_view("palace").count())
     back(app, panel, len(audited))
 
-    rows = [row for row in audit_report.region_table(audited, "cam") if row.label == "space shuttle"]
+    rows = [row for row in focam.load_audit(audited, "cam").region_table(correct=False) if row.label == "space shuttle"]
     assert rows[0].region == "astronaut"  # what it looked at instead
     label = panel.locator(".ytick text").get_by_text("astronaut", exact=True)
 
@@ -103,7 +102,7 @@ def test_a_row_and_a_bar_set_the_view(audited: fo.Dataset, app: AppPage, panel: 
         app.page.mouse.click(box["x"] + box["width"] + 20, box["y"] + box["height"] / 2)  # where it begins
 
     app.again(bar, panel.get_by_text("wrong of space shuttle looking at astronaut"))
-    shows(app, audit_report.region_view(audited, "cam", "astronaut", "space shuttle").count())
+    shows(app, focam.load_audit(audited, "cam").region_view("astronaut", "space shuttle", correct=False).count())
     back(app, panel, len(audited))
 
 
@@ -118,7 +117,7 @@ def test_a_point_opens_its_sample_and_a_lasso_sets_the_view(audited: fo.Dataset,
     app.page.mouse.click(8, 500)  # beside it
     expect(app.page.locator("#modal [data-cy='modal-looker-container']")).to_have_count(0)
 
-    left = [p for p in audit_report.scatter(audited, "cam")[0] if p.inside is not None and p.inside < 0.5]
+    left = [p for p in focam.load_audit(audited, "cam").points()[0] if p.inside is not None and p.inside < 0.5]
     plot = panel.locator(".js-plotly-plot").nth(1).locator(".cartesianlayer .bglayer rect, .draglayer .nsewdrag").first
 
     def lasso() -> None:
@@ -140,14 +139,14 @@ def test_a_point_opens_its_sample_and_a_lasso_sets_the_view(audited: fo.Dataset,
 def test_a_mean_map_sets_the_view(audited: fo.Dataset, app: AppPage, panel: Locator) -> None:
     panel.get_by_role("button", name="Show the mean map").click()
     expect(panel.get_by_text("Where the evidence is, on the mean")).to_be_visible()
-    first = audit_report.class_table(audited, "cam")[0].label
+    first = focam.load_audit(audited, "cam").classes[0].label
     assert first
     drag = panel.locator(".js-plotly-plot").nth(2).locator(".draglayer .nsewdrag").first
     expect(panel.locator(".heatmaplayer image").first).to_be_visible()
     app.box(drag)
     app.shot("means")
     drag.click()
-    shows(app, audit_report.class_view(audited, "cam", first).count())
+    shows(app, focam.load_audit(audited, "cam").class_view(first).count())
     back(app, panel, len(audited))
 
 
@@ -159,7 +158,7 @@ def test_what_a_person_sets_as_view_is_counted(audited: fo.Dataset, app: AppPage
     table = panel.locator("table")
     assert table.evaluate("e => e.scrollWidth <= e.parentElement.clientWidth"), "the table is wider than the panel"
     tile = panel.get_by_role("button", name="trusted")
-    expect(tile).to_contain_text(str(audit_report.verdict_counts(view, "cam")["trusted"]))
+    expect(tile).to_contain_text(str(focam.load_audit(view, "cam").verdicts["trusted"]))
     assert not [error for error in app.errors if "ArrayBuffer" not in error and "entry is loading" not in error]
 
 
@@ -215,7 +214,7 @@ def test_the_panel_audits_what_has_no_audit(unaudited: fo.Dataset, app: AppPage)
     app.done()
 
     unaudited.reload()
-    counts = audit_report.verdict_counts(unaudited, "cam")
+    counts = focam.load_audit(unaudited, "cam").verdicts
     assert sum(counts.values()) > 0
     assert f"{counts['trusted']} trusted" in words
     expect(panel.get_by_role("button", name="trusted")).to_contain_text(str(counts["trusted"]))

@@ -145,8 +145,8 @@ def test_the_form_trains_as_python_does_and_shows_the_loss(stripes: fo.Dataset, 
     assert focam.load_classifier(out).fingerprint == by_python.fingerprint
     training = catalog.load_training(stripes, "form")
     said = last["results"]["summary"]
-    assert f"**{training.metrics.accuracy:.1%}**" in said
-    assert "16 samples; 4 validate" in said
+    assert training.describe().markdown() in said
+    assert "16 to train, 4 to validate" in said
 
     # it ends with an offer, and what that opens can be computed as it is
     offer = last["outputs"]["type"]["properties"]["offer"]["view"]
@@ -154,7 +154,7 @@ def test_the_form_trains_as_python_does_and_shows_the_loss(stripes: fo.Dataset, 
     assert offer["params"]["checkpoint"] == str(out)
     assert valid(ComputeCam, stripes, **offer["params"])
     summary = run(ComputeCam(), stripes, **offer["params"])[-1]["results"]["summary"]
-    assert "**form** on 20 samples" in summary
+    assert "20 with a map, 0 failed, of 20; 20 new" in summary
     assert focam.load_run(stripes, "form_cam").certificate < 1e-5
 
 

@@ -228,27 +228,8 @@ def object_labels(typed: Any) -> Mapping[str, Sequence[str]] | list[str] | None:
 
 def summary(report: AuditReport) -> str:
     """What an audit found, in Markdown."""
-    plain, record, table = forms.plain, report.record, report.classes
-    lines = [f"- {plain(note)}" for note in record.notes]
-    if table and table[-1].inside is not None and table[-1].area is not None:
-        lines.append(
-            f"- **{table[-1].inside:.1%}** of the positive evidence lies on the object, which covers "
-            f"{table[-1].area:.1%} of what was seen"
-        )
-    if record.verdict:
-        counts = report.verdicts
-        judged = max(1, sum(counts.values()))
-        lines.append("- " + ", ".join(f"**{n:,}** {word} ({n / judged:.1%})" for word, n in counts.items()))
-        lines += [f"- {n:,} without a verdict: {plain(reason)}" for reason, n in report.unjudged.items()]
-    elif not record.objects:
-        lines.append("- No objects, so no verdicts: how the evidence is spread was measured")
-    regions = [row for row in report.regions if row.label is None][:5] if record.objects else []
-    if regions and regions[0].samples:
-        who = "wrong predictions look at" if record.ground_truth else "predictions look at"
-        seen = ", ".join(f"{plain(row.region)} {row.share:.1%}" for row in regions)
-        lines.append(f"- What {regions[0].samples:,} {who}: {seen}")
-    lines.append("\nThe panel **CAM audit** (the + beside Samples) shows it; it counts what is in the view.")
-    return "\n".join(lines)
+    hint = "The panel **CAM audit** (the + beside Samples) shows it; it counts what is in the view."
+    return f"{report.describe().markdown()}\n\n{hint}"
 
 
 def _some(words: Sequence[str], most: int = 5) -> str:

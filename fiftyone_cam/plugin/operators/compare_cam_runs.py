@@ -10,11 +10,12 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_cam.analysis.compare_report import CHANGES
+from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, work
 from fiftyone_cam.runs import catalog
 
 if TYPE_CHECKING:
-    from fiftyone_cam.analysis.compare_report import ChangeRow, Comparison
+    from fiftyone_cam.analysis.compare_report import Comparison
 
 
 class CompareCamRuns(foo.Operator):
@@ -79,24 +80,8 @@ class CompareCamRuns(foo.Operator):
         yield work.summary(ctx, "Two runs compared", text)
 
 
-def summary(found: Comparison, most: int = 12) -> str:
-    """A comparison in Markdown: all together first, then the classes in which most changed."""
-    plain = forms.plain
-    table = found.classes
-    if not table:
-        return "None of these samples has a map of both runs."
-    *rows, total = table
-    lines = [_line("All", total)]
-    rows = sorted((row for row in rows if row.same < row.samples), key=lambda row: row.same - row.samples)
-    lines += [_line(plain(row.label or ""), row) for row in rows[:most]]
-    if len(rows) > most:
-        lines.append(f"- … and {len(rows) - most:,} more classes with changes")
-    name = f"{found.run.key} vs {found.before}"
-    views = ", ".join(f"**{plain(name)} {word}**" for word in CHANGES[1:])
-    return "\n".join(lines) + f"\n\nSaved as views: {views}."
-
-
-def _line(name: str, row: ChangeRow) -> str:
-    overlap = "" if row.overlap is None else f"; the evidence overlaps by {row.overlap:.0%}"
-    words = f"{row.same:,} the same, {row.fixed:,} fixed, {row.broken:,} broken, {row.changed:,} otherwise changed"
-    return f"- **{name}** ({row.samples:,}): {words}{overlap}"
+def summary(found: Comparison) -> str:
+    """A comparison in Markdown."""
+    name = escape_markdown(f"{found.run.key} vs {found.before}")
+    views = ", ".join(f"**{name} {word}**" for word in CHANGES[1:])
+    return f"{found.describe(most=12).markdown()}\n\nSaved as views: {views}."

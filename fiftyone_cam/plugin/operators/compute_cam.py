@@ -162,7 +162,7 @@ class ComputeCam(foo.Operator):
         if not ctx.delegated:
             ctx.dataset.reload()
             yield from show(ctx)
-        words = _words(run)
+        words = run.describe().markdown()
         if not grouped:  # the App keeps the sidebar's groups that it has for as long as the dataset stays open
             words += f"\n\nReload the page once, and the sidebar shows these fields as the group {app_config.GROUP}."
         yield work.summary(ctx, "Class activation maps", words)
@@ -204,27 +204,6 @@ def show(ctx: Any) -> Iterator[Any]:
 
 def _is_grouped(dataset: fo.Dataset) -> bool:
     return any(group.name == app_config.GROUP for group in dataset.app_config.sidebar_groups or [])
-
-
-def _words(run: CamRun) -> str:
-    """A run's summary, in Markdown."""
-    record, counts, plain = run.record, run.counts, forms.plain
-    lines = [
-        f"**{plain(record.classifier.model)}** on {counts.samples:,} samples: **{counts.computed:,}** "
-        f"have a map ({counts.new:,} new), {counts.failed:,} failed"
-    ]
-    if record.accuracy is not None:
-        lines.append(f"Accuracy **{record.accuracy:.1%}** against {plain(record.settings.ground_truth or '')}")
-        if record.unknown_labels:
-            lines.append(f"{record.unknown_labels:,} more samples have a true label that is none of the classes")
-    lines += [f"{count:,} failed: {plain(reason)}" for reason, count in run.failures.items()]
-    if counts.computed:
-        lines.append(f"Certificate {run.certificate:.1e}: the largest relative difference between a map and its logit")
-    timing = record.timing
-    if timing is not None and timing.images and counts.new:
-        speed = timing.images / timing.seconds
-        lines.append(f"{speed:,.1f} images/s on {timing.device}, {work.duration(timing.seconds)}")
-    return "\n".join(f"- {line}" for line in lines)
 
 
 def _colors() -> types.Choices:

@@ -13,6 +13,7 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 from PIL import Image
 
+from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, work
 
 if TYPE_CHECKING:
@@ -102,13 +103,12 @@ class ExportOverlays(foo.Operator):
             return export_overlays(samples, params["key"], params["out_dir"], progress=report, **given)
 
         found = yield from work.run(ctx, export, "Reading the maps")
-        lines = [f"**{found.written:,}** overlays in {forms.plain(str(found.folder))}, listed in {found.manifest.name}"]
-        lines += [f"{count:,} have no picture: {forms.plain(reason)}" for reason, count in found.skipped.items()]
+        summary = found.describe()
+        words = f"{escape_markdown(summary.title)}\n\n{summary.markdown()}"
         sheet = {}
         if found.contact_sheet is not None:
-            lines.append(f"The worst, in {forms.plain(found.contact_sheet.name)}: wrong ones first, the surest of them")
             sheet = {"sheet": (types.ImageView(alt="The worst"), _picture(found.contact_sheet))}
-        yield work.summary(ctx, "CAM overlays", "\n".join(f"- {line}" for line in lines), **sheet)
+        yield work.summary(ctx, "CAM overlays", words, **sheet)
 
 
 def _picture(path: Path) -> str:

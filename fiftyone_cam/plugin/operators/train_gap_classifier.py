@@ -11,6 +11,7 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError, TrainingError
+from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.dataset import app_config
 from fiftyone_cam.plugin import forms, model_sources, work
 from fiftyone_cam.runs import catalog, training_run
@@ -325,27 +326,7 @@ def asked(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def words(run: training_run.TrainingRun) -> str:
-    """What a training came to, in Markdown."""
-    record, counts, plain = run.record, run.counts, forms.plain
-    last = run.history[-1]
-    left_out = {
-        "without a label": counts.unlabelled,
-        "in neither part": counts.outside,
-        "of classes without training samples": counts.unknown,
-        "unreadable": counts.failed,
-    }
-    measured = ""
-    if (metrics := run.metrics) is not None:
-        measured = f"accuracy **{metrics.accuracy:.1%}**, mean of the classes {metrics.balanced_accuracy:.1%}; "
-    lines = [
-        f"**{plain(record.training['arch'])}** learned {len(run.classes):,} classes from {counts.train:,} "
-        f"samples; {counts.validation:,} validate",
-        f"Best is epoch {record.epoch} of {last.epoch}: {measured}loss {last.loss:.3f} in the last epoch",
-        *(f"{count:,} left out: {what}" for what, count in left_out.items() if count),
-        *(f"{count:,} x {plain(reason)}" for reason, count in run.failures.items()),
-        f"The checkpoint: {plain(str(run.checkpoint))}",
-        *(f"Of epoch {epoch}: {plain(str(path))}" for epoch, path in run.snapshots.items()),
-        f"Predictions of what validates: {plain(run.field(training_run.PREDICTION))}. The Model Evaluation panel has "
-        f"the evaluation {plain(run.evaluation)}",
-    ]
-    return "\n".join(f"- {line}" for line in lines)
+    """A training in Markdown."""
+    field, evaluation = escape_markdown(run.field(training_run.PREDICTION)), escape_markdown(run.evaluation)
+    hint = f"Predictions of the validation samples: **{field}**. In the Model Evaluation panel: **{evaluation}**."
+    return f"{run.describe().markdown()}\n\n{hint}"

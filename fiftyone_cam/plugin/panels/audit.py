@@ -10,8 +10,9 @@ import fiftyone as fo
 import fiftyone.operators as foo
 from fiftyone.operators import types
 
-from fiftyone_cam.analysis import audit_report
+from fiftyone_cam.analysis.audit_report import VERDICTS, AuditReport, ClassRow, load_audit
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.tables import percent
 from fiftyone_cam.plugin import forms, plots, queries
 from fiftyone_cam.runs import catalog
 
@@ -46,7 +47,7 @@ ACTIONS = {
 
 
 class AuditPanel(foo.Panel):
-    """Draws what :mod:`fiftyone_cam.analysis.audit_report` counts.
+    """Draws what an :class:`AuditReport` counts.
 
     Marks set the view. A view that the panel set does not change what the panel counts; a view that the person sets
     does. So one goes from tile to tile without going back.
@@ -102,40 +103,32 @@ class AuditPanel(foo.Panel):
         ctx.ops.clear_view()
 
     def show_base(self, ctx: Any) -> None:
-        self._show(ctx, None, lambda base, key: base)
+        self._show(ctx, None, lambda report: report.samples)
 
     def show_verdict(self, ctx: Any) -> None:
         verdict = ctx.params["verdict"]
-        self._show(ctx, verdict, lambda base, key: audit_report.verdict_view(base, key, verdict))
+        self._show(ctx, verdict, lambda report: report.verdict_view(verdict))
 
     def show_unjudged(self, ctx: Any) -> None:
-        self._show(ctx, "without a verdict", queries.unjudged_view)
+        self._show(ctx, "without a verdict", lambda report: report.unjudged_view())
 
     def show_class(self, ctx: Any) -> None:
         labels = ctx.panel.state.classes
         row = ctx.params["row"]
         if row < len(labels):
-            self._show(ctx, labels[row], lambda base, key: audit_report.class_view(base, key, labels[row]))
+            self._show(ctx, labels[row], lambda report: report.class_view(labels[row]))
         else:  # the last row is all of them
             self.show_base(ctx)
 
     def show_region(self, ctx: Any) -> None:
         region, label, correct = json.loads(ctx.params["id"])
         words = ("wrong" if correct is False else "predictions", f"of {label}" if label else "", f"looking at {region}")
-        self._show(
-            ctx,
-            " ".join(filter(None, words)),
-            lambda base, key: audit_report.region_view(base, key, region, label, correct),
-        )
+        self._show(ctx, " ".join(filter(None, words)), lambda report: report.region_view(region, label, correct))
 
     def show_map(self, ctx: Any) -> None:
         label, wrong, _ = ctx.panel.state.drawn[ctx.params["trace_idx"]]
-
-        def make(base: fo.DatasetView, key: str) -> fo.DatasetView:
-            view = audit_report.class_view(base, key, label)
-            return queries.wrong_view(view, key) if wrong else view
-
-        self._show(ctx, f"wrong of {label}" if wrong else label, make)
+        words = f"wrong of {label}" if wrong else label
+        self._show(ctx, words, lambda report: report.class_view(label, correct=False if wrong else None))
 
     def open_sample(self, ctx: Any) -> None:
         if ctx.params.get("id"):
@@ -144,7 +137,7 @@ class AuditPanel(foo.Panel):
     def lasso(self, ctx: Any) -> None:
         ids = [point["id"] for point in ctx.params.get("data") or [] if point.get("id")]
         if ids:
-            self._show(ctx, "in the lasso", lambda base, key: base.select(ids))
+            self._show(ctx, "in the lasso", lambda report: report.samples.select(ids))
 
     def toggle_maps(self, ctx: Any) -> None:
         ctx.panel.state.maps = not ctx.panel.state.maps
@@ -158,12 +151,12 @@ class AuditPanel(foo.Panel):
     def _base(self, ctx: Any) -> fo.DatasetView:
         return fo.DatasetView._build(ctx.dataset, ctx.panel.state.base or [])
 
-    def _show(self, ctx: Any, words: str | None, make: Callable[[fo.DatasetView, str], fo.DatasetView]) -> None:
+    def _show(self, ctx: Any, words: str | None, make: Callable[[AuditReport], fo.DatasetView]) -> None:
         state = ctx.panel.state
         if _audited_at(ctx.dataset, state.key) != state.audited_at:  # deleted, or audited anew, since it was counted
             self._update(ctx)
             return
-        view = make(self._base(ctx), state.key)
+        view = make(load_audit(self._base(ctx), state.key))
         state.set({"shown": _text(view), "filter": words})
         ctx.ops.set_view(view)
 
@@ -188,26 +181,26 @@ class AuditPanel(foo.Panel):
     def _count(self, ctx: Any, base: fo.DatasetView, key: str) -> None:
         state, data = ctx.panel.state, ctx.panel.data
         data.clear()  # what is set is merged into what was there, trace by trace
-        record = audit_report.load_audit(base, key).record
+        report = load_audit(base, key)
+        record = report.record
         state.audited_at = record.audited_at
-        table = audit_report.class_table(base, key)
-        *rows, total = table
-        verdicts = {word: getattr(total, word) for word in audit_report.VERDICTS}
+        *rows, total = report.classes
+        verdicts = {word: getattr(total, word) for word in VERDICTS}
         body: dict[str, Any] = {"samples": total.samples, "verdict": record.verdict}
         if record.verdict:
-            body.update(verdicts=verdicts, unjudged=audit_report.unjudged_counts(base, key))
+            body.update(verdicts=verdicts, unjudged=report.unjudged)
         body.update(classes=len(rows), accuracy=total.accuracy, inside=total.inside, area=total.area)
         state.classes = [row.label for row in rows[:CLASSES]]
         data.classes = [_row(row) for row in [*rows[:CLASSES], total]]
 
         if record.objects:
-            points, audited = audit_report.scatter(base, key, POINTS)
+            points, audited = report.points(POINTS)
             data.scatter = plots.points(points)
             body.update(points=len(points), audited=audited)
             correct = False if record.ground_truth else None
-            regions = audit_report.region_table(base, key, correct)
+            regions = report.region_table(correct)
             if not regions and correct is False:  # nothing wrong in view: then what all look at
-                correct, regions = None, audit_report.region_table(base, key, None)
+                correct, regions = None, report.region_table()
             data.regions = plots.region_bars(regions, correct, REGIONS)
             together = [row for row in regions if row.label is None]
             body.update(regions=len(together), errors=correct is False, looked=together[0].samples if together else 0)
@@ -218,7 +211,7 @@ class AuditPanel(foo.Panel):
         state = ctx.panel.state
         if not state.maps or not state.body:
             return
-        maps = audit_report.mean_heatmaps(base, state.key, state.classes[:MAPS])
+        maps = load_audit(base, state.key).mean_maps(state.classes[:MAPS])
         traces, drawn, layout = plots.mean_maps(maps)
         ctx.panel.data.maps = traces
         state.set({"drawn": drawn, "layout": layout})
@@ -302,7 +295,7 @@ class AuditPanel(foo.Panel):
         view.add_column("accuracy", label="right")
         if body["inside"] is not None:
             view.add_column("inside", label="inside")
-        for verdict in audit_report.VERDICTS if body["verdict"] else ():
+        for verdict in VERDICTS if body["verdict"] else ():
             view.add_column(verdict, label=verdict)
         panel.list("classes", types.Object(), view=view)
 
@@ -442,15 +435,11 @@ def _quiet() -> dict[str, Any]:
     return {"button": {"sx": style}}
 
 
-def _row(row: audit_report.ClassRow) -> dict[str, Any]:
+def _row(row: ClassRow) -> dict[str, Any]:
     return {
         "label": "all" if row.label is None else plots.cut(row.label),
         "samples": f"{row.samples:,}",
-        "accuracy": _percent(row.accuracy),
-        "inside": _percent(row.inside),
-        **{word: f"{getattr(row, word):,}" for word in audit_report.VERDICTS},
+        "accuracy": percent(row.accuracy, 0),
+        "inside": percent(row.inside, 0),
+        **{word: f"{getattr(row, word):,}" for word in VERDICTS},
     }
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"
