@@ -117,6 +117,57 @@ def test_who_computes_knows_no_fiftyone(path):
         assert name.partition(".")[0] not in FIFTYONE, name
 
 
+INTERNALS = "dataset.internals"
+NOT_PRIVATE = {"_exit", "_fields", "_replace", "_asdict", "_make"}
+"""Of ``os`` and of named tuples: they begin with an underscore and are documented."""
+
+
+def defined(tree: ast.AST) -> set[str]:
+    """Names that a module gives to functions, classes, variables and attributes of ``self`` and ``cls``."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found |= {node.attr} if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls") else set()
+    return found
+
+
+def foreign_privates(source: str) -> set[str]:
+    """Private names that a module uses and does not define: as an attribute, a keyword or an import."""
+    tree = ast.parse(source)
+    used = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            used.add(node.attr)
+        elif isinstance(node, ast.keyword):
+            used.add(node.arg or "")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fiftyone."):
+            used |= {alias.name for alias in node.names}
+    private = {name for name in used if name.startswith("_") and not name.startswith("__")}
+    return private - defined(tree) - NOT_PRIVATE
+
+
+def test_the_law_on_private_names_sees_them():
+    for source in (
+        "dataset._doc.reload()",
+        "view = fo.DatasetView._build(dataset, [])",
+        "samples.values(paths, _raw=True)",
+        "from fiftyone.core.dataset import _load_dataset",
+    ):
+        assert len(foreign_privates(source)) == 1, source
+    assert not foreign_privates("class A:\n    def __init__(self):\n        self._b = 1\n\ndef f(a):\n    return a._b")
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path) != INTERNALS], ids=name_of)
+def test_only_one_module_knows_fiftyones_private_parts(path):
+    assert not foreign_privates(path.read_text(encoding="utf-8"))
+    forbidden = ("fiftyone.core.odm", "fiftyone.server", "mongoengine")
+    assert not [name for name in imports(path) if name.startswith(forbidden)]
+
+
 def run(code: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent, timeout=300)
 

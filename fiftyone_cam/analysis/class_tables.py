@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fiftyone_cam.dataset import internals
 from fiftyone_cam.dataset.collection import Collection
 
 
@@ -14,7 +15,7 @@ def group(samples: Collection, stages: Sequence[Mapping[str, Any]]) -> list[dict
     >>> group(dataset, [{"$group": {"_id": "$ground_truth.label", "n": {"$sum": 1}}}])
     [{'_id': 'cat', 'n': 84}, {'_id': 'dog', 'n': 175}]
     """
-    return list(samples._aggregate(post_pipeline=list(stages)))
+    return internals.aggregate(samples, stages)
 
 
 def group_by_class(

@@ -23,6 +23,7 @@ from fiftyone_cam.classifiers.transforms import convert, of_processor
 from fiftyone_cam.core.errors import SourceError
 from fiftyone_cam.core.names import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS, LITE, SMALL
 from fiftyone_cam.core.preprocessing import CenterCrop, Pad, Preprocessing, Resize, Step
+from fiftyone_cam.dataset.internals import network_of
 from fiftyone_cam.networks import architectures, build
 
 
@@ -177,7 +178,7 @@ def from_zoo(model: Any) -> Source:
     if not isinstance(model, fout.TorchImageModel) or not model.classes:
         raise SourceError(f"expected a torch image classifier of FiftyOne's zoo, found {type(model).__name__}")
     config = model.config
-    return Source(model._model, model.classes, convert(model.transforms), {
+    return Source(network_of(model), model.classes, convert(model.transforms), {
         "source": "zoo", "model": name, "entrypoint": str(config.entrypoint_fcn),
     })  # fmt: skip
 

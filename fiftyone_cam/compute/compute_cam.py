@@ -28,6 +28,7 @@ from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.dataset import database
 from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.dataset.ground_truth import GroundTruth, check_field
+from fiftyone_cam.dataset.internals import dataset_of
 from fiftyone_cam.engines import local
 from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.engines.settings import Engine, Ray, as_engine
@@ -118,8 +119,8 @@ def compute_cam(
         precision=precision,
         top_k=top_k,
     )
-    database.refresh(collection._dataset)
-    run = _open(collection._dataset, key, classifier, settings, overwrite)
+    database.refresh(dataset_of(collection))
+    run = _open(dataset_of(collection), key, classifier, settings, overwrite)
     timing = Timing(device=str(classifier.network.device))
     with _noting_what_stops_it(run, collection), _terminable():
         schema = field_schema(top_k, contrast=ground_truth is not None)
@@ -162,7 +163,7 @@ def _check_settings(
     top_k: int,
 ) -> None:
     """What can be known to be wrong before a classifier is loaded."""
-    catalog.check_key(samples._dataset, key)
+    catalog.check_key(dataset_of(samples), key)
     if precision not in PRECISIONS:
         raise CamError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
     for name, value in (("batch_size", batch_size), ("top_k", top_k)):

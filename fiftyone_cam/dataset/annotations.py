@@ -13,6 +13,7 @@ import numpy as np
 from fiftyone_cam.core.errors import FieldError
 from fiftyone_cam.core.regions import Mask, Polygon, Shape
 from fiftyone_cam.dataset import bulk, collection
+from fiftyone_cam.dataset.internals import dataset_of
 
 Labelled = tuple[str | None, Shape]
 """A shape and its label; None where it has none."""
@@ -276,7 +277,7 @@ class _Segmentation(_Reader):
         self, samples: collection.Collection, field: str, values: Collection[str], ignored: Counter[str]
     ) -> None:
         super().__init__(samples, field, values, ignored)
-        dataset = samples._dataset
+        dataset = dataset_of(samples)
         targets = dataset.mask_targets.get(field) or dataset.default_mask_targets or {}
         self.names = {int(v[1:], 16) if isinstance(v, str) else int(v): str(name) for v, name in targets.items()}
         self.named = bool(targets) or any(value.isdigit() for value in values)

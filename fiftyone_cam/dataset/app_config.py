@@ -1,13 +1,16 @@
 """How a run looks in the App: its colours, its group in the sidebar, and which of its fields are visible.
 
-Everything is stored on the dataset, beside what the user set, and nothing of the user's is changed. Two facts about the
-App (seen in 1.22.1) explain the form of what is stored:
+Everything is stored on the dataset, beside the user's settings, which stay as they are. All that this project knows of
+how the App (1.22.1) paints heatmaps is here:
 
-- The App takes a launched session's colour scheme as it is stored, and its painter looks for 256 ready colours,
-  ``rgb``, in the entry of a field. Only the server's GraphQL answer adds them, so an entry that names a scale and
-  nothing else is not drawn. Entries here carry ``rgb`` along; the server ignores it.
-- Colour scales are drawn only where labels are coloured by value. By field, a heatmap is one colour with an opacity
-  that grows with the value's magnitude, the same for both signs.
+- The App takes a launched session's colour scheme as it is stored. Its painter looks for 256 ready colours, ``rgb``, in
+  the entry of a field. Only the server's GraphQL answer adds them, so the painter does not draw an entry that only
+  names a scale. Entries here carry ``rgb`` along; the server ignores it.
+- The App draws colour scales only where labels are coloured by value. By field, a heatmap has one colour, with an
+  opacity that grows with the value's magnitude, the same for both signs.
+- The server remembers a session's colours, and drops ``rgb`` from them whenever they are set. What is stored on an open
+  dataset does not reach the App, not even when the page is reloaded: see :func:`restore_session_colors`.
+- The App repaints when the number of scales has changed, whatever they are: see :func:`repainting_schemes`.
 """
 
 from __future__ import annotations
@@ -16,11 +19,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import fiftyone as fo
-import fiftyone.core.odm as foo
 import fiftyone.core.utils as fou
 
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import CONTRAST
+from fiftyone_cam.dataset import internals
 
 fopp = fou.lazy_import("fiftyone.core.plots.plotly")  # plotly takes a second, and the App imports this module early
 
@@ -103,7 +106,7 @@ def visible(dataset: fo.Dataset) -> list[str]:
     active = dataset.app_config.active_fields
     if active is None or active.exclude:
         hidden = set() if active is None else set(active.paths)
-        active = foo.DatasetAppConfig.default_active_fields(dataset)
+        active = fo.DatasetAppConfig.default_active_fields(dataset)
         return [path for path in active.paths if path not in hidden]
     return list(active.paths)
 
@@ -113,6 +116,40 @@ def scales(dataset: fo.Dataset) -> list[dict[str, Any]]:
     scheme = dataset.app_config.color_scheme
     entries = list(scheme.colorscales or []) if scheme is not None else []
     return entries if any("rgb" in entry for entry in entries) else []
+
+
+def repainting_schemes(dataset: fo.Dataset) -> list[dict[str, Any]]:
+    """What the App's ``set_color_scheme`` has to be given, in this order, so that an open App draws the stored scales.
+
+    The first one takes all scales away, because the App repaints only when their number changes. None: nothing to draw.
+
+    >>> [len(scheme["colorscales"]) for scheme in repainting_schemes(dataset)]
+    [0, 2]
+    """
+    entries = scales(dataset)
+    if not entries:
+        return []
+    color_by = dataset.app_config.color_scheme.color_by
+    complete = [{name: entry.get(name) for name in ("path", "name", "list")} for entry in entries]
+    return [{"color_by": color_by, "colorscales": shown} for shown in ([], complete)]
+
+
+def restore_session_colors(dataset: fo.Dataset) -> bool:
+    """Put the stored scales, with their ready colours, into this server's memory of the session.
+
+    Returns:
+        Whether they were all there before, so that the App draws them already.
+
+    >>> restore_session_colors(dataset), restore_session_colors(dataset)
+    (False, True)
+    """
+    ours = {entry["path"]: entry for entry in scales(dataset)}
+    scheme = internals.session_colors()
+    known = {entry["path"]: entry for entry in scheme.colorscales or []}
+    if all(known.get(path, {}).get("rgb") for path in ours):
+        return True
+    scheme.colorscales = [dict(entry) for entry in {**known, **ours}.values()]
+    return False
 
 
 def _is_heatmap(dataset: fo.Dataset, path: str) -> bool:
@@ -161,11 +198,11 @@ def _rgb(color: str) -> str:
 def _group(dataset: fo.Dataset, paths: Iterable[str]) -> None:
     """Move fields into the group of this project; from the App's own groups only, not from one that the user made."""
     config = dataset.app_config
-    usual = {group.name for group in foo.DatasetAppConfig.default_sidebar_groups(dataset)}
-    groups = list(config.sidebar_groups or foo.DatasetAppConfig.default_sidebar_groups(dataset))
+    usual = {group.name for group in fo.DatasetAppConfig.default_sidebar_groups(dataset)}
+    groups = list(config.sidebar_groups or fo.DatasetAppConfig.default_sidebar_groups(dataset))
     ours = next((group for group in groups if group.name == GROUP), None)
     if ours is None:
-        ours = foo.SidebarGroupDocument(name=GROUP, expanded=True)
+        ours = fo.SidebarGroupDocument(name=GROUP, expanded=True)
         after = [index for index, group in enumerate(groups) if group.name in ("metadata", "labels")]
         groups.insert(max(after, default=-1) + 1, ours)
     for path in paths:
@@ -183,4 +220,4 @@ def _group(dataset: fo.Dataset, paths: Iterable[str]) -> None:
 def _activate(dataset: fo.Dataset, wanted: Sequence[str], hidden: set[str]) -> None:
     paths = [path for path in visible(dataset) if path not in hidden]
     paths += [path for path in wanted if path not in paths]
-    dataset.app_config.active_fields = foo.ActiveFields(paths=paths)
+    dataset.app_config.active_fields = fo.ActiveFields(paths=paths)

@@ -8,11 +8,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 import fiftyone as fo
-import fiftyone.core.odm as foo
-from bson import ObjectId
 from pymongo.errors import PyMongoError
 
 from fiftyone_cam.core.errors import RunError
+from fiftyone_cam.dataset import internals
 
 
 def register_run(dataset: fo.Dataset, key: str, config: fo.RunConfig) -> None:
@@ -22,16 +21,13 @@ def register_run(dataset: fo.Dataset, key: str, config: fo.RunConfig) -> None:
         RunError: somebody else was quicker.
     """
     now = datetime.now(timezone.utc).replace(tzinfo=None)
-    document = foo.RunDocument(
-        dataset_id=dataset._doc.id, key=key, version=fo.__version__, timestamp=now, config=config.serialize()
-    )
-    document.save()
-    unused = {"_id": dataset._doc.id, f"runs.{key}": {"$exists": False}}
-    entry = {"$set": {f"runs.{key}": document.id, "last_modified_at": now}}
-    if not foo.get_db_conn()["datasets"].update_one(unused, entry).matched_count:
-        document.delete()
+    document = internals.add_run_document(dataset, key, config, now)
+    unused = {"_id": internals.dataset_id(dataset), f"runs.{key}": {"$exists": False}}
+    entry = {"$set": {f"runs.{key}": document, "last_modified_at": now}}
+    if not internals.datasets().update_one(unused, entry).matched_count:
+        internals.runs().delete_one({"_id": document})
         raise RunError(f"run {key!r} was begun by somebody else just now: wait for it, or use another key")
-    dataset._doc.reload()
+    internals.reload_document(dataset)
 
 
 @contextlib.contextmanager
@@ -66,13 +62,8 @@ def write_record(
     """
     change = {"$set": {f"config.{name}": value for name, value in entries.items()}}
     with writing():
-        found = foo.get_db_conn()["runs"].update_one({"_id": document_of(dataset, key), **(only_if or {})}, change)
+        found = internals.runs().update_one({"_id": internals.run_id(dataset, key), **(only_if or {})}, change)
     return bool(found.matched_count)
-
-
-def document_of(dataset: fo.Dataset, key: str) -> ObjectId:
-    """The id of a run's document, as this process knows it."""
-    return ObjectId(dataset._doc.runs[key].id)
 
 
 def is_registered(dataset: fo.Dataset, key: str) -> bool:
@@ -80,13 +71,13 @@ def is_registered(dataset: fo.Dataset, key: str) -> bool:
 
     Where two register the same key at once, only the later one is.
     """
-    found = foo.get_db_conn()["datasets"].find_one({"_id": dataset._doc.id}, {f"runs.{key}": True})
-    return ((found or {}).get("runs") or {}).get(key) == document_of(dataset, key)
+    found = internals.datasets().find_one({"_id": internals.dataset_id(dataset)}, {f"runs.{key}": True})
+    return ((found or {}).get("runs") or {}).get(key) == internals.run_id(dataset, key)
 
 
 def remove_document(dataset: fo.Dataset, key: str) -> None:
     """Delete a run's document that no dataset refers to any more."""
-    foo.get_db_conn()["runs"].delete_one({"_id": document_of(dataset, key)})
+    internals.runs().delete_one({"_id": internals.run_id(dataset, key)})
 
 
 def declare_field(dataset: fo.Dataset, path: str, **kwargs: Any) -> None:
@@ -102,15 +93,13 @@ def declare_field(dataset: fo.Dataset, path: str, **kwargs: Any) -> None:
     >>> declare_field(dataset, "cam_error", ftype=fo.StringField)
     """
     now = datetime.now(timezone.utc).replace(tzinfo=None)
-    field = foo.create_field(path, **kwargs)
-    field._set_created_at(now)
-    entry = foo.SampleFieldDocument.from_field(field).to_mongo()
-    unused = {"_id": dataset._doc.id, "sample_fields.name": {"$ne": path}}
+    field, entry = internals.make_field(path, now, **kwargs)
+    unused = {"_id": internals.dataset_id(dataset), "sample_fields.name": {"$ne": path}}
     change = {"$push": {"sample_fields": entry}, "$set": {"last_modified_at": now}}
     with writing():
-        declared = foo.get_db_conn()["datasets"].update_one(unused, change)
-    if declared.modified_count:  # for samples that are loaded: dataset.reload() would replace their class
-        dataset._sample_doc_cls._declare_field(dataset, path, field)
+        declared = internals.datasets().update_one(unused, change)
+    if declared.modified_count:
+        internals.declare_on_loaded(dataset, path, field)
     refresh(dataset)
 
 
@@ -125,14 +114,13 @@ def refresh(dataset: fo.Dataset) -> None:
 
     >>> refresh(dataset)
     """
-    document = dataset._doc
-    found = foo.get_db_conn()["datasets"].find_one({"_id": document.id}, {"last_modified_at": True})
+    found = internals.datasets().find_one({"_id": internals.dataset_id(dataset)}, {"last_modified_at": True})
     if found is None:
-        raise RunError(f"the dataset {document.name!r} was deleted meanwhile")
-    if _milliseconds(found["last_modified_at"]) == _milliseconds(document.last_modified_at):
+        raise RunError(f"the dataset {dataset.name!r} was deleted meanwhile")
+    if _milliseconds(found["last_modified_at"]) == _milliseconds(dataset.last_modified_at):
         return
-    document.reload()
-    if {field.name for field in document.sample_fields} != set(dataset.get_field_schema(include_private=True)):
+    internals.reload_document(dataset)
+    if internals.known_fields(dataset) != set(dataset.get_field_schema(include_private=True)):
         dataset.reload()
 
 

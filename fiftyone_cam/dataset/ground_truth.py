@@ -9,6 +9,7 @@ import fiftyone as fo
 
 from fiftyone_cam.core.errors import FieldError
 from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.internals import dataset_of
 
 
 class Translation:
@@ -113,7 +114,7 @@ class GroundTruth(Translation):
         truth.field = field
         truth.unmatched = {label: count for label, count in labels.items() if not truth.indices(label)}
         # Where these samples match nothing, but the whole dataset does, they only happen to have no such label.
-        if labels and len(labels) == len(truth.unmatched) and not truth._matches_any(samples._dataset):
+        if labels and len(labels) == len(truth.unmatched) and not truth._matches_any(dataset_of(samples)):
             raise FieldError(
                 f"no label of {field!r} matches a class: found {sorted(labels)[:5]}, the classes are "
                 f"{truth.words[:5]}, …; pass class_map= to translate classes into labels"

@@ -10,6 +10,7 @@ import fiftyone as fo
 from fiftyone_cam.analysis.audit_report import AuditReport
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.internals import dataset_of, is_generated
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
 
@@ -37,7 +38,7 @@ def class_words(samples: Collection, field: str) -> tuple[list[str], int | None]
     >>> class_words(dataset, "ground_truth")
     (['cat', 'dog'], None)
     """
-    dataset = samples._dataset
+    dataset = dataset_of(samples)
     return _class_words(dataset.name, field, str(dataset.last_modified_at))
 
 
@@ -65,9 +66,9 @@ def missing(samples: Collection, key: str | None) -> Missing | None:
     >>> missing(dataset, None)
     Missing(what='run', text='This dataset has no class activation maps yet: compute them first.')
     """
-    if samples._dataset.media_type not in ("image", "group", None):
-        return Missing("images", f"This dataset holds {samples._dataset.media_type}: an audit needs images.")
-    if samples._is_generated:
+    if dataset_of(samples).media_type not in ("image", "group", None):
+        return Missing("images", f"This dataset holds {dataset_of(samples).media_type}: an audit needs images.")
+    if is_generated(samples):
         return Missing("samples", "This view shows parts of images. An audit is of whole images: show the samples.")
     if key is None:
         return Missing("run", "This dataset has no class activation maps yet: compute them first.")
@@ -123,7 +124,7 @@ def no_result(samples: Collection, sample_id: str, key: str) -> Missing:
     'This sample has no map: truncated file'
     """
     field = f"{key}_error"
-    reason = samples._dataset.select(sample_id).values(field)[0] if samples._dataset.has_field(field) else None
+    reason = dataset_of(samples).select(sample_id).values(field)[0] if dataset_of(samples).has_field(field) else None
     return Missing("sample", f"This sample has no map: {reason or f'run {key} did not cover it; compute it too'}.")
 
 
@@ -156,7 +157,7 @@ def picture(samples: Collection, sample_id: str, field: str, side: int = 64) -> 
     """
     from fiftyone_cam.runs.heatmaps import signed_map
 
-    sample = samples._dataset[sample_id]
+    sample = dataset_of(samples)[sample_id]
     heat = sample.get_field(field)
     if heat is None or heat.map is None:
         return None

@@ -15,7 +15,7 @@ import fiftyone as fo
 from pymongo.errors import OperationFailure
 
 from fiftyone_cam.core.errors import FieldError, RunError
-from fiftyone_cam.dataset import app_config, database
+from fiftyone_cam.dataset import app_config, database, internals
 from fiftyone_cam.runs import lease, store
 from fiftyone_cam.runs.record import Record, Status, require_entries, set_entries
 
@@ -74,7 +74,7 @@ class Run(Generic[Record]):
         if not store.write(self.dataset, self.key, entries):
             raise RunError(f"run {self.key!r} was deleted meanwhile")
         set_entries(self.record, entries)
-        self.dataset._doc.runs[self.key].reload()  # what FiftyOne's own get_run_info reads
+        internals.reload_run(self.dataset, self.key)  # what FiftyOne's own get_run_info reads
 
     def refuse_own(self, paths: Iterable[str], what: str) -> None:
         """Refuse fields that this run wrote: comparing it with its own output always agrees.

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import fiftyone as fo
-from mongoengine.errors import DoesNotExist
 
 from fiftyone_cam.core.errors import RunError
-from fiftyone_cam.dataset import database
+from fiftyone_cam.dataset import database, internals
 from fiftyone_cam.runs.record import Record, RunRecord, read_record, to_plain
 
 CAM = "fiftyone_cam"
@@ -47,11 +46,9 @@ def read_entries(dataset: fo.Dataset, key: str) -> dict[str, Any]:
     >>> read_entries(dataset, "cam")["schema_version"]
     1
     """
-    try:
-        dataset._doc.runs[key].reload()
-    except DoesNotExist:
+    if not internals.reload_run(dataset, key):
         database.refresh(dataset)
-        raise RunError(f"run {key!r} was deleted meanwhile") from None
+        raise RunError(f"run {key!r} was deleted meanwhile")
     entries = dataset.get_run_info(key).config.serialize()
     return {name: value for name, value in entries.items() if name not in ("cls", "type", "method")}
 

@@ -27,6 +27,7 @@ from fiftyone_cam.core.network import GapNetwork, resolve_device
 from fiftyone_cam.core.preprocessing import Preprocessing
 from fiftyone_cam.core.results import Item
 from fiftyone_cam.dataset.collection import Collection, require_images
+from fiftyone_cam.dataset.internals import dataset_of
 from fiftyone_cam.networks import architectures
 from fiftyone_cam.runs import catalog, training_run
 from fiftyone_cam.runs.record import Epoch, Metrics, TrainingRecord
@@ -133,7 +134,7 @@ def train_classifier(
     folder = Path(out_dir).expanduser().absolute()
     key = key or key_of(folder)
     _check(collection, ground_truth, arch, weights, freeze, size, epochs, snapshots)
-    check_key(collection._dataset, key)
+    check_key(dataset_of(collection), key)
     data = TrainingData.read(collection, ground_truth, split, seed)
 
     target = resolve_device(device)
@@ -165,9 +166,9 @@ def train_classifier(
         "snapshots": sorted(set(snapshots)),
         **asdict(settings),
     }
-    checkpoint = Checkpoint(folder, training, str(collection._dataset.name))
+    checkpoint = Checkpoint(folder, training, str(dataset_of(collection).name))
     checkpoint.open(overwrite)
-    run = _record(collection._dataset, key, folder, training, data, overwrite)
+    run = _record(dataset_of(collection), key, folder, training, data, overwrite)
     if checkpoint.complete and run.record.status == "complete":
         return load_classifier(folder)
 

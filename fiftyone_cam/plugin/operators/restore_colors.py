@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import fiftyone as fo
 import fiftyone.operators as foo
 
 from fiftyone_cam.dataset import app_config
@@ -32,32 +31,15 @@ class RestoreColors(foo.Operator):
         )
 
     def execute(self, ctx: Any) -> Iterator[Any]:
-        if ctx.dataset is None or remember(ctx.dataset) or not ctx.params.get("paint", True):
+        if ctx.dataset is None or app_config.restore_session_colors(ctx.dataset) or not ctx.params.get("paint", True):
             return
         yield from recolor(ctx)
 
 
 def recolor(ctx: Any) -> Iterator[Any]:
     """Let the open App draw the dataset's colour scales, where there are any of this project."""
-    entries = app_config.scales(ctx.dataset)
-    if not entries:
-        return
-    scales = [{name: entry.get(name) for name in ("path", "name", "list")} for entry in entries]
-    color_by = ctx.dataset.app_config.color_scheme.color_by
-    # The App repaints where the number of scales has changed, whatever is in them: take them away first.
-    yield ctx.trigger("set_color_scheme", {"color_by": color_by, "colorscales": []})
-    yield ctx.trigger("set_color_scheme", {"color_by": color_by, "colorscales": scales})
-    yield ctx.trigger("fiftyone_cam/restore_colors", {"paint": False})
-
-
-def remember(dataset: fo.Dataset) -> bool:
-    """Put the ready colours into the server's memory of the session; whether they were all there."""
-    from fiftyone.server.events import get_state
-
-    ours = {entry["path"]: entry for entry in app_config.scales(dataset)}
-    scheme = get_state().color_scheme
-    known = {entry["path"]: entry for entry in scheme.colorscales or []}
-    if all(known.get(path, {}).get("rgb") for path in ours):
-        return True
-    scheme.colorscales = [dict(entry) for entry in {**known, **ours}.values()]
-    return False
+    schemes = app_config.repainting_schemes(ctx.dataset)
+    for scheme in schemes:
+        yield ctx.trigger("set_color_scheme", scheme)
+    if schemes:
+        yield ctx.trigger("fiftyone_cam/restore_colors", {"paint": False})

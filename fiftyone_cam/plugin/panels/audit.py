@@ -13,6 +13,7 @@ from fiftyone.operators import types
 from fiftyone_cam.analysis.audit_report import VERDICTS, AuditReport, ClassRow, load_audit
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.tables import percent
+from fiftyone_cam.dataset import internals
 from fiftyone_cam.plugin import forms, plots, queries
 from fiftyone_cam.runs import catalog
 
@@ -149,7 +150,7 @@ class AuditPanel(foo.Panel):
         ctx.panel.state.set({"base": _stages(ctx.view), "shown": None, "filter": None})
 
     def _base(self, ctx: Any) -> fo.DatasetView:
-        return fo.DatasetView._build(ctx.dataset, ctx.panel.state.base or [])
+        return internals.view_of(ctx.dataset, ctx.panel.state.base or [])
 
     def _show(self, ctx: Any, words: str | None, make: Callable[[AuditReport], fo.DatasetView]) -> None:
         state = ctx.panel.state
@@ -397,7 +398,7 @@ def _audited_at(dataset: fo.Dataset, key: str) -> str | None:
 
 
 def _stages(view: fo.DatasetView) -> list[dict[str, Any]]:
-    return [] if view is None else list(view._serialize(include_uuids=False))
+    return internals.stages_of(view)
 
 
 def _text(view: fo.DatasetView) -> str:
