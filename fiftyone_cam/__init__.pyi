@@ -13,11 +13,16 @@ from .classifiers.classifier import load_classifier as load_classifier
 from .compute.compute_cam import compute_cam as compute_cam
 from .compute.explain_sample import explain_sample as explain_sample
 from .core.errors import CamError as CamError
+from .core.errors import DatabaseError as DatabaseError
 from .core.errors import FieldError as FieldError
 from .core.errors import HeadError as HeadError
 from .core.errors import ImageError as ImageError
+from .core.errors import InstallError as InstallError
+from .core.errors import NotDoneError as NotDoneError
 from .core.errors import RunError as RunError
 from .core.errors import SourceError as SourceError
+from .core.errors import Stopped as Stopped
+from .core.errors import Terminated as Terminated
 from .core.errors import TrainingError as TrainingError
 from .core.preprocessing import Bound as Bound
 from .core.preprocessing import CenterCrop as CenterCrop

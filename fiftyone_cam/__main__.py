@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from fiftyone_cam import _install, _mongod
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import CamError, DatabaseError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help()
     except CamError as error:
         print(f"fiftyone_cam: {error}", file=sys.stderr)
-        if isinstance(error, _mongod.DatabaseError) and not options.fix:
+        if isinstance(error, DatabaseError) and not options.fix:
             print("To repair it: python -m fiftyone_cam doctor --fix", file=sys.stderr)
         return 1
     return 0

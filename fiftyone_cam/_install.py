@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import InstallError
 
 NAME = "fiftyone_cam"
 
@@ -21,10 +21,6 @@ BUNDLE = ("fiftyone.yml", "fiftyone_cam/plugin/entry.py", "fiftyone_cam/plugin/a
 
 # Says, inside a copied plugin folder, that `install` made it.
 _MARKER = "COPIED_BY_FIFTYONE_CAM"
-
-
-class InstallError(CamError):
-    """The plugin cannot be linked or unlinked without touching what somebody else made."""
 
 
 def install() -> Path:

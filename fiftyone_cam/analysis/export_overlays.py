@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,14 @@ import cv2
 import fiftyone as fo
 import fiftyone.core.utils as fou
 
-from fiftyone_cam.core.errors import CamError, FieldError, ImageError
+from fiftyone_cam.core.errors import CamError, FieldError, ImageError, NotDoneError
+from fiftyone_cam.core.files import write_atomically
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.core.overlay import Picture, blend, caption, check_style, sheet, stack, thumbnail
 from fiftyone_cam.core.tables import Summary
-from fiftyone_cam.core.workers import NotDoneError, Task, Workers
+from fiftyone_cam.core.workers import Workers, default_count
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import Translation
 from fiftyone_cam.runs import catalog
@@ -123,7 +124,8 @@ def export_overlays(
     wanted = {row["id"] for row in worst}
     thumbnails: dict[str, Picture] = {}
 
-    def export(row: dict[str, Any], heatmap: fo.Heatmap) -> None:
+    def export(found: tuple[dict[str, Any], fo.Heatmap]) -> None:
+        row, heatmap = found
         try:
             picture = _picture(row, heatmap, colormap, alpha, text, side_by_side)
         except (ImageError, FieldError) as error:
@@ -139,30 +141,20 @@ def export_overlays(
     for row in pending.values():
         row["error"] = "not written: the export was interrupted"
     manifest.save(rows)
-    count = min(16, os.cpu_count() or 1)
-    ahead: deque[tuple[dict[str, Any], Task[None]]] = deque()
+    count = default_count()
+    view = samples.view().exists(field).select_fields(field)
+    found = ((pending[sample.id], sample[field]) for sample in view if sample.id in pending)  # not those computed since
     try:
         with (
             fou.ProgressBar(total=len(pending), progress=progress) as bar,
             Workers(count, seconds=limits().seconds, name="cam-overlay") as workers,
         ):
-
-            def finish_one() -> None:
-                row, task = ahead.popleft()
+            for (row, _), task in workers.imap(export, found, ahead=2 * count):
                 try:
                     workers.result(task)
                 except NotDoneError as error:
                     row["error"] = str(error)
                 bar.update()
-
-            for sample in samples.view().exists(field).select_fields(field):
-                if sample.id not in pending:  # computed since
-                    continue
-                ahead.append((pending[sample.id], workers.submit(export, pending[sample.id], sample[field])))
-                if len(ahead) > 2 * count:
-                    finish_one()
-            while ahead:
-                finish_one()
     finally:
         manifest.save(rows)
 
@@ -282,12 +274,10 @@ class _Manifest:
 
     def write(self, name: str, data: bytes) -> None:
         """One file, whole or not at all."""
-        staging = self.folder / f".{name}.partial"
         try:
-            staging.write_bytes(data)
-            os.replace(staging, self.folder / name)
+            with write_atomically(self.folder / name) as new:
+                new.write_bytes(data)
         except OSError as error:
-            staging.unlink(missing_ok=True)
             raise CamError(
                 f"{name} cannot be written to {self.folder}: {error.strerror}. What was written before is whole"
             ) from error

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from fiftyone_cam.classifiers import checkpoint, sources, transforms
-from fiftyone_cam.core.errors import SourceError
+from fiftyone_cam.core.errors import SourceError, did_you_mean
 from fiftyone_cam.core.explain import Explainer, Prepared, prepare, wait_for_prepared
+from fiftyone_cam.core.files import write_atomically
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS, LITE
 from fiftyone_cam.core.network import GapNetwork
@@ -118,7 +117,7 @@ def _load(
     if name.endswith("-torch"):  # FiftyOne's zoo names its models so
         return sources.from_zoo(name)
     raise SourceError(
-        f"{name!r} is no classifier's name and no path that exists{sources.near(name, [*LITE, *architectures()])}. "
+        f"{name!r} is no classifier's name and no path that exists{did_you_mean(name, [*LITE, *architectures()])}. "
         "Expected efficientnet_lite0, a torchvision classifier, timm:…, hf:…, a FiftyOne zoo model (…-torch), "
         "a checkpoint folder or a file of weights"
     )
@@ -206,29 +205,26 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
         folder = Path(folder).expanduser().absolute()
         if folder.exists() and not checkpoint.may_replace(folder):
             raise SourceError(f"{folder} holds something else: give a folder that is new or empty")
+        tensors = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in self.network.module.state_dict().items()
+        }
+        data = {
+            "arch": arch,
+            "classes": list(self.classes),
+            "preprocessing": self.network.preprocessing.to_dict(),
+            "activation": self.network.activation,
+            **details,
+        }
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.module.state_dict().items()},
-                staging / CHECKPOINT_WEIGHTS,
-            )
-            data = {
-                "arch": arch,
-                "classes": list(self.classes),
-                "preprocessing": self.network.preprocessing.to_dict(),
-                "activation": self.network.activation,
-                **details,
-            }
-            (staging / CHECKPOINT_JSON).write_text(json.dumps(data, indent=2), encoding="utf-8")
+        # The JSON takes its place last, because it makes the folder a checkpoint. Both are staged outside: what a kill
+        # leaves of them must not make a new folder one that holds something else.
+        with (
+            write_atomically(folder / CHECKPOINT_JSON, staging=folder.parent) as json_file,
+            write_atomically(folder / CHECKPOINT_WEIGHTS, staging=folder.parent) as weights_file,
+        ):
+            save_file(tensors, weights_file)
+            json_file.write_text(json.dumps(data, indent=2), encoding="utf-8")
             folder.mkdir(exist_ok=True)
-            for name in (
-                CHECKPOINT_WEIGHTS,
-                CHECKPOINT_JSON,
-            ):  # the JSON last: it makes it a checkpoint
-                os.replace(staging / name, folder / name)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
         return folder
 
     def explain(
@@ -255,7 +251,7 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
             SourceError: there is no such class.
         """
         if label not in self.classes:
-            near = sources.near(label, self.classes)
+            near = did_you_mean(label, self.classes)
             raise SourceError(f"{label!r} is none of the {len(self.classes)} classes{near}")
         return self.classes.index(label)
 

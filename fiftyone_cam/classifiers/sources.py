@@ -5,9 +5,7 @@ Nothing here runs code that came with data: state dicts are loaded with ``weight
 
 from __future__ import annotations
 
-import difflib
 import json
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ import torch
 from torch import nn
 
 from fiftyone_cam.classifiers.transforms import convert, of_processor
-from fiftyone_cam.core.errors import SourceError
+from fiftyone_cam.core.errors import SourceError, did_you_mean, first_line
 from fiftyone_cam.core.names import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS, LITE, SMALL
 from fiftyone_cam.core.preprocessing import CenterCrop, Pad, Preprocessing, Resize, Step
 from fiftyone_cam.dataset.internals import network_of
@@ -52,7 +50,7 @@ def from_torchvision(
     import torchvision
 
     if name not in architectures():
-        raise SourceError(f"torchvision has no classifier {name!r}{near(name, architectures())}")
+        raise SourceError(f"torchvision has no classifier {name!r}{did_you_mean(name, architectures())}")
     entries = torchvision.models.get_model_weights(name)
     default = entries["DEFAULT"]
     if weights is not None and weights not in entries.__members__:
@@ -109,7 +107,8 @@ def from_timm(name: str, pretrained: bool = True, classes: Sequence[str] | None 
     try:
         module = timm.create_model(name, pretrained=pretrained, **kwargs)
     except Exception as error:
-        raise SourceError(f"timm cannot make {name!r}: {_first_line(error)}{near(name, timm.list_models())}") from error
+        hint = did_you_mean(name, timm.list_models())
+        raise SourceError(f"timm cannot make {name!r}: {first_line(error)}{hint}") from error
     config = timm.data.resolve_model_data_config(module)
     height, width = config["input_size"][1:]
     scaled = tuple(int(side / config["crop_pct"]) for side in (height, width))
@@ -156,7 +155,7 @@ def from_huggingface(model: Any, processor: Any = None, classes: Sequence[str] |
             processor = transformers.AutoImageProcessor.from_pretrained(name, **kwargs)
     except (OSError, ValueError, UnpicklingError) as error:
         raise SourceError(
-            f"Hugging Face cannot load {name!r}: {_first_line(error)}. "
+            f"Hugging Face cannot load {name!r}: {first_line(error)}. "
             "Expected an image classifier of the hub or a local folder; an object without a processor needs processor="
         ) from error
     config = model.config
@@ -174,7 +173,7 @@ def from_zoo(model: Any) -> Source:
         try:
             model = foz.load_zoo_model(model)
         except Exception as error:  # whatever a download, a package or a manifest can raise
-            raise SourceError(f"FiftyOne's zoo cannot load {name!r}: {_first_line(error)}") from error
+            raise SourceError(f"FiftyOne's zoo cannot load {name!r}: {first_line(error)}") from error
     if not isinstance(model, fout.TorchImageModel) or not model.classes:
         raise SourceError(f"expected a torch image classifier of FiftyOne's zoo, found {type(model).__name__}")
     config = model.config
@@ -291,7 +290,7 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise SourceError(f"{path} cannot be read as safetensors: {_first_line(error)}") from error
+            raise SourceError(f"{path} cannot be read as safetensors: {first_line(error)}") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -328,13 +327,3 @@ def _optional(package: str, extra: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise SourceError(f"{package} is not installed: pip install 'fiftyone_cam[{extra}]'") from error
-
-
-def near(name: str, names: Sequence[str]) -> str:
-    """The names that were probably meant, as the end of a message."""
-    close = difflib.get_close_matches(os.fspath(name), names, n=3)
-    return f" (did you mean {', '.join(close)}?)" if close else ""
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

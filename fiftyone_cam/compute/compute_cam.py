@@ -19,7 +19,7 @@ from pymongo.errors import PyMongoError
 
 from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.compute.writer import Writer
-from fiftyone_cam.core.errors import CamError, RunError
+from fiftyone_cam.core.errors import CamError, RunError, Terminated
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.names import ERROR, HEATMAP, PRECISIONS, PREDICTION
 from fiftyone_cam.core.network import check_precision, resolve_device
@@ -224,10 +224,6 @@ def _declare(run: CamRun, schema: Mapping[str, Mapping[str, Any]]) -> None:
     database.refresh(run.dataset)
     for name, kwargs in schema.items():
         run.claim_field(name, **kwargs)
-
-
-class Terminated(SystemExit):
-    """The process was asked to end (SIGTERM): what was computed is written, and then it ends as any other does."""
 
 
 @contextlib.contextmanager

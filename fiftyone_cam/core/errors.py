@@ -1,6 +1,27 @@
-"""Errors: each says what was found, what was expected, and what to do."""
+"""Errors: each says what was found, what was expected, and what to do.
+
+    Exception
+      x CamError                everything that this package raises on purpose
+          + ImageError          one image cannot be read
+          + NotDoneError        one file did not answer in time
+          + HeadError           no class activation map is exact for the network
+          + SourceError         a classifier cannot be loaded
+          + FieldError          a field of the dataset cannot be used
+          + RunError            a run cannot be made, found or continued
+          + TrainingError       a training cannot start, or had to stop
+          + InstallError        the plugin cannot be put where FiftyOne looks
+          + DatabaseError       FiftyOne has no MongoDB that works
+          + Stopped             the user pressed Stop, or closed the App
+    SystemExit
+      x Terminated              SIGTERM arrived while a run was computed
+
+Those with an x are the roots. ``except focam.CamError`` catches all but the last, which ends the process.
+"""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class CamError(Exception):
@@ -9,6 +30,10 @@ class CamError(Exception):
 
 class ImageError(CamError):
     """One image cannot be read. The message is the reason, fit for a sample field."""
+
+
+class NotDoneError(CamError):
+    """One file was not read: it did not answer in time, or the thread that read it died twice."""
 
 
 class HeadError(CamError):
@@ -29,3 +54,39 @@ class RunError(CamError):
 
 class TrainingError(CamError):
     """A training cannot be started, or had to stop. What was saved before is safe; the message says where."""
+
+
+class InstallError(CamError):
+    """The plugin cannot be put where FiftyOne looks for plugins, or not be removed from there."""
+
+
+class DatabaseError(CamError):
+    """FiftyOne has no MongoDB that works on this machine."""
+
+
+class Stopped(CamError):
+    """The user pressed Stop, or nobody waits for the work any more. What was computed is kept."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM arrived while a run was computed: what was computed is stored, then the process ends."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; where it has none, the error's type.
+
+    >>> first_line(ValueError("too large\\nexpected at most 7")), first_line(MemoryError())
+    ('too large', 'MemoryError')
+    """
+    lines = str(error).splitlines()
+    return lines[0] if lines and lines[0] else type(error).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The names that were probably meant, as the end of a message; empty where none is like the word.
+
+    >>> did_you_mean("tabbi", ["tabby", "laptop"])
+    ' (did you mean tabby?)'
+    """
+    close = difflib.get_close_matches(word, list(known), n=3)
+    return f" (did you mean {', '.join(close)}?)" if close else ""

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from fiftyone_cam.core.boxes import Box, clip_to_image, to_image_coordinates
 from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate, class_activation_maps
-from fiftyone_cam.core.errors import CamError, ImageError
+from fiftyone_cam.core.errors import CamError, ImageError, NotDoneError, first_line
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing
 from fiftyone_cam.core.results import ClassMap, Explanation, Failure, Item, Result
 from fiftyone_cam.core.timing import Timing
-from fiftyone_cam.core.workers import NotDoneError, Task, Turns, Workers
+from fiftyone_cam.core.workers import SharedExclusiveLock, Task, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def prepare(item: Item, preprocessing: Preprocessing) -> Prepared | Failure:
     except ImageError as error:
         return Failure(item.id, str(error))
     except Exception as error:
-        return Failure(item.id, f"cannot be preprocessed: {_reason(error)}")
+        return Failure(item.id, f"cannot be preprocessed: {first_line(error)}")
 
 
 def wait_for_prepared(workers: Workers, task: Task[Prepared | Failure], item: Item) -> Prepared | Failure:
@@ -59,8 +59,8 @@ def wait_for_prepared(workers: Workers, task: Task[Prepared | Failure], item: It
         return Failure(item.id, str(error))
 
 
-_forwards = Turns()
-"""Of all explainers: memory is the process's."""
+_forwards = SharedExclusiveLock()
+"""Shared by all explainers, because they share the process's memory."""
 
 
 class Explainer:
@@ -121,10 +121,10 @@ class Explainer:
         Where memory ran out the rest is done alone: what another stream has of it is no fault of these images.
         """
         try:
-            with _forwards.alone() if alone else _forwards.shared():
+            with _forwards.exclusive() if alone else _forwards.shared():
                 return self._explain(batch, forward)
         except (RuntimeError, ValueError, MemoryError) as error:
-            reason, out_of_memory = _reason(error), _ran_out_of_memory(error)
+            reason, out_of_memory = first_line(error), _ran_out_of_memory(error)
             if isinstance(error, torch.OutOfMemoryError):
                 reason = "out of memory"  # the same for all images; PyTorch's own words have numbers
             if isinstance(error, torch.AcceleratorError) and not out_of_memory:
@@ -241,7 +241,3 @@ def _ran_out_of_memory(error: BaseException) -> bool:
     """PyTorch, cuBLAS, cuDNN and the allocators for CPUs and pinned memory each say it in their own words."""
     words = ("out of memory", "allocate memory", "ALLOC_FAILED", "unable to find an engine")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(each in str(error) for each in words)
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fiftyone_cam.core.boxes import Box
 from fiftyone_cam.core.compilation import Forward, compile_forward
-from fiftyone_cam.core.errors import CamError, SourceError
+from fiftyone_cam.core.errors import CamError, SourceError, first_line
 from fiftyone_cam.core.folding import folded
 from fiftyone_cam.core.head import certified, evaluating, find_head, tapped_forward
 from fiftyone_cam.core.names import PRECISIONS
@@ -310,7 +310,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 
 def _unusable(device: str | torch.device, error: BaseException) -> CamError:
-    return CamError(f"device {str(device)!r} cannot be used ({_first_line(error):.200}): try 'cpu'")
+    return CamError(f"device {str(device)!r} cannot be used ({first_line(error):.200}): try 'cpu'")
 
 
 def check_precision(device: torch.device, precision: str) -> None:
@@ -331,7 +331,3 @@ def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContex
         return contextlib.nullcontext()
     # no cache of weights: it is one for all threads, and knows nothing of their streams
     return torch.autocast(device.type, getattr(torch, precision), cache_enabled=False)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

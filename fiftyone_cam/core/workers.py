@@ -1,25 +1,26 @@
 """Threads that can be left behind: a file that never answers, or a thread that dies, costs one task and not the run.
 
-``concurrent.futures`` waits for its threads for ever, at the end of the interpreter too, and waits for ever as well for
-the task of a thread that died. A thread cannot be ended from outside, but it need not be waited for.
+``concurrent.futures`` waits for ever for a thread that hangs, even at the end of the interpreter, and for the task of a
+thread that died. A thread cannot be ended from outside, but nobody has to wait for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import TimeoutError as NotYet
 from typing import Any, Generic, TypeVar
 
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import CamError, NotDoneError
 
+Input = TypeVar("Input")
 Value = TypeVar("Value")
-
-_MOST_AT_ONCE = 64
 
 _LOOK = 0.5
 """Seconds between two looks at whether the thread of an unfinished task still lives."""
@@ -30,8 +31,9 @@ _MOST_LEFT = 64
 _TRIES = 2
 
 
-class NotDoneError(CamError):
-    """A file could not be read: not in time, or the thread that did died twice."""
+def default_count() -> int:
+    """How many threads read files where nobody says how many: one for each core, at most 16."""
+    return min(16, os.cpu_count() or 1)
 
 
 class Task(Generic[Value]):
@@ -99,6 +101,26 @@ class Workers:
                 if not task.future.done():
                     self._look_at(task)
         return task.future.result()
+
+    def imap(
+        self, function: Callable[[Input], Value], items: Iterable[Input], *, ahead: int
+    ) -> Iterator[tuple[Input, Task[Value]]]:
+        """Tasks for items, in order; at most ``ahead`` of them are submitted and not handed out.
+
+        Each is handed out with its item, done or not: ask for its :meth:`result` at once. Of ``items`` no more is read
+        than is submitted, so it may be long.
+
+        >>> with Workers(2) as workers:
+        ...     [workers.result(task) for _, task in workers.imap(abs, [-1, 2, -3], ahead=2)]
+        [1, 2, 3]
+        """
+        waiting: deque[tuple[Input, Task[Value]]] = deque()
+        for item in items:
+            waiting.append((item, self.submit(function, item)))
+            if len(waiting) >= ahead:
+                yield waiting.popleft()
+        while waiting:  # not yield from: what was handed out should not stay in memory
+            yield waiting.popleft()
 
     def _look_at(self, task: Task[Any]) -> None:
         """Why is it not done?"""
@@ -172,29 +194,51 @@ class Workers:
         self._threads = []
 
 
-class Turns:
-    """Many at once, or one alone: who ran out of memory waits for the others to be done, and tries again.
+class SharedExclusiveLock:
+    """Many at once, or one alone. Who waits to be alone comes before those who want to share: it does not starve.
 
-    >>> turns = Turns()
-    >>> with turns.shared(): ...
-    >>> with turns.alone(): ...
+    Why not ``fasteners.ReaderWriterLock`` (0.20): when a writer is interrupted while it waits, as by Ctrl-C in a
+    notebook, nobody gets that lock any more.
+
+    >>> lock = SharedExclusiveLock()
+    >>> with lock.shared(): ...
+    >>> with lock.exclusive(): ...
     """
 
     def __init__(self) -> None:
-        self._slots = threading.Semaphore(_MOST_AT_ONCE)
-        self._one = threading.Lock()
+        self._changed = threading.Condition()
+        self._sharing = 0
+        self._wanting = 0
+        """How many wait to be alone, or are."""
+        self._alone = False
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        with self._slots:
-            yield
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        with self._one:  # two that take slot after slot would wait for each other
-            for _ in range(_MOST_AT_ONCE):
-                self._slots.acquire()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._wanting)
+            self._sharing += 1
         try:
             yield
         finally:
-            self._slots.release(_MOST_AT_ONCE)
+            with self._changed:
+                self._sharing -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        with self._changed:
+            self._wanting += 1
+            try:
+                self._changed.wait_for(lambda: not self._sharing and not self._alone)
+            except BaseException:
+                self._wanting -= 1
+                self._changed.notify_all()
+                raise
+            self._alone = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._wanting -= 1
+                self._changed.notify_all()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -18,9 +17,9 @@ from threadpoolctl import ThreadpoolController
 from fiftyone_cam.core.explain import Explainer, Prepared, prepare, wait_for_prepared
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import COMPILING_PAYS
-from fiftyone_cam.core.results import Failure, Item, Result
+from fiftyone_cam.core.results import Item, Result
 from fiftyone_cam.core.timing import Timing
-from fiftyone_cam.core.workers import Task, Workers
+from fiftyone_cam.core.workers import Task, Workers, default_count
 
 _BATCHES_BEFORE = 3
 """Batches after which it is known how fast the network runs."""
@@ -46,7 +45,7 @@ def explain_all(
     >>> timing = Timing()
     >>> results = list(explain_all([Item("1", "cat.jpg")], explainer, 32, None, timing))
     """
-    num_workers = num_workers or min(16, os.cpu_count() or 1)
+    num_workers = num_workers or default_count()
     preprocessing = explainer.network.preprocessing
     streams = _Streams(explainer, len(items))
     # In eval mode for all of it: streams that took turns with the training flags would see each other's.
@@ -55,33 +54,24 @@ def explain_all(
         Workers(num_workers, seconds=limits().seconds, name="cam-decode") as workers,
         streams,
     ):
-        ahead: deque[tuple[Item, Task[Prepared | Failure]]] = deque()
-        source = iter(items)
+        ahead = 2 * batch_size + num_workers
+        tasks = workers.imap(lambda item: prepare(item, preprocessing), items, ahead=ahead)
 
-        def decode_more() -> None:
-            for item in itertools.islice(source, 2 * batch_size + num_workers - len(ahead)):
-                ahead.append((item, workers.submit(prepare, item, preprocessing)))
-
-        def decoded() -> Prepared | Failure:
-            item, task = ahead.popleft()
-            prepared = wait_for_prepared(workers, task, item)
-            timing.decoding += task.seconds
-            return prepared
-
-        def computed() -> list[Result]:
+        def next_results() -> list[Result]:
             results = streams.result(timing)
             timing.images += len(results)
             return results
 
-        decode_more()
         finished = taken = 0
-        while ahead or streams.busy:
-            if ahead and not streams.full:
+        while taken < len(items) or streams.busy:
+            if taken < len(items) and not streams.full:
                 began = time.monotonic()
                 batch: list[Prepared] = []
                 size = batch_size
-                while ahead and len(batch) < size:
-                    prepared = decoded()
+                while taken < len(items) and len(batch) < size:
+                    item, task = next(tasks)
+                    prepared = wait_for_prepared(workers, task, item)
+                    timing.decoding += task.seconds
                     if not isinstance(prepared, Prepared):
                         yield prepared
                     else:
@@ -89,17 +79,16 @@ def explain_all(
                             size = min(batch_size, streams.share(len(items) - taken, prepared.pixels.shape))
                         batch.append(prepared)
                     taken += 1
-                decode_more()  # before the forward, so that decoding goes on during it
                 timing.waiting_for_decode += streams.idle_since(began)
                 if batch:
                     streams.submit(batch)
                 continue
-            yield from computed()
+            yield from next_results()
             finished += 1
             left = timing.forward / timing.images * (len(items) - timing.images)
             if finished == _BATCHES_BEFORE and left > COMPILING_PAYS and streams.on_cpu:
                 while streams.busy:  # nothing else may run meanwhile
-                    yield from computed()
+                    yield from next_results()
                 compiling = time.perf_counter()
                 streams.compile(batch)
                 timing.compiling += time.perf_counter() - compiling
@@ -146,7 +135,7 @@ class _Streams:
 
     @property
     def full(self) -> bool:
-        return len(self._tasks) > self._count  # one waits, so that none of them does
+        return len(self._tasks) > self._count  # one batch more than there are streams, so that no stream idles
 
     def share(self, left: int, shape: Sequence[int]) -> int:
         """How many of the images that are left the next batch should have: few at first, so that no stream waits for

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from fiftyone.operators import types
 
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import CamError, Stopped
 from fiftyone_cam.training.progress import Progress
 
 Result = TypeVar("Result")
@@ -23,10 +23,6 @@ Report = Callable[[Any], None]
 
 _BEAT = 0.4
 """Seconds between two signs of life in the App."""
-
-
-class Stopped(CamError):
-    """Somebody pressed Stop, or nobody waits for the work any more."""
 
 
 _stops: dict[str, threading.Event] = {}

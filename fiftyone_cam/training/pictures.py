@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -13,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from fiftyone_cam.core.errors import TrainingError
+from fiftyone_cam.core.errors import NotDoneError, TrainingError
 from fiftyone_cam.core.explain import prepare
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.preprocessing import Bound, Preprocessing
 from fiftyone_cam.core.results import Failure, Item
-from fiftyone_cam.core.workers import NotDoneError, Task, Workers
+from fiftyone_cam.core.workers import Task, Workers, default_count
 
 SMALL_INPUT = 64
 """Inputs below this side are shifted by an eighth in training instead of being cut out at random scales."""
@@ -107,14 +106,10 @@ class Pictures:
         self._memory = memory or Memory(0)
 
     def batches(self, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
-        count = min(16, os.cpu_count() or 1)
-        with Workers(count, seconds=limits().seconds, name="cam-decode") as workers:
-            ahead: deque[list[Task[Tensor | None]]] = deque()
-            waiting = iter(chunks)
-
-            def decode_more() -> None:
-                while len(ahead) < 3 and (chunk := next(waiting, None)) is not None:
-                    ahead.append([workers.submit(self._read, int(index)) for index in chunk])
+        with Workers(default_count(), seconds=limits().seconds, name="cam-decode") as workers:
+            indices = (int(index) for chunk in chunks for index in chunk)
+            ahead = 3 * max(map(len, chunks), default=1)
+            tasks = workers.imap(self._read, indices, ahead=ahead)
 
             def picture(index: int, task: Task[Tensor | None]) -> Tensor | None:
                 try:
@@ -123,10 +118,8 @@ class Pictures:
                     self.failures[self.items[index].id] = str(error)
                     return None
 
-            decode_more()
             for chunk in chunks:
-                pictures = [picture(int(index), task) for index, task in zip(chunk, ahead.popleft(), strict=True)]
-                decode_more()
+                pictures = [picture(index, task) for index, task in itertools.islice(tasks, len(chunk))]
                 read = [found is not None for found in pictures]
                 augment = self._augment or (lambda picture: picture)
                 inputs = [augment(found) for found in pictures if found is not None]

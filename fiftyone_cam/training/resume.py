@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from fiftyone_cam.core.errors import TrainingError
+from fiftyone_cam.core.files import write_atomically
 from fiftyone_cam.runs.record import Epoch
 
 
@@ -38,19 +37,13 @@ def save(
         "scaler": scaler.state_dict(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, staging = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
     try:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(tensors, staging, metadata={"training": json.dumps(details)})
-        with open(staging, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(staging, path)
+        with write_atomically(path) as new:
+            save_file(tensors, new, metadata={"training": json.dumps(details)})
     except (OSError, SafetensorError) as error:
         last = f"; epoch {len(history) - 1} is there" if len(history) > 1 else ""
         raise TrainingError(f"the state of epoch {len(history)} cannot be saved to {path}: {error}{last}") from error
-    finally:
-        Path(staging).unlink(missing_ok=True)
 
 
 def restore(path: Path, identity: str, module: nn.Module, optimizer: Optimizer, scaler: GradScaler) -> list[Epoch]:

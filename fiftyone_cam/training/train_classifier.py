@@ -19,9 +19,8 @@ import torch
 from fiftyone import ViewField as F
 from torch import Tensor, nn
 
-from fiftyone_cam.classifiers import sources
 from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
-from fiftyone_cam.core.errors import FieldError, RunError, SourceError, TrainingError
+from fiftyone_cam.core.errors import FieldError, RunError, SourceError, TrainingError, did_you_mean
 from fiftyone_cam.core.names import LITE, SMALL
 from fiftyone_cam.core.network import GapNetwork, resolve_device
 from fiftyone_cam.core.preprocessing import Preprocessing
@@ -221,7 +220,7 @@ def _check(
         raise FieldError(f"the field {ground_truth!r} is of type {found}, expected Classification: one label a sample")
     if arch not in LITE and arch not in architectures():
         raise SourceError(
-            f"{arch!r} cannot be trained here{sources.near(arch, [*LITE, *architectures()])}: expected a torchvision "
+            f"{arch!r} cannot be trained here{did_you_mean(arch, [*LITE, *architectures()])}: expected a torchvision "
             f"classifier, {', '.join([*LITE, *SMALL])}. Train others with their own tools, then load_classifier"
         )
     if freeze not in (None, "backbone"):

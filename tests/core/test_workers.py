@@ -8,14 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import CamError, NotDoneError
 from fiftyone_cam.core.limits import Limits, limits
-from fiftyone_cam.core.workers import NotDoneError, Turns, Workers
+from fiftyone_cam.core.workers import SharedExclusiveLock, Workers
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,7 +122,8 @@ def test_a_hanging_thread_does_not_keep_the_interpreter(tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     code = f"""
-from fiftyone_cam.core.workers import NotDoneError, Workers
+from fiftyone_cam.core.errors import NotDoneError
+from fiftyone_cam.core.workers import Workers
 with Workers(2, seconds=0.2) as workers:
     task = workers.submit(open, {str(fifo)!r})  # waits for a writer that never comes
     try:
@@ -175,11 +177,11 @@ def test_a_limit_that_is_none_is_named(monkeypatch, name, text):
 
 
 def test_alone_is_alone_and_the_others_are_many_at_once():
-    turns, inside, most, alone = Turns(), [0], [0], [0]
+    lock, inside, most, alone = SharedExclusiveLock(), [0], [0], [0]
     guard, together = threading.Lock(), threading.Barrier(3, timeout=30)
 
     def shared(meet: bool) -> None:
-        with turns.shared():
+        with lock.shared():
             with guard:
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
@@ -189,7 +191,7 @@ def test_alone_is_alone_and_the_others_are_many_at_once():
                 inside[0] -= 1
 
     def by_itself() -> None:
-        with turns.alone():
+        with lock.exclusive():
             assert inside == [0]
             inside[0] += 1
             time.sleep(0.001)
@@ -205,3 +207,105 @@ def test_alone_is_alone_and_the_others_are_many_at_once():
         for done in [pool.submit(by_itself) if i % 4 == 0 else pool.submit(shared, False) for i in range(200)]:
             done.result()
     assert (inside, alone) == ([0], [50])
+
+
+def test_who_wants_to_be_alone_does_not_starve_among_those_who_share():
+    lock, stop, got = SharedExclusiveLock(), threading.Event(), threading.Event()
+    overlap = threading.Barrier(2, timeout=30)
+
+    def share() -> None:
+        with lock.shared():
+            overlap.wait()  # from here on, one of the two is always inside
+            while not stop.is_set():
+                time.sleep(0.001)
+        # done with what it was at; like a stream with its next batch, it comes again at once
+        while not got.is_set():
+            with lock.shared():
+                time.sleep(0.001)
+
+    def by_itself() -> None:
+        with lock.exclusive():
+            got.set()
+
+    with ThreadPoolExecutor(3) as pool:
+        sharing = [pool.submit(share) for _ in range(2)]
+        alone = pool.submit(by_itself)
+        time.sleep(0.05)
+        assert not got.is_set()
+        stop.set()
+        alone.result(30)
+        for done in sharing:
+            done.result(30)
+
+
+def test_who_is_interrupted_while_waiting_to_be_alone_keeps_nobody_out():
+    """Ctrl-C, in a process of its own: a signal reaches only a main thread."""
+    code = """
+import os, signal, threading
+from fiftyone_cam.core.workers import SharedExclusiveLock
+signal.signal(signal.SIGINT, signal.default_int_handler)
+lock, inside, leave = SharedExclusiveLock(), threading.Event(), threading.Event()
+def share():
+    with lock.shared():
+        inside.set()
+        leave.wait(30)
+thread = threading.Thread(target=share)
+thread.start()
+inside.wait(30)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    with lock.exclusive():
+        print("it did not wait")
+except KeyboardInterrupt:
+    print("interrupted")
+another = threading.Thread(target=share, daemon=True)
+leave.set()
+another.start()
+another.join(10)
+print("kept out" if another.is_alive() else "came in")
+with lock.exclusive():
+    print("alone")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split("\n")[:3] == ["interrupted", "came in", "alone"]
+
+
+# many items
+
+
+@pytest.mark.parametrize(("count", "ahead"), [(1, 1), (2, 3), (4, 100)])
+def test_items_come_in_order_and_no_more_are_read_than_asked_for(count, ahead):
+    read: list[int] = []
+
+    def items():
+        for number in range(40):
+            read.append(number)
+            yield number
+
+    with Workers(count) as workers:
+        for taken, (number, task) in enumerate(workers.imap(lambda number: number * number, items(), ahead=ahead)):
+            assert len(read) <= taken + ahead
+            assert (number, workers.result(task)) == (taken, taken * taken)
+    assert read == list(range(40))
+    with Workers(1) as workers:
+        assert list(workers.imap(abs, [], ahead=3)) == []
+
+
+def test_what_was_handed_out_is_not_kept():
+    class Picture:
+        pass
+
+    alive: list[weakref.ref[Picture]] = []
+
+    def decode(_: int) -> Picture:
+        picture = Picture()
+        alive.append(weakref.ref(picture))
+        return picture
+
+    with Workers(1) as workers:
+        for _, task in workers.imap(decode, range(20), ahead=4):
+            workers.result(task)
+            del task
+            assert sum(picture() is not None for picture in alive) <= 4 + 1  # and the one in the thread's hands
