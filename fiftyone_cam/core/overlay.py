@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -169,10 +167,8 @@ def sheet(pictures: Sequence[Picture], columns: int = 6) -> Picture:
 
 
 @lru_cache(maxsize=64)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans as Matplotlib brings it, for its many scripts; OpenCV's own letters are ASCII only."""
-    spec = importlib.util.find_spec("matplotlib")
-    path = Path(spec.origin or "").parent / "mpl-data/fonts/ttf/DejaVuSans.ttf" if spec else None
-    if path is not None and path.is_file():
-        return ImageFont.truetype(str(path), size)
-    return ImageFont.load_default(size)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which Matplotlib brings, for its many scripts. OpenCV's letters are ASCII, Pillow's hardly more."""
+    from matplotlib.font_manager import findfont  # a third of a second
+
+    return ImageFont.truetype(findfont("DejaVu Sans"), size)

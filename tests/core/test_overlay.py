@@ -167,3 +167,9 @@ def test_a_sheet_reads_row_by_row():
     found = [int(value) for value in dict.fromkeys(grid[..., 0].ravel().tolist()) if value >= 100]
     assert found == [100, 101, 102, 103, 104]
     assert grid.shape == (16, 28, 3)
+
+
+def test_labels_can_be_written_in_many_scripts():
+    """A letter that a font lacks is drawn as a box, like every other letter that it lacks."""
+    letters = "aäőčñßЖяΩλ…–×→ðşğ"
+    assert len({caption(photo(40, 300), [letter]).tobytes() for letter in letters}) == len(letters)
