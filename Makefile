@@ -2,7 +2,7 @@
 # make test                  the tests, in some minutes (ARGS="-k geometry")
 # make test-slow             the slow ones: trainings, real photos by the hundred, faults, endurance
 # make soak                  ten runs and deletions over 50,000 samples: hours (SAMPLES=5000)
-# make lint                  format, rules, types
+# make lint                  format, rules, types, declared dependencies
 # make bench                 the benchmark, beside the machine's limits and other libraries (ARGS="--workloads cifar")
 # make profile               where the time of a run goes (IMAGES=/folder)
 # make clean                 remove .venv and everything else that make made
@@ -30,6 +30,7 @@ lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy
+	@$(BIN)/deptry .
 
 # Without their dependencies: opencv-python would overwrite the cv2/ folder of the distribution that FiftyOne pins.
 bench: $(VENV)/.installed-dev
