@@ -117,7 +117,7 @@ def _load(
     if name.endswith("-torch"):  # FiftyOne's zoo names its models so
         return sources.from_zoo(name)
     raise SourceError(
-        f"{name!r} is no classifier's name and no path that exists{did_you_mean(name, [*LITE, *architectures()])}. "
+        f"{name!r} is neither a classifier name nor an existing path{did_you_mean(name, [*LITE, *architectures()])}. "
         "Expected efficientnet_lite0, a torchvision classifier, timm:…, hf:…, a FiftyOne zoo model (…-torch), "
         "a checkpoint folder or a file of weights"
     )

@@ -40,8 +40,8 @@ def clip_to_image(frame: Box) -> Box:
 def cell_edges(start: float, length: float, seen_start: float, seen_length: float, cells: int) -> NDArray[np.float64]:
     """Edges of the ``cells`` grid cells along one axis, ``(cells + 1,)``, relative to the image.
 
-    Inner edges are where the grid puts them, cut to what was seen; the outermost reach to the edges of what was seen:
-    together the cells tile exactly that.
+    Inner edges are where the grid puts them, clipped to what the network saw. The outermost edges are the edges of what
+    it saw. So the cells tile exactly that part.
 
     >>> cell_edges(0.1, 1.0, 0.0, 1.0, 4)      # a grid whose cells look a tenth further right
     array([0.  , 0.35, 0.6 , 0.85, 1.  ])

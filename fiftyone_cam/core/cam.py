@@ -32,7 +32,7 @@ def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
 
 
 def product_dtype(device: torch.device) -> torch.dtype:
-    """In which a product of float32 values is exact to float32's rounding, whatever the user allows a GPU."""
+    """The type in which a product of float32 values is exact to float32's rounding, whatever the user allows a GPU."""
     return torch.float64 if device.type == "cuda" else torch.float32
 
 
@@ -49,9 +49,11 @@ def relative_error(values: Tensor, expected: Tensor, scale: Tensor) -> Tensor:
 
 
 def certificate(maps: Tensor, bias: Tensor, logits: Tensor, scale: Tensor) -> Tensor:
-    """Relative error of the identity ``mean(M_c) + b_c = logit_c`` for each map, ``(N, C)``.
+    """The certificate: the relative error of ``mean(M_c) + b_c = logit_c`` for each map, ``(N, C)``.
 
-    At rounding level (:data:`CERTIFICATE_TOLERANCE`) the head was found rightly and the map *is* the logit.
+    This is the completeness check of attribution methods: do the parts sum up to the logit? Captum calls its absolute
+    error the convergence delta. At rounding level (:data:`CERTIFICATE_TOLERANCE`) the right head was found, and the map
+    *is* the logit.
 
     >>> certificate(torch.ones(1, 1, 7, 7), torch.tensor([[0.5]]), torch.tensor([[1.5]]), torch.tensor([[1.5]]))
     tensor([[0.]], dtype=torch.float64)

@@ -22,16 +22,16 @@ Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
 _NEEDS = ("onnx", "onnxruntime", "onnxscript")  # the extra [onnx]
 
 _MOST_STEPS = 1200
-"""Operations and weights of a graph above which compiling takes too long: Swin's half a minute, for 7%."""
+"""Graphs with more operations or weights are not compiled. It takes too long: half a minute for Swin, to gain 7%."""
 
-_MATCH = 1e-4  # relative: compiled against not; certificates stay what they are
+_MATCH = 1e-4  # relative, compiled against plain: so that the certificates hold as well
 
 
 def compile_forward(module: nn.Module, tap: Tap, batch: Tensor) -> Forward | None:
     """:func:`tapped_forward` compiled for batches like this one, or None where that cannot be done here.
 
-    The forward is traced with its tap, so that the feature maps are an output of what is compiled. Nothing else of the
-    process may run a module meanwhile: tracing takes all calls of all threads for its own.
+    The forward is traced with its tap, so the feature maps are an output of the compiled network. Nothing else in the
+    process may run a module meanwhile, because tracing records the calls of all threads.
 
     Args:
         module: in eval mode.
@@ -50,19 +50,19 @@ def compile_forward(module: nn.Module, tap: Tap, batch: Tensor) -> Forward | Non
             if len(graph.graph.nodes) > _MOST_STEPS:
                 return None
             program = torch.onnx.export(graph, (batch,), dynamo=True, verbose=False)
-            assert program is not None  # which is what the other exporter returns
+            assert program is not None  # only the older exporter returns None
             forward = _Sessions(program.model_proto.SerializeToString())
             pairs = list(zip(forward(batch), tapped_forward(module, batch, tap), strict=True))
         if all(bool((found - expected).abs().max() <= _MATCH * expected.abs().max()) for found, expected in pairs):
             return forward
         logger.info("the compiled network gives other values: it is not used")
-    except Exception as error:  # an operator that cannot be exported, weights of gigabytes, …: it runs as it is
+    except Exception as error:  # an operator that cannot be exported, weights of gigabytes, …: the plain network runs
         logger.info("the network cannot be compiled, it runs as it is: %s", str(error).splitlines()[:1])
     return None
 
 
 class _Sessions:
-    """A session for each thread that computes, with as many threads of its own as PyTorch has there."""
+    """A session for each thread that computes. Each session uses as many threads as PyTorch uses in that thread."""
 
     def __init__(self, model: bytes) -> None:
         self._model = model
@@ -74,7 +74,7 @@ class _Sessions:
                 self._of_thread.session = self._session()
             session = self._of_thread.session
             logits, features = session.run(None, {session.get_inputs()[0].name: batch.contiguous().numpy()})
-        except Exception as error:  # of a kind for each code of its own, and none of them PyTorch's
+        except Exception as error:  # ONNX Runtime has an exception for each of its codes, and none is PyTorch's
             raise RuntimeError(f"ONNX Runtime: {error}") from error
         return torch.from_numpy(logits), torch.from_numpy(features)
 

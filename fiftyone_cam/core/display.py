@@ -15,7 +15,7 @@ from fiftyone_cam.core.boxes import Box
 def _interpolation(
     start: float, length: float, seen_start: float, seen_length: float, cells: int, pixels: int
 ) -> NDArray[np.float32]:
-    """The ``(pixels, cells)`` matrix of linear interpolation between cell centres; zero rows where nothing was seen."""
+    """The ``(pixels, cells)`` matrix of linear interpolation between cell centres; rows beyond what was seen are 0."""
     centre = (np.arange(pixels) + 0.5) / pixels
     position = np.clip((centre - start) / length * cells - 0.5, 0, cells - 1)
     low = np.minimum(position.astype(int), max(cells - 2, 0))
@@ -61,8 +61,8 @@ def quantize(
 
     Args:
         evidence: a signed map.
-        ceiling: evidence beyond it is drawn as strong as it; by default the largest there is. What is below a tenth
-            of it becomes 0, which the App draws as transparent: the picture stays clear where nothing speaks.
+        ceiling: stronger evidence is drawn as strong as this; by default the largest value. What is below a tenth of it
+            becomes 0, which the App draws as transparent: the photo stays clear where there is no evidence.
         both_signs: int8 in [-127, 127] instead of uint8 in [0, 255] for the positive evidence alone.
 
     >>> quantize(np.float32([[-1.0, 0.0, 0.5, 1.0]]))

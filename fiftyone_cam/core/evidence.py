@@ -43,7 +43,7 @@ def shares(grid: Grid, partition: Floats) -> Floats | None:
 
 
 def focus(inside: float, area: float) -> float | None:
-    """The share of the evidence inside a region as it would be if the region covered half: chance is 0.5 at any size.
+    """The share of the evidence inside a region, corrected for the region's size: chance is 0.5 at any size.
 
     ``inside`` is the share of the positive evidence in the region, ``area`` the region's share of the grid, which is
     what ``inside`` would be for evidence that ignores the region. With the densities of the evidence ``inside / area``

@@ -1,6 +1,6 @@
-"""The way of one image: file in, signed maps out; what goes wrong costs that image alone, and says why.
+"""The way of one image: a file goes in, signed maps come out. An error costs one image and says why.
 
-Both halves know neither FiftyOne nor a database, so that any engine (threads here, actors elsewhere) can drive them.
+Both halves know neither FiftyOne nor a database, so any engine (threads here, actors elsewhere) can run them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def prepare(item: Item, preprocessing: Preprocessing) -> Prepared | Failure:
 
 
 def wait_for_prepared(workers: Workers, task: Task[Prepared | Failure], item: Item) -> Prepared | Failure:
-    """What :func:`prepare`, a task of these workers, gives; a failure where the file does not answer in time.
+    """Wait for :func:`prepare`, which these workers run as a task. A failure if the file does not answer in time.
 
     >>> with Workers(1, seconds=60) as workers:
     ...     prepared = wait_for_prepared(workers, workers.submit(prepare, item, preprocessing), item)
@@ -116,9 +116,9 @@ class Explainer:
         return self.network.compile(_stack(batch))
 
     def _attempt(self, batch: Sequence[Prepared], forward: _Stopwatch, alone: bool = False) -> list[Result]:
-        """Explain; halve where memory or one bad image breaks the whole, down to the image that does.
+        """Explain a batch. If memory runs out or one image breaks it, halve it, down to the single image.
 
-        Where memory ran out the rest is done alone: what another stream has of it is no fault of these images.
+        After memory ran out, go on alone: another stream may hold the memory that these images need.
         """
         try:
             with _forwards.exclusive() if alone else _forwards.shared():
@@ -126,11 +126,11 @@ class Explainer:
         except (RuntimeError, ValueError, MemoryError) as error:
             reason, out_of_memory = first_line(error), _ran_out_of_memory(error)
             if isinstance(error, torch.OutOfMemoryError):
-                reason = "out of memory"  # the same for all images; PyTorch's own words have numbers
+                reason = "out of memory"  # one reason for all images; PyTorch's message has numbers in it
             if isinstance(error, torch.AcceleratorError) and not out_of_memory:
                 raise  # the device is lost: the next image would fail as well
         if out_of_memory and self.network.device.type == "cuda":
-            torch.cuda.empty_cache()  # not above: there the error still holds what the forward had made
+            torch.cuda.empty_cache()  # not above: the error still holds the tensors of the forward there
         if len(batch) == 1:
             if out_of_memory and not alone:
                 return self._attempt(batch, forward, alone=True)
@@ -196,7 +196,7 @@ class Explainer:
 
     @staticmethod
     def _rival(prepared: Prepared, logits: Tensor) -> int:
-        """The strongest class of the truth where the prediction is none of them; else the prediction itself."""
+        """The strongest class of the truth if the prediction is wrong; else the prediction itself."""
         predicted = int(logits.argmax())
         truth = prepared.item.truth
         return predicted if not truth or predicted in truth else max(truth, key=lambda index: float(logits[index]))
@@ -238,6 +238,6 @@ def _same_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:
 
 
 def _ran_out_of_memory(error: BaseException) -> bool:
-    """PyTorch, cuBLAS, cuDNN and the allocators for CPUs and pinned memory each say it in their own words."""
+    """PyTorch, cuBLAS, cuDNN and the allocators each have their own words for it."""
     words = ("out of memory", "allocate memory", "ALLOC_FAILED", "unable to find an engine")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(each in str(error) for each in words)

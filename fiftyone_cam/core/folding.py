@@ -19,8 +19,8 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 def folded(module: nn.Module, example: Tensor) -> nn.Module:
     """A copy of a classifier for inference alone, with batch normalisation folded where that changes nothing.
 
-    A pair is folded where, in a forward, the normalisation's input *is* the output of a convolution that nothing else
-    reads. That is watched, not read from the source, so it holds for any module that runs.
+    A pair is folded if the normalisation's input *is* the output of a convolution, and nothing else reads that output.
+    A forward is watched to find out, not the source, so it works for any module that runs.
 
     Args:
         module: in eval mode; left as it is.
@@ -45,8 +45,8 @@ def _replace(module: nn.Module, name: str, part: nn.Module) -> None:
 
 
 def _pairs(module: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the normalisations that alone read their output, both called once."""
-    made: dict[int, str] = {}  # by the tensor's identity: `reads` keeps all of them alive meanwhile
+    """Names of convolutions, each with the normalisation that is the only reader of its output. Both run once."""
+    made: dict[int, str] = {}  # by the tensor's id, which is unique because `reads` keeps all tensors alive
     pairs: list[tuple[str, str, int]] = []
     calls: Counter[str] = Counter()
     names = {part: name for name, part in module.named_modules()}
@@ -89,10 +89,10 @@ class _Reads(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        if _tensors(output):  # not what only asks for a shape
+        if _tensors(output):  # a function that only asks for a shape reads no values
             for value in _tensors([*args, *(kwargs or {}).values()]):
                 self.count[id(value)] += 1
-                self.kept.append(value)  # an identity is one as long as its tensor lives
+                self.kept.append(value)  # an id is unique only while its tensor lives
         return output
 
 

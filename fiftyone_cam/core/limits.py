@@ -15,9 +15,9 @@ FILE_SECONDS = "FIFTYONE_CAM_FILE_SECONDS"
 class Limits:
     """Limits of one file.
 
-    ``pixels``: width times height; more are refused by the header, before anything is decoded. The default is the
-    number beyond which Pillow refuses too: 512 MiB as RGB. ``seconds``: to read and decode it, from when a thread
-    begins with it until it is left behind; None: for ever.
+    ``pixels``: width times height. A larger image is refused after reading its header, before decoding. The default is
+    Pillow's own limit: 512 MiB as RGB. ``seconds``: to read and decode a file, counted from when a thread begins with
+    it. After that the thread is left behind. None: no limit.
     """
 
     pixels: int = 178_956_970

@@ -1,4 +1,4 @@
-"""A GAP classifier ready to be asked where it looks: module, classes, preprocessing, head, and where its cells look."""
+"""A GAP classifier that can say where it looks: module, classes, preprocessing, head, and the place of its cells."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 ACTIVATIONS = ("softmax", "sigmoid")
 
 _NEAR = 4 << 20
-"""Bytes of a layer's output that stay near a CPU core while the next layer reads them."""
+"""Bytes of a layer's output that stay in a CPU core's cache while the next layer reads them."""
 
 _LEAST_SLICE = 4
-"""Images below which calling the layers costs more than memory does."""
+"""For fewer images, calling the layers takes longer than moving the data."""
 
 _BATCH, _MOST_IN_BATCH = 32, 512
 _GPU_LAYER = 512 << 20
-"""Bytes of a layer's output that keep all of a GPU busy, and of which a small one has room for several."""
+"""Layer output size, in bytes, that saturates a large GPU and still fits several times into a small one."""
 
 
 class GapNetwork:
@@ -100,11 +100,11 @@ class GapNetwork:
         device = resolve_device(device)
         try:
             if device != self.device:
-                (torch.zeros(1, device=device) + 1).cpu()  # a GPU that is too old takes weights, and runs nothing
+                (torch.zeros(1, device=device) + 1).cpu()  # a GPU that is too old accepts weights, but runs nothing
                 self.module.to(device)
         except (RuntimeError, AssertionError) as error:
             with contextlib.suppress(RuntimeError):
-                self.module.to(self.device)  # what was moved before memory ran out
+                self.module.to(self.device)  # back: some of it was moved before memory ran out
             raise _unusable(device, error) from error
         self.head = self.head.to(device)
         self.device = device
@@ -171,9 +171,9 @@ class GapNetwork:
             return logits, features
 
     def batch_size(self) -> int:
-        """Images at a time where nobody says how many: on a GPU as many as keep it busy, a power of two from 32 to 512.
+        """The default batch size: on a GPU as many images as keep it busy, a power of two from 32 to 512.
 
-        The same on every GPU, so that a run that is continued on another one takes the same batches.
+        It is the same on every GPU, so that a run takes the same batches when it continues on another one.
 
         >>> resnet18.batch_size(), resnet18.to("cuda").batch_size()
         (32, 128)
@@ -210,8 +210,8 @@ class GapNetwork:
 
     def _input(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":
-            with contextlib.suppress(RuntimeError):  # some systems allow little of it
-                batch = batch.pin_memory()  # or the copy would not be one that does not block
+            with contextlib.suppress(RuntimeError):  # some systems limit pinned memory
+                batch = batch.pin_memory()  # else the copy would block
         pixels = self.preprocessing.normalize(batch.to(self.device, non_blocking=True))
         return pixels.contiguous(memory_format=torch.channels_last)
 
@@ -254,10 +254,11 @@ def largest_output(module: nn.Module, example: Tensor) -> int:
 def measure_grid_frame(network: GapNetwork, example: Tensor) -> Box:
     """Where the grid really lies on the network's input, relative to that input.
 
-    Strides and one-sided padding move a cell's view off the middle of its nominal square, training moves it again:
-    so it is measured. A patch of noise, one cell large, is put at places spread evenly over the middle of a fainter
-    noise image; where the feature maps' response has its centroid, compared with where the patch was, is the shift of
-    the whole grid (at most half a cell). Borders pull centroids inwards on all sides alike and cancel.
+    Strides and one-sided padding move what a cell sees off the middle of its nominal square, and training moves it
+    again. So it is measured. A patch of noise, as large as one cell, is put at places spread evenly over the middle of
+    a fainter noise image. The shift of the whole grid (at most half a cell) is the centroid of the feature maps'
+    response, compared with the place of the patch. Borders pull centroids inwards on all sides alike, so their effect
+    cancels.
     """
     stimuli, size = 16, example.shape[-2:]
     background = example[:1] * 0.5
@@ -268,7 +269,7 @@ def measure_grid_frame(network: GapNetwork, example: Tensor) -> Box:
         batch = background.repeat(stimuli, 1, 1, 1)
         places = torch.empty(stimuli, 2, dtype=torch.float64)
         for i in range(stimuli):
-            order = (i, 7 * i % stimuli)  # all rows and all columns differ: every phase against the stride counts
+            order = (i, 7 * i % stimuli)  # all rows and all columns differ, so every phase of the stride is measured
             top, left = (
                 round((0.2 + 0.6 * k / (stimuli - 1)) * pixels - length / 2)
                 for k, pixels, length in zip(order, size, patch, strict=True)
@@ -284,7 +285,7 @@ def measure_grid_frame(network: GapNetwork, example: Tensor) -> Box:
         profile = response.sum(2 - axis)
         centres = (torch.arange(count, dtype=torch.float64) + 0.5) / count
         shift = float((places[:, axis] - profile @ centres / profile.sum(1)).mean())
-        # a dead network responds nowhere: nothing is known, the nominal place stands
+        # a dead network does not respond: keep the nominal place
         shifts.append(float(np.clip(shift, -0.5 / count, 0.5 / count)) if np.isfinite(shift) else 0.0)
     return (shifts[1], shifts[0], 1.0, 1.0)
 
@@ -302,7 +303,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(device)
-        if device.type == "cuda" and device.index is None:  # the current one, which is another in another thread
+        if device.type == "cuda" and device.index is None:  # name the current one: each thread has its own
             device = torch.device("cuda", torch.cuda.current_device())
     except (RuntimeError, AssertionError) as error:
         raise _unusable(device, error) from error
@@ -314,10 +315,10 @@ def _unusable(device: str | torch.device, error: BaseException) -> CamError:
 
 
 def check_precision(device: torch.device, precision: str) -> None:
-    """Whether a device computes in a precision.
+    """Check that a device can compute in a precision.
 
     Raises:
-        CamError: it does not, or there is no such precision.
+        CamError: it cannot, or there is no such precision.
     """
     if precision not in PRECISIONS:
         raise CamError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
@@ -329,5 +330,5 @@ def _autocast(device: torch.device, precision: str) -> contextlib.AbstractContex
     check_precision(device, precision)
     if precision == "float32":
         return contextlib.nullcontext()
-    # no cache of weights: it is one for all threads, and knows nothing of their streams
+    # no cache of weights: all threads would share it, although their streams are not synchronised
     return torch.autocast(device.type, getattr(torch, precision), cache_enabled=False)

@@ -55,7 +55,7 @@ def blend(
     part = photo[rows, columns]
     if part.size == 0:
         return result
-    scale = max(scale, 1e-35)  # 255 divided by less is no float32
+    scale = max(scale, 1e-35)  # 255 divided by less is beyond float32
     levels = np.clip(evidence[rows, columns], 0, np.float32(scale)) * np.float32(255 / scale)
     colours = cv2.applyColorMap(np.rint(levels).astype(np.uint8), COLORMAPS[colormap])
     for channel in range(3):  # one at a time: a quarter of the memory on a 100-megapixel photo
@@ -65,7 +65,7 @@ def blend(
 
 
 def check_style(colormap: str, alpha: float) -> None:
-    """Whether there is such a colour map, and alpha is a share.
+    """Check that there is such a colour map, and that alpha is between 0 and 1.
 
     Raises:
         CamError: with what there is.
@@ -77,7 +77,7 @@ def check_style(colormap: str, alpha: float) -> None:
 
 
 def _seen_pixels(seen: Box, height: int, width: int) -> tuple[slice, slice]:
-    """The pixels whose centres the network saw: those where a map that is laid out is not set to 0."""
+    """The pixels whose centres the network saw; all others are 0 in a map that is laid out."""
     slices = []
     for start, length, count in ((seen[1], seen[3], height), (seen[0], seen[2], width)):
         centres = (np.arange(count) + 0.5) / count
@@ -99,8 +99,8 @@ def printable(text: str, length: int = _LINE_LENGTH) -> str:
 def caption(picture: Picture, lines: Sequence[str]) -> Picture:
     """A picture with lines of text above it, on their own ground: nothing of the picture is hidden.
 
-    The letters grow with the picture, shrink to fit its width, and have at least 14 pixels; a picture that is narrower
-    than that stands at the left of a wider ground.
+    The letters grow with the picture, shrink to fit its width, and have at least 14 pixels. If the picture is narrower
+    than its caption, it stands at the left of a wider ground.
 
     >>> caption(photo, ["tabby 97%"]).shape[1] >= photo.shape[1]
     True

@@ -1,9 +1,9 @@
 """How much of each cell of a grid a region covers: exact areas for any mix of boxes, polygons and masks.
 
-All coordinates are relative to the whole image as displayed. One sweep does it: the image is cut into horizontal strips
-at every place where an outline bends or crosses another outline or a column of the grid. Between two such places every
-outline is straight, so that its width on the strip's middle line times the strip's height is its exact area (float64).
-What is not exact: the strip where the outline of a polygon crosses that of a mask, wrong by less than the mask's pixel.
+All coordinates are relative to the whole image as displayed. The image is cut into horizontal strips, at every height
+where an outline bends, or crosses another outline or a column of the grid. Within a strip every outline is straight, so
+its width on the strip's middle line times the strip's height is its exact area (float64). One case is not exact: in a
+strip where the outline of a polygon crosses the outline of a mask, the error is less than one pixel of the mask.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Cells(NamedTuple):
 
     @classmethod
     def of(cls, shape: tuple[int, ...], box: Box, seen: Box) -> Cells:
-        """The cells of a grid of ``shape`` (h, w) that lies at ``box`` on an image of which ``seen`` was seen."""
+        """The cells of a grid of ``shape`` (h, w) at ``box``, on an image whose part ``seen`` the network saw."""
         return cls(
             cell_edges(box[1], box[3], seen[1], seen[3], shape[0]),
             cell_edges(box[0], box[2], seen[0], seen[2], shape[1]),
@@ -80,11 +80,12 @@ Shape = Polygon | Mask
 def partition(
     regions: Sequence[Sequence[Shape]], cells: Cells, priority: Sequence[int] | None = None
 ) -> NDArray[np.float64]:
-    """For each region the share of each cell that is its own, ``(regions, h, w)``; what no region has is the rest to 1.
+    """Each region's share of each cell, ``(regions, h, w)``. The rest to 1 belongs to no region.
 
-    A region is the union of its shapes: where they overlap, the place counts once. A place of several regions belongs
-    to that of the lowest ``priority``; among equals to the smallest, because a small region is more specific (a collar
-    on a dog), and among equals to the first. So the order of the shapes never matters, and the shares never exceed 1.
+    A region is the union of its shapes: a place where two of them overlap counts once. Where regions overlap, the place
+    belongs to the region with the lowest ``priority``. Among equals it belongs to the smallest, because a small region
+    is more specific (a collar on a dog), then to the first. So the order of the shapes never matters, and the shares
+    never sum up to more than 1.
 
     >>> left, all = Polygon.box((0, 0, 0.5, 1)), Polygon.box((0, 0, 1, 1))
     >>> partition([[left], [all]], Cells.of((1, 2), (0, 0, 1, 1), (0, 0, 1, 1)))
@@ -120,7 +121,7 @@ def partition(
     rank = np.lexsort((sizes, np.zeros(len(filled)) if priority is None else np.asarray(priority)[filled]))
     owner = np.asarray(filled)[rank[inside[:, rank].argmax(axis=1)]]
 
-    # by its upper end, which is exact: the middle of a strip of rounding's height can be its lower end
+    # by the upper end: in a strip as thin as one float step, the midpoint rounds to the lower end
     row = np.searchsorted(cells.rows, breaks[strip], side="right") - 1
     lower, upper = cells.columns[:-1], cells.columns[1:]
     lengths = np.clip(end[:, None], lower, upper) - np.clip(start[:, None], lower, upper)
@@ -147,7 +148,7 @@ _STEPS = 2.0**40
 
 
 class _Edges(NamedTuple):
-    """The outlines of all polygons but for what is horizontal, each from its upper to its lower end."""
+    """The outlines of all polygons, without horizontal edges; each edge from its upper to its lower end."""
 
     top: Floats
     bottom: Floats
@@ -179,7 +180,7 @@ def _edges(shapes: Sequence[Shape]) -> _Edges:
 
 
 def _breaks(shapes: Sequence[Shape], edges: _Edges, cells: Cells) -> Floats:
-    """Where strips begin and end: between two of them every outline is straight and none crosses another."""
+    """Where strips begin and end: within a strip every outline is straight, and none crosses another."""
     found = [cells.rows, edges.top, edges.bottom]
     if len(edges.top):
         found += [_column_crossings(edges, cells.columns), _mutual_crossings(edges)]
@@ -200,7 +201,7 @@ def _column_crossings(edges: _Edges, columns: Floats) -> Floats:
 def _mutual_crossings(edges: _Edges) -> Floats:
     order = np.argsort(edges.top)
     top, bottom, x, slope = (values[order] for values in edges[:4])
-    # by their upper ends, the edges that can cross the i-th are those that follow it until one begins below its end
+    # sorted by upper end: only the edges from the i-th to the first that begins below its lower end can cross it
     following = np.arange(1, len(top) + 1)
     counts = (np.searchsorted(top, bottom) - following).clip(0)
     first, second = np.repeat(following - 1, counts), _ranges(following, counts)

@@ -1,4 +1,4 @@
-"""What goes into an engine and what comes out: one item, one result an image. Plain data, free of PyTorch."""
+"""What goes into an engine and what comes out: an item and a result for each image. Plain data, without PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fiftyone_cam.core.boxes import Box
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image to explain. ``truth``: the logits' indices that count as right; empty where that is not known."""
+    """One image to explain. ``truth``: indices of the logits that count as right; empty where nobody knows."""
 
     id: str
     path: str
@@ -31,7 +31,7 @@ class Failure:
 class ClassMap:
     """One class's map: ``grid`` is ``(h, w)`` float32 in logit units and ``grid.mean() + bias == logit``.
 
-    A contrastive map is one too: the difference of two classes, ``label`` minus ``versus``.
+    A contrastive map is one as well: the map of ``label`` minus the map of ``versus``.
     """
 
     label: str

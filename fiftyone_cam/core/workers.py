@@ -32,12 +32,12 @@ _TRIES = 2
 
 
 def default_count() -> int:
-    """How many threads read files where nobody says how many: one for each core, at most 16."""
+    """The default number of threads that read files: one for each core, at most 16."""
     return min(16, os.cpu_count() or 1)
 
 
 class Task(Generic[Value]):
-    """What was submitted: its future, which thread has been at it since when, and how long it took."""
+    """A submitted call: its future, the thread that works on it, since when, and how long it took."""
 
     def __init__(self, function: Callable[..., Value], args: tuple[Any, ...]) -> None:
         self.function = function
@@ -82,14 +82,14 @@ class Workers:
         return task
 
     def result(self, task: Task[Value]) -> Value:
-        """What the task returns or raises. To be asked for in the order of submission.
+        """What the task returns or raises. Ask for results in the order of submission.
 
         A task whose thread died is tried once more.
 
         Raises:
-            NotDoneError: it is not done in time; its thread is left behind, and another takes its place. Or its thread
-                died again.
-            CamError: so many hang that it is not the tasks' own fault.
+            NotDoneError: it is not done in time. Its thread is left behind, and another takes its place. Or its thread
+                died twice.
+            CamError: so many threads hang that the storage must be gone.
         """
         while not task.future.done():
             wait = _LOOK
@@ -123,14 +123,14 @@ class Workers:
             yield waiting.popleft()
 
     def _look_at(self, task: Task[Any]) -> None:
-        """Why is it not done?"""
+        """Find out why a task is not done, and act on it."""
         thread = task.thread
         if thread is not None and thread.is_alive():
             if self.seconds is not None and time.monotonic() - task.since >= self.seconds:
                 self._leave(thread)
                 raise NotDoneError(f"cannot be read: not done within {self.seconds:g} s")
             return
-        lost = thread is not None or self._queue.empty()  # its thread died at it, or died when it had just taken it
+        lost = thread is not None or self._queue.empty()  # its thread died with it, or just after taking it
         self._fill()
         if lost and not task.future.done():
             if task.tries >= _TRIES:
@@ -152,7 +152,7 @@ class Workers:
         """As many threads as there should be, or as the system allows."""
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         while len(self._threads) < self._count:
-            # a daemon: what hangs must not keep the interpreter from ending
+            # a daemon: a thread that hangs must not keep the interpreter from ending
             thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             try:
                 thread.start()
@@ -166,7 +166,7 @@ class Workers:
         thread = threading.current_thread()
         while (task := self._queue.get()) is not None:
             task.since, task.thread, task.tries = time.monotonic(), thread, task.tries + 1
-            with contextlib.suppress(InvalidStateError):  # tried twice, and the first was not dead after all
+            with contextlib.suppress(InvalidStateError):  # tried twice, but the first thread was not dead after all
                 try:
                     value = task.function(*task.args)
                     task.seconds = time.monotonic() - task.since
@@ -174,13 +174,13 @@ class Workers:
                     task.future.set_exception(error)
                 else:
                     task.future.set_result(value)
-                    del value  # a picture is large, and the next task may be long in coming
+                    del value  # a picture is large, and the next task may come late
             del task
             if thread in self._left:  # another has its place
                 return
 
     def close(self, patience: float | None = None) -> None:
-        """Drop what no thread has begun; wait for the rest, at most ``patience`` seconds where it is given."""
+        """Drop the tasks that no thread has begun. Wait for the others, at most ``patience`` seconds if given."""
         while not self._queue.empty():
             try:
                 self._queue.get_nowait()

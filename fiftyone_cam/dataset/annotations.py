@@ -22,13 +22,13 @@ _FAR = 1e6  # relative coordinates beyond this are no place on an image
 
 
 class Annotations:
-    """Label fields that say where things are: ``Detections`` (also instance masks), ``Polylines``, ``Segmentation``.
+    """Label fields that say where things are: ``Detections`` (with boxes or masks), ``Polylines``, ``Segmentation``.
 
     Args:
         samples: a dataset or view.
         fields: the fields.
-        values: values of segmentation masks that are names: ``{"1"}``. Those that the dataset's ``mask_targets`` names
-            have that name; without either, all that is not 0 is one thing without a name.
+        values: values of segmentation masks that serve as names: ``{"1"}``. Values in the dataset's ``mask_targets``
+            have their name from there. Without either, all pixels that are not 0 are one thing without a name.
 
     Attributes:
         paths: what :func:`~fiftyone_cam.dataset.bulk.chunks` has to read.
@@ -78,11 +78,11 @@ ObjectLabels = Mapping[str, Sequence["str | int"]] | Sequence["str | int"] | Non
 
 
 class Scene:
-    """All that is annotated on a sample, and which of it is the object.
+    """What is annotated on a sample, and which of these things are the object.
 
-    A thing without a label is the object; so is one whose label is the true class, or is said to be it by
-    ``object_labels``; all others are regions by their label. Without a true class all things are the object, unless
-    ``object_labels`` says which.
+    A thing is the object if it has no label, if its label is the true class, or if ``object_labels`` says so. All
+    others are regions, named by their label. Without a true class all things are the object, unless ``object_labels``
+    says which.
 
     Args:
         samples: a dataset or view.
@@ -137,7 +137,7 @@ class Scene:
         return cls(samples, objects, labels, ground_truth)
 
     def regions(self, row: Mapping[str, Any]) -> dict[tuple[bool, str], list[Shape]]:
-        """All that is annotated on a sample, by whether it is the object and by name.
+        """The shapes of everything that is annotated on a sample, by (is it the object, name).
 
         Raises:
             OSError: a mask's file cannot be read.
@@ -160,7 +160,7 @@ class Scene:
         return true is not None and (label == true or label in self._by_class.get(true, ()))
 
     def check(self, samples: collection.Collection) -> None:
-        """Whether anything annotated can be an object at all; else every verdict would be missing.
+        """Check that something annotated can be the object at all; else every verdict would be missing.
 
         Raises:
             FieldError: no label is an object.
@@ -196,7 +196,7 @@ def _candidates(samples: collection.Collection) -> str:
 
 
 class _Reader:
-    """Reads one field. ``attributes`` are those that it needs, by the path to a label."""
+    """Reads one field. ``attributes``: the paths, below a label, of what it needs."""
 
     root = ""
     attributes: tuple[str, ...] = ()

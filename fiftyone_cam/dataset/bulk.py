@@ -63,7 +63,7 @@ def require(samples: Collection, paths: Sequence[str]) -> None:
 
 
 def write(dataset: fo.Dataset, values: Mapping[str, Mapping[str, Any]]) -> None:
-    """Set fields of samples by id. All fields of a sample are set in one update; labels are given as plain documents.
+    """Set fields of samples by id, all fields of a sample in one update. Labels are plain documents.
 
     Raises:
         RunError: the database cannot be written.
@@ -111,7 +111,8 @@ def array(value: Any) -> NDArray[Any] | None:
 def pack(values: NDArray[Any]) -> bytes:
     """An array as FiftyOne keeps it in the database; :func:`array` is the inverse.
 
-    Compressed lightly: level 1 takes a third of the time of FiftyOne's own 6, for a display map a twelfth larger.
+    It is compressed lightly. Level 1 takes a third of the time of FiftyOne's level 6, and makes a display map a twelfth
+    larger.
 
     >>> array(pack(np.eye(2)))
     array([[1., 0.],
@@ -129,7 +130,7 @@ def _header_of(shape: tuple[int, ...], dtype: str) -> bytes:
 
 @lru_cache(maxsize=256)
 def _header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """NumPy parses its header as Python source, which takes longer than all that is computed from a small grid."""
+    """Remembered, because NumPy parses a header as Python source. That takes longer than the work on a small grid."""
     stream = io.BytesIO(header)
     np.lib.format.read_magic(stream)
     return np.lib.format.read_array_header_1_0(stream)

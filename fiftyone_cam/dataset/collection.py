@@ -1,4 +1,4 @@
-"""Collections of images: datasets and views that results can be written to."""
+"""Collections of images: datasets and views whose samples can keep results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ Collection: TypeAlias = "fo.Dataset | fo.DatasetView"
 
 
 def require_images(samples: Collection) -> Collection:
-    """The collection, if it is one of images that results can be written to."""
+    """The collection, if its samples are images that can keep results. Of groups, the images of the active slice.
+
+    Raises:
+        RunError: they are made anew for each view, as patches are; they are no images; or there are none.
+
+    >>> require_images(dataset.limit(3)).count()
+    3
+    """
     if isinstance(samples, (fop.PatchesView, fop.EvaluationPatchesView, foc.ClipsView, fov.FramesView)):
         raise RunError(
             f"expected a dataset or a view of whole images, found a {type(samples).__name__}, whose samples are made "
@@ -30,6 +37,6 @@ def require_images(samples: Collection) -> Collection:
             ": take its frames, dataset.to_frames(sample_frames=True).clone()" if samples.media_type == "video" else ""
         )
         raise RunError(f"expected images, found media of type {samples.media_type!r}{hint}")
-    if samples.count("id") == 0:  # count() alone asks MongoDB for an estimate, which is 0 after a crash of its
+    if samples.count("id") == 0:  # count() takes MongoDB's estimate, which is 0 after MongoDB crashed
         raise RunError("there are no samples: add some, or widen the view")
     return samples

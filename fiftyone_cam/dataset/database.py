@@ -1,4 +1,4 @@
-"""Updates of a dataset that two processes may make at once, and looking at what another has changed."""
+"""Updates of a dataset that several processes may make at once, and reading what another process has changed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fiftyone_cam.dataset import internals
 
 
 def register_run(dataset: fo.Dataset, key: str, config: fo.RunConfig) -> None:
-    """FiftyOne's ``dataset.register_run``, of which one of several who do it at once succeeds.
+    """Register a run as ``dataset.register_run`` does. If several processes do it at once, one of them succeeds.
 
     Raises:
-        RunError: somebody else was quicker.
+        RunError: another process was quicker.
     """
     now = datetime.now(timezone.utc).replace(tzinfo=None)
     document = internals.add_run_document(dataset, key, config, now)
@@ -32,10 +32,10 @@ def register_run(dataset: fo.Dataset, key: str, config: fo.RunConfig) -> None:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Say what to do where the database cannot be written.
+    """Turn errors of writes in the block into one that says what to do.
 
     Raises:
-        RunError: it cannot.
+        RunError: the database cannot be written.
     """
     try:
         yield
@@ -49,16 +49,16 @@ def writing() -> Iterator[None]:
 def write_record(
     dataset: fo.Dataset, key: str, entries: Mapping[str, Any], only_if: Mapping[str, Any] | None = None
 ) -> bool:
-    """Change these entries of a run's record in the database, and no others: another process may change those.
+    """Change these entries of a run's record in the database. Others stay as they are: another process may change them.
 
     Args:
         dataset: the dataset.
         key: of the run.
         entries: names and values.
-        only_if: what its document must still hold.
+        only_if: entries that the document must have; else nothing is changed.
 
     Returns:
-        False if there is no such document.
+        Whether there is such a document.
     """
     change = {"$set": {f"config.{name}": value for name, value in entries.items()}}
     with writing():
@@ -69,7 +69,7 @@ def write_record(
 def is_registered(dataset: fo.Dataset, key: str) -> bool:
     """Whether the dataset in the database still has this run: another process may have deleted either.
 
-    Where two register the same key at once, only the later one is.
+    If two processes register the same key at once, only the later run is registered.
     """
     found = internals.datasets().find_one({"_id": internals.dataset_id(dataset)}, {f"runs.{key}": True})
     return ((found or {}).get("runs") or {}).get(key) == internals.run_id(dataset, key)
@@ -81,9 +81,10 @@ def remove_document(dataset: fo.Dataset, key: str) -> None:
 
 
 def declare_field(dataset: fo.Dataset, path: str, **kwargs: Any) -> None:
-    """FiftyOne's ``dataset.add_sample_field``, of which several at once all succeed.
+    """Add a sample field as ``dataset.add_sample_field`` does. If several processes do it at once, all succeed.
 
-    That one writes the list of all fields as this process knows it, and so takes off it what another added just then.
+    FiftyOne's own writes the list of all fields that this process knows. A field that another process added just before
+    would be lost.
 
     Args:
         dataset: the dataset.
@@ -104,10 +105,10 @@ def declare_field(dataset: fo.Dataset, path: str, **kwargs: Any) -> None:
 
 
 def refresh(dataset: fo.Dataset) -> None:
-    """See what others have done to a dataset since this process looked: its name, runs, fields and settings.
+    """Read what other processes have changed in a dataset: its name, runs, fields and settings.
 
-    FiftyOne writes lists of fields and the App's settings as a whole, so what others added would be lost with the next
-    change from here.
+    FiftyOne writes the list of fields and the App's settings as a whole. Without this, the next write from here would
+    undo what others added.
 
     Raises:
         RunError: it has been deleted.
@@ -125,5 +126,5 @@ def refresh(dataset: fo.Dataset) -> None:
 
 
 def _milliseconds(moment: datetime | None) -> Any:
-    """As MongoDB keeps time."""
+    """The time as MongoDB keeps it."""
     return moment and (moment.replace(microsecond=moment.microsecond // 1000 * 1000, tzinfo=None))

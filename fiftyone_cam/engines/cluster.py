@@ -31,7 +31,7 @@ Node = Mapping[str, float]
 
 @contextlib.contextmanager
 def connection(address: str | None) -> Iterator[None]:
-    """Connect to a cluster; at the end, disconnect from it or stop it if that was done here."""
+    """Connect to a cluster, or start one. At the end, undo what was done here: disconnect, or stop it."""
     import ray
 
     if ray.is_initialized():
@@ -78,7 +78,7 @@ def _keep_signals() -> Iterator[None]:
 
 
 def live_nodes() -> list[Node]:
-    """What the nodes have that are alive."""
+    """The resources of the nodes that are alive."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -142,7 +142,7 @@ def plan_again(plan: Plan) -> Plan:
 
 
 def innermost_reason(error: BaseException) -> str:
-    """What went wrong first, in one line: of errors around errors, the innermost's."""
+    """What went wrong first, in one line: the message of the innermost of nested errors."""
     while (cause := getattr(error, "cause", None) or error.__cause__) and str(cause):
         error = cause
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

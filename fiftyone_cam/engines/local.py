@@ -22,7 +22,7 @@ from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.core.workers import Task, Workers, default_count
 
 _BATCHES_BEFORE = 3
-"""Batches after which it is known how fast the network runs."""
+"""Batches to compute before the network's speed is judged."""
 
 _MOST_STREAMS = 4
 
@@ -32,7 +32,7 @@ _CUDA_STREAMS = 2
 def explain_all(
     items: Sequence[Item], explainer: Explainer, batch_size: int, num_workers: int | None, timing: Timing
 ) -> Generator[Result, None, None]:
-    """Results of items, in order; ``timing`` says meanwhile where the time went.
+    """Results of items, in order. Meanwhile ``timing`` counts where the time goes.
 
     Args:
         items: what to explain.
@@ -48,7 +48,7 @@ def explain_all(
     num_workers = num_workers or default_count()
     preprocessing = explainer.network.preprocessing
     streams = _Streams(explainer, len(items))
-    # In eval mode for all of it: streams that took turns with the training flags would see each other's.
+    # eval mode around all of it: if each stream set and restored the training flags, others would see them change
     with (
         explainer.network.evaluating(),
         Workers(num_workers, seconds=limits().seconds, name="cam-decode") as workers,
@@ -96,16 +96,16 @@ def explain_all(
 
 @cache
 def _cuda_stream(device: torch.device, number: int) -> torch.cuda.Stream:
-    """Made once: PyTorch keeps the memory that a stream has used for that stream."""
+    """Each is made once, because PyTorch keeps the memory that a stream has used for that stream."""
     return torch.cuda.Stream(device)
 
 
 class _Streams:
     """Batches computed at once; results in the order of submission.
 
-    Each has its share of a CPU's cores: two forwards of one core each finish sooner than one of two, since no core
-    waits for another after each layer, nor for the ones that decode and write. Or each has a CUDA stream of its own:
-    while one batch is copied, or its maps are taken out, the GPU computes the other.
+    On a CPU each stream has its share of the cores. Two forwards with one core each finish sooner than one forward with
+    two: no core waits for another after each layer, or for the cores that decode and write. On a GPU each has its own
+    CUDA stream: while one batch is copied, or its maps are taken out, the GPU computes the other.
     """
 
     def __init__(self, explainer: Explainer, images: int) -> None:
@@ -138,8 +138,8 @@ class _Streams:
         return len(self._tasks) > self._count  # one batch more than there are streams, so that no stream idles
 
     def share(self, left: int, shape: Sequence[int]) -> int:
-        """How many of the images that are left the next batch should have: few at first, so that no stream waits for
-        long, and few at last, so that all end together.
+        """How many of the images left the next batch should have. Few at first, so that no stream waits for long, and
+        few at last, so that all streams end together.
         """
         if self._count == 1 or not self.on_cpu:
             return left

@@ -3,9 +3,9 @@
 Ray Data hands blocks of images to a pool of actors; each runs the local engine over its block. Actors need this package
 and PyTorch, and know neither FiftyOne nor a database.
 
-What an actor had in hand when it died, alone or with its node, is lost and nothing else: Ray starts the actor again,
-the others go on, and a further round computes what is missing, in ever smaller blocks, so that an image which kills
-whatever touches it ends up alone, and is given up as one failure.
+When an actor dies, alone or with its node, only the block in its hands is lost. Ray starts the actor again, the others
+go on, and a further round computes what is missing, in smaller blocks. So an image that kills every actor ends up alone
+in a block, and becomes one failure.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def explain_all(
     engine: Ray,
     device: str | None = None,
 ) -> Generator[Result, None, None]:
-    """Results of items, computed by Ray actors; in order, but for what was lost with an actor and computed again.
+    """Results of items, computed by Ray actors. They come in order, except those that an actor lost.
 
-    The same as :func:`fiftyone_cam.engines.local.explain_all`, and it is what each actor runs. Where results are taken
-    slowly, actors wait: no more than a bounded number of results is ever on its way.
+    The results are those of :func:`fiftyone_cam.engines.local.explain_all`, which each actor runs. The number of
+    results on their way is bounded: if they are taken slowly, the actors wait.
 
     Args:
         items: what to explain; every actor must be able to read their paths.
@@ -131,7 +131,7 @@ def explain_all(
 
 @dataclass(frozen=True)
 class _Work:
-    """What every actor is told: the explainer in Ray's object store, and how to run it."""
+    """What every actor gets: the explainer, in Ray's object store, and how to run it."""
 
     explainer: Any
     batch_size: int
@@ -139,7 +139,7 @@ class _Work:
 
 
 class _Actor:
-    """In a process of its own, wherever Ray puts it: the local engine over one block at a time."""
+    """Runs the local engine over one block at a time, in a process that Ray starts on any node."""
 
     def __init__(self, work: _Work) -> None:
         import ray
@@ -229,7 +229,7 @@ class _Round:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray Data prints plans, and a traceback for every lost block. Its log file keeps them; the terminal need not."""
+    """Keep Ray Data's plans, and its traceback for every lost block, off the terminal. They are in its log file."""
     handlers = [h for h in logging.getLogger("ray.data").handlers if isinstance(h, logging.StreamHandler)]
     levels = [handler.level for handler in handlers]
     for handler in handlers:

@@ -26,7 +26,7 @@ VARIANTS = {0: (1.0, 1.0, 224), 1: (1.0, 1.1, 240), 2: (1.1, 1.2, 260)}
 
 
 class _SamePadConv(nn.Conv2d):
-    """Convolution with TensorFlow's "SAME" padding: what is odd goes to the right and below."""
+    """Convolution with TensorFlow's "SAME" padding: an odd pixel goes to the right and below."""
 
     def forward(self, input: Tensor) -> Tensor:
         pads = []

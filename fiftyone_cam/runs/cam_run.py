@@ -34,7 +34,7 @@ class CamRun(Run[CamRecord]):
     def counts(self) -> Counts:
         """How many samples were asked for, have a result or none, and are new.
 
-        While it is computed, and where it was killed, the results are counted when they are asked for.
+        While the run is computed, and after it was killed, results are counted when this is read.
         """
         counts = self.record.counts
         if self.record.status == "running" and self.dataset.has_sample_field(self.field(HEATMAP)):
@@ -106,18 +106,18 @@ def _fields(dataset: fo.Dataset, key: str) -> Iterable[str]:
 
 
 _BRIEF = 5.0
-"""Seconds of a run below which nothing follows from where its time went."""
+"""A run of fewer seconds says nothing about where time goes."""
 
 
 def where_the_time_went(timing: Timing) -> str:
-    """A run's time by what it was spent on, in words; and what to do where it was spent on waiting.
+    """What a run's time was spent on, in words; and what to do if much of it was waiting.
 
     >>> where_the_time_went(Timing(images=100, seconds=10.0, waiting_for_decode=7.1, forward=2.5))
     'waiting for decode 71%, forward 25%; try more workers, or faster storage'
     """
     stages = ("forward", "waiting_for_decode", "maps", "waiting_for_writes", "compiling")
     spent = {stage.replace("_", " "): getattr(timing, stage) for stage in stages}
-    total = max(timing.seconds, sum(spent.values()))  # the sum is the larger where many actors work at once
+    total = max(timing.seconds, sum(spent.values()))  # with many actors at once, the sum is larger
     shares = {name: seconds / total for name, seconds in spent.items()}
     said = [
         f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda pair: -pair[1]) if share >= 0.005

@@ -112,12 +112,12 @@ def register(dataset: fo.Dataset, key: str, record: CamRecord) -> CamRun:
 
 
 def check_key(dataset: fo.Dataset, key: str) -> None:
-    """Whether a run may be made, or continued, under this key.
+    """Check that a run may be made, or continued, under this key.
 
     Raises:
-        RunError: with what is wrong.
+        RunError: it may not, and why.
     """
     if not isinstance(key, str) or not key.isidentifier() or key.startswith("_") or not key.isascii():
-        raise RunError(f"{key!r} cannot begin the names of fields: expected letters, digits and _, such as 'cam'")
+        raise RunError(f"{key!r} is not a valid key: expected a letter, then letters, digits and _, such as 'cam'")
     if dataset.has_run(key) and key not in list_runs(dataset):
         raise RunError(f"the key {key!r} belongs to a run that this project did not make: use another key")

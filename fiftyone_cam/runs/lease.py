@@ -1,8 +1,8 @@
-"""Who computes a run: one at a time, in whichever thread, process or machine. What a dead one left is taken over.
+"""The lease of a run: one thread of one process computes it. If that one dies, another takes over.
 
-The holder is written into the run's document in the database, by an update that succeeds for one of several who try at
-once, and which the holder repeats with each chunk of results as a sign of life. So it also learns that the run, or its
-dataset, has been deleted or taken over meanwhile, and writes nothing more.
+The holder's name is in the run's document in the database. It gets there by an update that succeeds for one of several
+who try at once. The holder repeats the update with each chunk of results, as a sign of life. So it also learns that the
+run or its dataset was deleted or taken over, and writes nothing more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fiftyone_cam.runs.record import Process, RunRecord, set_entries, to_plain
 
 
 class Leased(Protocol):
-    """What is computed by one at a time: a run."""
+    """What only one at a time may compute: a run."""
 
     dataset: fo.Dataset
     key: str
@@ -36,14 +36,14 @@ class Leased(Protocol):
 
 
 SILENT = 600.0
-"""Seconds without a sign of life after which a run on another machine counts as dead."""
+"""A holder on another machine counts as dead after so many seconds without a sign of life."""
 
 _held: set[str] = set()
-"""The tokens of the runs that this process computes: of two threads, one is the second."""
+"""Tokens of the leases that this process holds. They tell a second thread of this process from the first."""
 
 
 def holder(record: RunRecord) -> str | None:
-    """Who computes a run now, in words; None where nobody does, or its process is gone.
+    """Who computes a run now, in words; None if nobody does, or the process is gone.
 
     >>> holder(run.record)
     'process 4711'
@@ -59,7 +59,7 @@ def holder(record: RunRecord) -> str | None:
         return "this process" if process.token in _held else None
     try:
         owner = psutil.Process(process.pid)
-        # a container without an init process keeps the dead in its list
+        # without an init process, a container lists dead processes as zombies
         alive = owner.create_time() == process.started and owner.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         alive = False
@@ -67,7 +67,7 @@ def holder(record: RunRecord) -> str | None:
 
 
 def refuse_second(run: Leased) -> None:
-    """See that nobody computes a run.
+    """Check that nobody computes a run.
 
     Raises:
         RunError: somebody does.
@@ -77,10 +77,10 @@ def refuse_second(run: Leased) -> None:
 
 
 def take(run: Leased, **entries: Any) -> None:
-    """Become the one who computes a run, with further entries for its record.
+    """Take the lease of a run, and write further entries into its record.
 
     Raises:
-        RunError: somebody else is, or was quicker.
+        RunError: somebody else has it, or was quicker.
     """
     refuse_second(run)
     me = psutil.Process()
@@ -94,26 +94,27 @@ def take(run: Leased, **entries: Any) -> None:
 
 
 def keep(run: Leased, **entries: Any) -> None:
-    """Say that the run is still being computed, with further entries for its record.
+    """Keep the lease: give a sign of life, and write further entries into the record.
 
     Raises:
-        RunError: it is not this one's any more; nothing may be written.
+        RunError: the lease is lost; nothing may be written any more.
     """
     now = datetime.now(timezone.utc).isoformat()
     mine = {"config.process.token": _token(run)}
     mine_still = _write(run, {"alive_at": now, **entries}, mine)
     if mine_still and not database.is_registered(run.dataset, run.key):
-        database.remove_document(run.dataset, run.key)  # the dataset was deleted by one who did not know of the run
+        # the dataset was deleted by a process that did not know this run
+        database.remove_document(run.dataset, run.key)
         mine_still = False
     if not mine_still:
         raise RunError(f"run {run.key!r} was deleted, or taken over, while it was computed: nothing more is written")
 
 
 def leave(run: Leased, **entries: Any) -> None:
-    """Compute no more; write what there is to say of it into the record, if the run is still this one's.
+    """Release the run and store final entries.
 
     Raises:
-        RunError: it is not.
+        RunError: the lease was lost before; nothing is stored.
     """
     try:
         keep(run)
@@ -123,7 +124,7 @@ def leave(run: Leased, **entries: Any) -> None:
 
 
 def forget(run: Leased) -> None:
-    """Compute no more, where nothing can be written: as if the process had been killed."""
+    """Release the run locally when the database is unreachable. Others see it as after a kill of this process."""
     _held.discard(_token(run))
 
 

@@ -1,7 +1,7 @@
 """What every run is: one computation over a collection, registered on the dataset under a key, with all that it owns.
 
-What a run owns (fields, their indexes, saved views) is written down before it is made, so that whatever happens in
-between, deleting the run deletes it, and nothing else is ever overwritten or deleted.
+The record names what a run owns (fields, their indexes, saved views) before it is made. So, whatever happens in
+between, deleting the run deletes all of it, and nothing else is ever overwritten or deleted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Run(Generic[Record]):
 
     @property
     def status(self) -> Status:
-        """``new``, ``running``, ``interrupted`` or ``complete``. What a dead process called running is interrupted."""
+        """``new``, ``running``, ``interrupted`` or ``complete``. It is interrupted if the process that ran it died."""
         running = self.record.status == "running"
         return "interrupted" if running and lease.holder(self.record) is None else self.record.status
 

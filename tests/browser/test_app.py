@@ -137,7 +137,7 @@ def test_a_wrong_key_is_refused_at_its_field(app: AppPage, computed: fo.Dataset)
     app.open(computed)
     app.browse(TITLE)
     button = app.prompt.get_by_role("button", name="Compute", exact=True)
-    for key, reason in (("1st run", "cannot begin the names of fields"), ("cam", "was made with")):
+    for key, reason in (("1st run", "is not a valid key"), ("cam", "was made with")):
         app.type("Run key", key)
         expect(app.prompt.get_by_text(reason)).to_be_visible()
         expect(button).to_be_disabled()

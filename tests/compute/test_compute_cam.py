@@ -191,7 +191,7 @@ def test_class_map_decides_what_is_right(photos, classifier):
         ({"top_k": 2.0}, "top_k is 2.0, expected a whole number"),
         ({"precision": "float16", "device": "cpu"}, "float16 needs a GPU"),
         ({"device": "gpu"}, "device 'gpu' cannot be used"),
-        ({"key": None}, "None cannot begin the names of fields"),
+        ({"key": None}, "None is not a valid key"),
         ({"class_map": "pets"}, "class_map is pets, expected classes with their labels"),
         ({"class_map": {"cat": ["pet"]}}, "expected classes with their labels"),
     ],
@@ -247,7 +247,7 @@ def test_what_the_user_wrote_is_never_overwritten(photos, classifier):
     with pytest.raises(focam.RunError, match="belongs to a run that this project did not make"):
         focam.compute_cam(photos, classifier, "theirs")
     for key in ("two words", "1st", "_hidden", "dot.ted", "", "$set"):
-        with pytest.raises(focam.RunError, match="cannot begin the names of fields"):
+        with pytest.raises(focam.RunError, match="is not a valid key"):
             focam.compute_cam(photos, classifier, key)
 
 

@@ -143,8 +143,8 @@ def test_an_untouched_form_is_valid(labelled: fo.Dataset) -> None:
 @pytest.mark.parametrize(
     ("params", "field", "reason"),
     [
-        ({"key": "1st"}, "key", "cannot begin the names of fields"),
-        ({"key": "a b"}, "key", "cannot begin the names of fields"),
+        ({"key": "1st"}, "key", "is not a valid key"),
+        ({"key": "a b"}, "key", "is not a valid key"),
         ({"key": "taken"}, "key", "taken_heatmap already"),
         ({"ground_truth": "boxes"}, "ground_truth", "boxes holds Detections, expected a Classification field"),
         ({"ground_truth": "nothing"}, "ground_truth", "there is no field nothing"),

@@ -75,7 +75,7 @@ def test_an_untouched_form_is_valid(stripes: fo.Dataset) -> None:
     [
         ({"ground_truth": "filepath"}, "ground_truth", "no Classification field: expected ground_truth"),
         ({"arch": "resnet81"}, "arch", "did you mean resnet18"),
-        ({"key": "1st"}, "key", "cannot begin the names of fields"),
+        ({"key": "1st"}, "key", "is not a valid key"),
         ({"key": "cam"}, "key", "belongs to a run of class activation maps"),
         ({"out_dir": "{tmp}/photos"}, "out_dir", "holds something else"),
         ({"out_dir": "{tmp}/photos/0/0.png"}, "out_dir", "is a file"),
