@@ -228,7 +228,10 @@ def _declare(run: CamRun, schema: Mapping[str, Mapping[str, Any]]) -> None:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does. A handler that somebody else has set stays, as do other threads'."""
+    """Let SIGTERM end the block as Ctrl-C does.
+
+    Does nothing in other threads than the main one, or if a SIGTERM handler is already installed.
+    """
     mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if not mine:
         yield

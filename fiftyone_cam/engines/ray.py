@@ -88,8 +88,8 @@ def explain_all(
         timing.device = f"{plan.device}, {plan.actors} Ray actor{'s' if plan.actors > 1 else ''}"
         work = _Work(ray.put(explainer), batch_size, plan)
         size = batch_size * BATCHES_PER_BLOCK[plan.device]
-        alone: Counter[str] = Counter()
-        anything, fruitless = False, 0
+        failures_alone: Counter[str] = Counter()
+        any_result, rounds_without_result = False, 0
         while pending:
             todo = list(pending.values())
             blocks = [todo[i : i + size] for i in range(0, len(todo), size)]
@@ -106,16 +106,16 @@ def explain_all(
                 break
 
             progress = len(pending) < len(todo)
-            anything |= progress
-            fruitless = 0 if progress else fruitless + 1
-            if computed.error is not None and (not anything or fruitless >= ATTEMPTS):
+            any_result |= progress
+            rounds_without_result = 0 if progress else rounds_without_result + 1
+            if computed.error is not None and (not any_result or rounds_without_result >= ATTEMPTS):
                 raise CamError(
                     f"Ray's actors compute nothing: {cluster.innermost_reason(computed.error)}"
                 ) from computed.error
             if computed.error is None:  # otherwise nobody knows what was tried
                 if size == 1:
-                    alone.update(pending.keys())
-                    for id in [id for id in pending if alone[id] >= ATTEMPTS]:
+                    failures_alone.update(pending.keys())
+                    for id in [id for id in pending if failures_alone[id] >= ATTEMPTS]:
                         del pending[id]
                         yield Failure(id, f"the process that computes it dies, {ATTEMPTS} times of {ATTEMPTS}")
                 size = max(1, size // 16)

@@ -134,7 +134,8 @@ def fit(
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """The rate of a step, counted from 0: up in a line during :data:`WARM_UP`, then down in half a cosine.
 
-    Loshchilov and Hutter, SGDR, ICLR 2017, eq. 5, without restarts.
+    Loshchilov and Hutter, SGDR, ICLR 2017, eq. 5, without restarts. It depends on nothing but the step, so a training
+    that goes on has no scheduler to restore, and a step that float16 skips cannot shift the rates, as in ``LambdaLR``.
 
     >>> [round(learning_rate(step, 20, 1.0), 2) for step in (0, 1, 2, 11, 19)]
     [0.5, 1.0, 1.0, 0.5, 0.01]

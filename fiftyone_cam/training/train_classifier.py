@@ -26,6 +26,7 @@ from fiftyone_cam.core.network import GapNetwork, resolve_device
 from fiftyone_cam.core.preprocessing import Preprocessing
 from fiftyone_cam.core.results import Item
 from fiftyone_cam.dataset.collection import Collection, require_images
+from fiftyone_cam.dataset.ground_truth import check_field
 from fiftyone_cam.dataset.internals import dataset_of
 from fiftyone_cam.networks import architectures
 from fiftyone_cam.runs import catalog, training_run
@@ -208,16 +209,7 @@ def _check(
     snapshots: Sequence[int],
 ) -> None:
     """What can be known to be wrong before anything is loaded."""
-    field = samples.get_field(ground_truth)
-    if field is None:
-        known = list(samples.get_field_schema(embedded_doc_type=fo.Classification))
-        raise FieldError(
-            f"there is no field {ground_truth!r} to learn from: "
-            + (f"the Classification fields are {', '.join(known)}" if known else "nor any Classification field")
-        )
-    if not (isinstance(field, fo.EmbeddedDocumentField) and issubclass(field.document_type, fo.Classification)):
-        found = getattr(field, "document_type", type(field)).__name__
-        raise FieldError(f"the field {ground_truth!r} is of type {found}, expected Classification: one label a sample")
+    check_field(samples, ground_truth)
     if arch not in LITE and arch not in architectures():
         raise SourceError(
             f"{arch!r} cannot be trained here{did_you_mean(arch, [*LITE, *architectures()])}: expected a torchvision "
