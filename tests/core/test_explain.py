@@ -156,7 +156,8 @@ def test_memory_that_another_stream_has_is_waited_for(prepared, room):
     network = GapNetwork(Crowded(), CLASSES, SQUARE)
     network.module.room = room
     explainer = Explainer(network)
-    with ThreadPoolExecutor(2) as pool:
+    # eval mode around both, as the local engine does it: else one would set the training flags back under the other
+    with network.evaluating(), ThreadPoolExecutor(2) as pool:
         results = [
             result for batch in pool.map(explainer, [prepared[i : i + 3] for i in (0, 3, 6)] * 5) for result in batch
         ]

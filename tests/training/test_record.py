@@ -30,7 +30,7 @@ def test_a_key_that_is_taken_is_refused_and_nothing_is_changed(trained, tmp_path
     for key, error, word in (
         ("cam", RunError, "class activation maps"),
         ("stripes", RunError, "that of the training in"),
-        ("not a name", RunError, "cannot begin the names"),
+        ("not a name", RunError, "is not a valid key"),
         ("yours", FieldError, "yours_eval"),
         ("mine", FieldError, "mine_split"),
     ):
