@@ -33,7 +33,7 @@ def install() -> Path:
     has that name.
     """
     source, target = _bundle(), _target()
-    found = _found(source, target)
+    found = _describe(source, target)
     if found == "this":
         return target
     _refuse_unless_ours(found, target)
@@ -54,7 +54,7 @@ def uninstall() -> Path | None:
     Raises :class:`InstallError` if something else has its name.
     """
     target = _target()
-    found = _found(_bundle(), target)
+    found = _describe(_bundle(), target)
     if found == "nothing":
         return None
     if found == "this" and not target.is_symlink():
@@ -82,7 +82,7 @@ def _target() -> Path:
     return Path(fo.config.plugins_dir).expanduser() / NAME
 
 
-def _found(source: Path, target: Path) -> str:
+def _describe(source: Path, target: Path) -> str:
     """What has the plugin's name: ``"nothing"``, ``"this"`` plugin, one that is ``"ours"``, else its description."""
     if not os.path.lexists(target):
         return "nothing"

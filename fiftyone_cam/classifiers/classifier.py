@@ -293,11 +293,11 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
 
     def predict_all(self, args: Sequence[Any]) -> list[dict[str, Any] | None]:
         """Labels for images: what :meth:`build_get_item` made of files, or ``(H, W, 3)`` uint8 arrays."""
-        batch = [self._prepared(i, arg) for i, arg in enumerate(args)]
+        batch = [self._prepare(i, arg) for i, arg in enumerate(args)]
         results = iter(Explainer(self.network)([entry for entry in batch if isinstance(entry, Prepared)]))
         return [_labels(next(results) if isinstance(entry, Prepared) else entry) for entry in batch]
 
-    def _prepared(self, i: int, arg: Any) -> Prepared | Failure:
+    def _prepare(self, i: int, arg: Any) -> Prepared | Failure:
         if isinstance(arg, Failure):
             return arg
         if isinstance(arg, Prepared):  # a batch from a data loader has no ids: number it

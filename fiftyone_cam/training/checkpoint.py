@@ -22,7 +22,7 @@ from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.runs.record import Epoch, to_plain
 from fiftyone_cam.runs.training_run import TrainingRun
 from fiftyone_cam.training.progress import best_epoch
-from fiftyone_cam.training.record import saved
+from fiftyone_cam.training.record import read_checkpoint_json
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Checkpoint:
         Raises:
             SourceError: something else, or another training and ``overwrite`` is not set.
         """
-        found = saved(self.folder)
+        found = read_checkpoint_json(self.folder)
         if found is None:
             self._probe()
             return

@@ -23,12 +23,12 @@ SMALL_INPUT = 64
 """Inputs below this side are shifted by an eighth in training instead of being cut out at random scales."""
 
 
-def stratified(labels: Sequence[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
+def choose_validation(labels: Sequence[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
     """Which samples validate: ``fraction`` of each class, rounded, but at least one and never all.
 
     A class of one sample is all training.
 
-    >>> stratified(["cat"] * 10 + ["dog"] * 5, 0.2).sum()
+    >>> choose_validation(["cat"] * 10 + ["dog"] * 5, 0.2).sum()
     3
     """
     if not 0 < fraction < 1:
@@ -65,7 +65,7 @@ class Features:
             yield self.inputs[indices], self.targets[indices]
 
 
-class Memory:
+class PictureCache:
     """Room for decoded pictures: what does not fit is decoded anew in each epoch."""
 
     def __init__(self, bytes: int) -> None:
@@ -98,12 +98,12 @@ class Pictures:
         targets: Tensor,
         preprocessing: Preprocessing,
         augment: Callable[[Tensor], Tensor] | None = None,
-        memory: Memory | None = None,
+        memory: PictureCache | None = None,
     ) -> None:
         self.items, self.targets = items, targets
         self.failures: dict[str, str] = {}
         self._preprocessing, self._augment = preprocessing, augment
-        self._memory = memory or Memory(0)
+        self._memory = memory or PictureCache(0)
 
     def batches(self, chunks: Sequence[NDArray[np.int64]]) -> Iterator[tuple[Tensor, Tensor]]:
         with Workers(default_count(), seconds=limits().seconds, name="cam-decode") as workers:

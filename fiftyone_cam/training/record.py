@@ -34,13 +34,13 @@ def checkpoints(samples: Collection) -> dict[str, Path]:
     return {name: path for name, path in found.items() if (path / CHECKPOINT_JSON).is_file()}
 
 
-def saved(folder: Path) -> dict[str, Any] | None:
+def read_checkpoint_json(folder: Path) -> dict[str, Any] | None:
     """What a training left in its folder, as ``classifier.json`` has it; None if the folder is new or empty.
 
     Raises:
         SourceError: the folder holds something else.
 
-    >>> saved(Path("runs/cats_dogs"))["complete"]
+    >>> read_checkpoint_json(Path("runs/cats_dogs"))["complete"]
     True
     """
     if not folder.exists():

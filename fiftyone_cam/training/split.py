@@ -17,7 +17,7 @@ from fiftyone_cam.core.results import Item
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs.record import TrainingCounts
 from fiftyone_cam.runs.training_run import TRAIN, VALIDATION
-from fiftyone_cam.training.pictures import stratified
+from fiftyone_cam.training.pictures import choose_validation
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class TrainingData:
         if isinstance(split, str):
             part[labelled] = np.array(_parts(samples, split), dtype=object)[labelled]
         else:
-            part[labelled] = np.where(stratified(names, split, seed), VALIDATION, TRAIN)
+            part[labelled] = np.where(choose_validation(names, split, seed), VALIDATION, TRAIN)
         outside = labelled & (part == "")
 
         learned = {label for label, where in zip(labels, part, strict=True) if where == TRAIN}

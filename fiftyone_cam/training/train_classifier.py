@@ -35,7 +35,7 @@ from fiftyone_cam.runs.training_run import TRAIN, VALIDATION, TrainingRun
 from fiftyone_cam.training.checkpoint import STATE, Checkpoint
 from fiftyone_cam.training.initial_network import last_layer, new_network
 from fiftyone_cam.training.loop import Settings, fit
-from fiftyone_cam.training.pictures import Features, Memory, Pictures, augmentation
+from fiftyone_cam.training.pictures import Features, PictureCache, Pictures, augmentation
 from fiftyone_cam.training.progress import Clock, Progress, Report
 from fiftyone_cam.training.record import check_key, key_of, register
 from fiftyone_cam.training.split import TrainingData
@@ -147,7 +147,7 @@ def train_classifier(
         label_smoothing=label_smoothing,
         balance=balance,
         patience=None if snapshots else patience,
-        precision=precision or _mixed(target),
+        precision=precision or _fast_precision(target),
         seed=seed,
     )
     network = new_network(arch, weights, data.classes, size, seed).to(target)
@@ -172,7 +172,7 @@ def train_classifier(
     if checkpoint.complete and run.record.status == "complete":
         return load_classifier(folder)
 
-    memory = Memory(min(2 << 30, psutil.virtual_memory().available // 4))
+    memory = PictureCache(min(2 << 30, psutil.virtual_memory().available // 4))
     train = Pictures(*data.part(TRAIN), reading, varying, None if freeze else memory)
     validation = Pictures(*data.part(VALIDATION), network.preprocessing, None, memory)
     console = _Console(progress)
@@ -244,7 +244,7 @@ def _augmentation(
     return reading, augment
 
 
-def _mixed(device: torch.device) -> str:
+def _fast_precision(device: torch.device) -> str:
     if device.type != "cuda":
         return "float32"
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"

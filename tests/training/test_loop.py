@@ -28,7 +28,7 @@ from fiftyone_cam.core.preprocessing import CenterCrop, Preprocessing, Resize
 from fiftyone_cam.core.results import Item
 from fiftyone_cam.runs.record import Epoch
 from fiftyone_cam.training.loop import Settings, fit, learning_rate
-from fiftyone_cam.training.pictures import Features, Memory, Pictures, augmentation, stratified
+from fiftyone_cam.training.pictures import Features, PictureCache, Pictures, augmentation, choose_validation
 from fiftyone_cam.training.progress import Clock, Progress, best_epoch
 from tests.helpers.networks import tiny_gap, write_photos
 
@@ -53,8 +53,8 @@ def linear(classes: int = 3, seed: int = 0) -> nn.Linear:
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=60), st.floats(0.05, 0.95), st.integers(0, 5))
 def test_the_split_takes_the_fraction_of_every_class(labels, fraction, seed):
-    chosen = stratified(labels, fraction, seed)
-    assert (chosen == stratified(labels, fraction, seed)).all()
+    chosen = choose_validation(labels, fraction, seed)
+    assert (chosen == choose_validation(labels, fraction, seed)).all()
     for label, count in Counter(labels).items():
         taken = sum(chosen[i] for i, other in enumerate(labels) if other == label)
         if count == 1:
@@ -66,13 +66,13 @@ def test_the_split_takes_the_fraction_of_every_class(labels, fraction, seed):
 
 def test_another_seed_gives_another_split():
     labels = ["cat"] * 50 + ["dog"] * 50
-    assert (stratified(labels, 0.2, 0) != stratified(labels, 0.2, 1)).any()
+    assert (choose_validation(labels, 0.2, 0) != choose_validation(labels, 0.2, 1)).any()
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
 def test_a_fraction_that_leaves_nothing_is_refused(fraction):
     with pytest.raises(TrainingError, match="between 0 and 1"):
-        stratified(["a", "b"], fraction)
+        choose_validation(["a", "b"], fraction)
 
 
 # the recipe
@@ -184,7 +184,7 @@ def _pictures(folder: Path, count: int = 12, **kwargs) -> Pictures:
 
 @pytest.mark.parametrize("room", [0, 10_000, 1 << 30])
 def test_batches_hold_what_evaluation_would_see_in_order_however_much_is_kept(tmp_path, room):
-    pictures = _pictures(tmp_path, memory=Memory(room))
+    pictures = _pictures(tmp_path, memory=PictureCache(room))
     expected = torch.stack([prepare(item, SMALL).pixels for item in pictures.items])
     chunks = np.array_split(np.random.default_rng(0).permutation(12), 5)
     for _ in range(2):  # the second time from memory, as far as there is room
@@ -267,7 +267,7 @@ def train_toy(folder: Path, state: Path, in_epoch_3: Callable[[], None] | None =
         patch.setattr(Clock, "due", True)  # every batch is a moment to be killed at
         history = fit(
             module,
-            Pictures(items, targets, *augmentation(SMALL), Memory(1 << 20)),
+            Pictures(items, targets, *augmentation(SMALL), PictureCache(1 << 20)),
             Pictures(items, targets, SMALL),
             3,
             Settings(epochs=5, batch_size=4),

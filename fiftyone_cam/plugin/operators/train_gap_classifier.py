@@ -15,7 +15,7 @@ from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.dataset import app_config
 from fiftyone_cam.plugin import forms, model_sources, work
 from fiftyone_cam.runs import catalog, training_run
-from fiftyone_cam.training.record import check_key, key_of, saved
+from fiftyone_cam.training.record import check_key, key_of, read_checkpoint_json
 
 if TYPE_CHECKING:
     from fiftyone_cam.classifiers.classifier import Classifier
@@ -221,7 +221,7 @@ def _folder(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]
     )
     folder = Path(params.get("out_dir") or default).expanduser().absolute()
     try:
-        found = saved(folder)
+        found = read_checkpoint_json(folder)
     except CamError as error:
         forms.refuse(out, str(error))
         return
