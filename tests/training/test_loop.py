@@ -288,7 +288,8 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_as_if_unbroken(tmp_path):
     write_photos(tmp_path, 24)
     state = tmp_path / "killed.safetensors"
     script = (
-        "import os, signal, torch\ntorch.set_num_threads(1)\nfrom pathlib import Path\nfrom tests.training.test_loop import train_toy\n"
+        "import os, signal, torch\ntorch.set_num_threads(1)\nfrom pathlib import Path\n"
+        "from tests.training.test_loop import train_toy\n"
         f"train_toy(Path({str(tmp_path)!r}), Path({str(state)!r}), lambda: os.kill(os.getpid(), signal.SIGKILL))"
     )
     killed = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True)
