@@ -89,7 +89,7 @@ def forward(workload: Workload, how: str) -> Timed:
         module = folded(module, batch[:1]).to(memory_format=torch.channels_last)
     controller = ThreadpoolController()
     with controller.limit(limits=1, user_api="openmp"):
-        slices = network._slices(batch)
+        slices = batch.split(network.slice_size(batch.shape[1:], threads=1))
         call: Callable[[Tensor], Any] = lambda part: tapped_forward(module, part, tap)  # noqa: E731
         if how == "compiled":
             fast = compile_forward(module, tap, slices[0])

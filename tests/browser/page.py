@@ -1,4 +1,7 @@
-"""The App as a person uses it: what they click, what they see. Every wait is for a condition, none is for a time."""
+"""The App as a person uses it: what they click, what they see. Every wait is for a condition.
+
+Where a wait names a time, that is a step between two looks at the condition.
+"""
 
 from __future__ import annotations
 

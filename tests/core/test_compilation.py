@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fiftyone_cam.core import compilation
+from fiftyone_cam.core import network as core_network
 from fiftyone_cam.core.boxes import WHOLE
 from fiftyone_cam.core.explain import Explainer, Prepared
 from fiftyone_cam.core.network import GapNetwork
@@ -42,20 +43,28 @@ def network() -> GapNetwork:
         pytest.param("densenet121", 64, marks=pytest.mark.slow),
     ],
 )
-def test_the_same_values_for_its_shape_and_for_others(arch, size):
+def test_the_same_values_for_its_shape_and_for_others(arch, size, monkeypatch):
     network = made(arch, size)
+    asked: list[int] = []
+
+    def watched(*args):
+        forward = compilation.compile_forward(*args)
+        return forward and (lambda pixels: asked.append(len(pixels)) or forward(pixels))
+
+    monkeypatch.setattr(core_network, "compile_forward", watched)
+    most = network.slice_size((3, size, size), torch.get_num_threads())
+    shape = min(most, 8)  # what it is compiled for
     batches = {n: pictures(n, size) for n in (8, 5)}
     with network.evaluating():
         expected = {n: network.forward(batch) for n, batch in batches.items()}
         assert network.compile(batches[8])
-        shape, forward = network._compiled
-        network._compiled = (shape, lambda pixels: asked.append(len(pixels)) or forward(pixels))
         for n, batch in batches.items():
-            asked: list[int] = []
+            asked.clear()
             for found, wanted in zip(network.forward(batch), expected[n], strict=True):
                 torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
-            pieces = [len(piece) for piece in network._slices(batch)]
-            assert asked == [piece for piece in pieces if piece == shape[0]]
+            assert asked == [len(piece) for piece in batch.split(most) if len(piece) == shape]
+        assert network.forward(batches[8])
+        assert asked, "what was compiled was not used"
         logits, features = network.forward(batches[8])
     weight, bias = network.head.weight, network.head.bias
     certified = features.mean((2, 3)) @ weight.T + bias
@@ -83,12 +92,14 @@ def test_beside_other_threads_nothing_is_compiled(network):
     assert found == [False]
 
 
-def test_a_session_that_fails_costs_no_image(network):
+def test_a_session_that_fails_costs_no_image(monkeypatch):
     """Smaller batches than the one that it was compiled for run as they are."""
+    network = made("small_gap_net", 32)
     batch = [Prepared(Item(str(i), ""), picture, WHOLE, (32, 32)) for i, picture in enumerate(pictures(4, 32))]
     with network.evaluating():
         expected = Explainer(network)(batch)
-        network._compiled = (torch.Size((4, 3, 32, 32)), compilation._Sessions(b"no model"))
+        monkeypatch.setattr(core_network, "compile_forward", lambda *_: compilation._Sessions(b"no model"))
+        assert network.compile(torch.stack([prepared.pixels for prepared in batch]))
         with pytest.raises(RuntimeError, match="ONNX Runtime: "):
             network.forward(torch.stack([prepared.pixels for prepared in batch]))
         found = Explainer(network)(batch)

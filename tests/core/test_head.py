@@ -46,7 +46,7 @@ REFUSED = {
 def test_torchvision_families_are_exact(name):
     torch.manual_seed(0)
     module = torchvision.models.get_model(name.split()[0], weights=None, num_classes=12, **EXACT[name]).eval()
-    size = 299 if name.startswith("inception") else 224
+    size = 128 if name.startswith("inception") else 64  # the smallest that leave more than one cell
     head = find_head(module, torch.randn(2, 3, size, size))
     assert head.error <= CERTIFICATE_TOLERANCE
 

@@ -63,10 +63,9 @@ def test_what_hangs_costs_itself_and_its_place_is_taken():
 
 
 def test_a_task_that_is_slow_and_returns_in_time_is_not_cut_off():
-    with Workers(1, seconds=5) as workers:
-        tasks = [workers.submit(time.sleep, 0.3) for _ in range(3)]  # together more than each alone may take
-        workers.seconds = 0.6
-        assert [workers.result(task) for task in tasks] == [None] * 3
+    with Workers(1, seconds=2) as workers:
+        tasks = [workers.submit(time.sleep, 0.5) for _ in range(5)]  # together more than each alone may take
+        assert [workers.result(task) for task in tasks] == [None] * 5
 
 
 def test_a_storage_that_is_gone_ends_it():
@@ -85,8 +84,11 @@ def test_a_storage_that_is_gone_ends_it():
 @pytest.mark.parametrize("when", ["idle", "at work"])
 def test_a_thread_that_dies_is_replaced_and_nothing_is_lost(when):
     done: list[int] = []
+    begun = threading.Barrier(3)
 
     def work(number: int) -> int:
+        if when == "at work" and number < 2:
+            begun.wait(30)
         for _ in range(20):  # instructions at which a thread can end
             time.sleep(0.005)
         done.append(number)
@@ -99,7 +101,7 @@ def test_a_thread_that_dies_is_replaced_and_nothing_is_lost(when):
             tasks = [workers.submit(work, number) for number in range(6)]
         else:
             tasks = [workers.submit(work, number) for number in range(6)]
-            time.sleep(0.05)
+            begun.wait(30)
             for thread in named("dying"):
                 kill(thread)
         assert [workers.result(task) for task in tasks] == list(range(6))

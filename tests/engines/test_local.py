@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -22,22 +24,48 @@ def network() -> GapNetwork:
     return GapNetwork(tiny_gap(), ["a", "b", "c"], Preprocessing((Resize(size=SHAPE[1:]),)))
 
 
+class Watched(Explainer):
+    """Writes down which images come together."""
+
+    def __init__(self, network: GapNetwork) -> None:
+        super().__init__(network)
+        self.batches: list[list[int]] = []
+
+    def __call__(self, images, timing=None):
+        self.batches.append([int(image.item.id) for image in images])
+        return super().__call__(images, timing)
+
+
+@pytest.fixture()
+def cores(request) -> Iterator[int]:
+    """As many as PyTorch takes itself to have, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4], indirect=True)
 @pytest.mark.parametrize("images", [1, 7, 100, 1000])
-def test_batches_begin_small_and_end_even(network, images):
-    most = 2 * network.slice_size(SHAPE, 1)
-    with local._Streams(Explainer(network), images) as streams:
-        piece, left, sizes = network.slice_size(SHAPE, streams._threads), images, []
-        while left:
-            sizes.append(min(most * streams._threads, streams.share(left, SHAPE), left))
-            left -= sizes[-1]
-            streams._submitted += 1
-        if streams._count > 1:
-            assert sizes[0] <= piece
-            assert all(size % piece == 0 for size in sizes[:-1])  # whole slices: rounding is the same for all
-            loads = [0] * streams._count
-            for size in sizes:  # whoever is free takes the next
-                loads[loads.index(min(loads))] += size
-            assert max(loads) - min(loads) <= piece
+def test_batches_begin_small_and_end_even(network, tmp_path, cores, images):
+    explainer, [path] = Watched(network), write_photos(tmp_path, 1)
+    streams = min(local._MOST_STREAMS, cores, images)
+    piece = network.slice_size(SHAPE, cores // streams)
+    most = 8 * piece
+    list(local.explain_all([Item(str(i), path) for i in range(images)], explainer, most, None, Timing()))
+    batches = sorted(explainer.batches)  # as they were submitted
+    assert [image for batch in batches for image in batch] == list(range(images))
+    sizes = [len(batch) for batch in batches]
+    if streams == 1:
+        assert sizes == [len(batch) for batch in torch.arange(images).split(most)]
+    else:
+        assert sizes[0] <= piece
+        assert max(sizes) <= most
+        assert all(size % piece == 0 for size in sizes[:-1])  # whole slices: rounding is the same for all
+        loads = [0] * streams
+        for size in sizes:  # whoever is free takes the next
+            loads[loads.index(min(loads))] += size
+        assert max(loads) - min(loads) <= piece
 
 
 @pytest.mark.parametrize("images", [1, 2, 5, 83])
