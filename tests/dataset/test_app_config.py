@@ -11,7 +11,7 @@ from skimage.color import rgb2lab
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.dataset import app_config
 from fiftyone_cam.runs import catalog
-from tests.helpers.forms import a_run
+from tests.helpers.stored_runs import registered_run
 
 
 @pytest.fixture()
@@ -29,7 +29,7 @@ def stored(dataset: fo.Dataset) -> dict[str, object]:
 
 
 def test_showing_twice_is_showing_once(labelled: fo.Dataset) -> None:
-    a_run(labelled, contrast=True)
+    registered_run(labelled, contrast=True)
     catalog.load_run(labelled, "cam").show()
     once = stored(labelled)
     catalog.load_run(labelled, "cam").show()
@@ -45,7 +45,7 @@ def test_the_users_settings_stay(labelled: fo.Dataset) -> None:
     labelled.app_config.sidebar_groups = [foo.SidebarGroupDocument(name="mine", paths=["ground_truth", "cam_error"])]
     labelled.app_config.active_fields = fo.ActiveFields(paths=["filepath"])
     labelled.save()
-    a_run(labelled, contrast=True)
+    registered_run(labelled, contrast=True)
     catalog.load_run(labelled, "cam").show()
     stored(labelled)
 
@@ -60,7 +60,7 @@ def test_the_users_settings_stay(labelled: fo.Dataset) -> None:
 
 
 def test_a_scale_that_was_chosen_stays_until_another_is_asked_for(labelled: fo.Dataset) -> None:
-    a_run(labelled, contrast=True)
+    registered_run(labelled, contrast=True)
     labelled.app_config.color_scheme = fo.ColorScheme(
         colorscales=[{"path": "cam_heatmap", "name": "hot", "list": None}]
     )
@@ -77,14 +77,14 @@ def test_a_scale_that_was_chosen_stays_until_another_is_asked_for(labelled: fo.D
 
 
 def test_an_unknown_scale_is_refused(labelled: fo.Dataset) -> None:
-    a_run(labelled, contrast=True)
+    registered_run(labelled, contrast=True)
     with pytest.raises(CamError, match="no colour scale 'jett'"):
         catalog.load_run(labelled, "cam").show(colors="jett")
 
 
 def test_the_newest_heatmap_is_the_one_that_is_visible(labelled: fo.Dataset) -> None:
     for key in ("one", "two"):
-        a_run(labelled, key, contrast=True)
+        registered_run(labelled, key, contrast=True)
         catalog.load_run(labelled, key).show()
     visible = app_config.visible(labelled)
     assert "two_heatmap" in visible
@@ -95,7 +95,7 @@ def test_the_newest_heatmap_is_the_one_that_is_visible(labelled: fo.Dataset) -> 
 def test_fields_that_the_user_hides_stay_hidden(labelled: fo.Dataset) -> None:
     labelled.app_config.active_fields = fo.ActiveFields(exclude=True, paths=["ground_truth"])
     labelled.save()
-    a_run(labelled, contrast=True)
+    registered_run(labelled, contrast=True)
     catalog.load_run(labelled, "cam").show()
     assert "ground_truth" not in app_config.visible(labelled)
     assert "cam_heatmap" in app_config.visible(labelled)
@@ -107,7 +107,7 @@ def test_forgetting_undoes_showing(labelled: fo.Dataset) -> None:
     labelled.app_config.active_fields = fo.DatasetAppConfig.default_active_fields(labelled)
     labelled.save()
     before = stored(labelled)
-    run = a_run(labelled, contrast=True)
+    run = registered_run(labelled, contrast=True)
     catalog.load_run(labelled, "cam").show()
     assert stored(labelled) != before
     fields_of_run = list(run.fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fiftyone as fo
 import numpy as np
@@ -29,6 +29,29 @@ class Made(NamedTuple):
     runner_up: tuple[str, float] | None = None
 
 
+def registered_run(
+    dataset: fo.Dataset,
+    key: str = "cam",
+    classes: Sequence[str] = ("cat", "dog"),
+    counts: Counts | None = None,
+    *,
+    contrast: bool = False,
+    **settings: Any,
+) -> CamRun:
+    """A run as the SDK registers it, with its fields declared and nothing in them; complete by its record."""
+    record = CamRecord(
+        classifier=ClassifierRecord(source="lite", model="efficientnet_lite0", classes=list(classes), sha256="0" * 64),
+        settings=Settings(**settings),
+        counts=counts or Counts(samples=2, computed=2, new=2),
+        revision=1,
+        status="complete",
+    )
+    run = catalog.register(dataset, key, record)
+    for name, kwargs in field_schema(record.settings.top_k, contrast=contrast).items():
+        run.claim_field(name, **kwargs)
+    return run
+
+
 def made_run(
     dataset: fo.Dataset,
     made: Mapping[str, Made | None],
@@ -39,16 +62,9 @@ def made_run(
     top_k: int = 1,
 ) -> CamRun:
     """A complete run with a map for each sample id; None for a sample whose image could not be read."""
-    record = CamRecord(
-        classifier=ClassifierRecord(classes=list(classes), model="made", source="test", sha256="0" * 64),
-        settings=Settings(ground_truth=ground_truth, class_map=dict(class_map) if class_map else None, top_k=top_k),
-        counts=Counts(samples=len(made), computed=sum(m is not None for m in made.values())),
-        revision=1,
-        status="complete",
-    )
-    run = catalog.register(dataset, key, record)
-    for name, kwargs in field_schema(top_k, contrast=False).items():
-        run.claim_field(name, **kwargs)
+    counts = Counts(samples=len(made), computed=sum(m is not None for m in made.values()))
+    words = dict(class_map) if class_map else None
+    run = registered_run(dataset, key, classes, counts, ground_truth=ground_truth, class_map=words, top_k=top_k)
     written: dict[str, dict[str, object]] = {}
     for sample_id, entry in made.items():
         values: dict[str, object] = {ERROR: "cannot be read"}

@@ -24,7 +24,8 @@ from fiftyone_cam.plugin.operators.delete_cam_run import DeleteCamRun
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
 from fiftyone_cam.plugin.registry import OPERATORS
 from fiftyone_cam.runs.heatmaps import field_schema
-from tests.helpers.forms import a_run, form, valid
+from tests.helpers.forms import form, valid
+from tests.helpers.stored_runs import registered_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -194,14 +195,14 @@ def test_a_video_dataset_is_refused(dataset: fo.Dataset) -> None:
 
 
 def test_predictions_of_runs_are_no_ground_truth(labelled: fo.Dataset) -> None:
-    a_run(labelled)
+    registered_run(labelled)
     assert "ground_truth" in form(ComputeCam, labelled)
     found = form(ComputeCam, labelled, ground_truth="cam_prediction", key="other")
     assert "expected a Classification field: ground_truth" in str(found["ground_truth"])
 
 
 def test_a_run_goes_on_only_with_the_same_configuration(labelled: fo.Dataset) -> None:
-    a_run(labelled)
+    registered_run(labelled)
     same = {"source": "lite", "lite": "efficientnet_lite0", "key": "cam"}
     assert form(ComputeCam, labelled, **same)["key"] is None
     assert "continues" in form(ComputeCam, labelled, **same)
@@ -230,7 +231,7 @@ def test_without_a_run_there_is_nothing_to_explain_or_delete(labelled: fo.Datase
 
 
 def test_the_true_class_is_suggested(labelled: fo.Dataset) -> None:
-    a_run(labelled, ground_truth="ground_truth")
+    registered_run(labelled, ground_truth="ground_truth")
     instance = ExplainSample()
     context = ExecutionContext({"dataset_name": labelled.name, "params": {}, "current_sample": labelled.first().id})
     label = instance.resolve_input(context).type.properties["label"]

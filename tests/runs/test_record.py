@@ -32,7 +32,7 @@ from fiftyone_cam.runs.record import (
     read_record,
     to_plain,
 )
-from tests.helpers.forms import a_run
+from tests.helpers.stored_runs import registered_run
 
 CAM = CamRecord(
     status="interrupted",
@@ -117,7 +117,7 @@ def test_what_is_written_is_what_is_read(dataset: fo.Dataset, method: str, recor
 
 def test_each_entry_is_written_alone_and_what_is_not_known_stays(dataset: fo.Dataset) -> None:
     """Of a later version that added something: this one reads the record, changes it, and loses nothing of it."""
-    a_run(dataset)
+    registered_run(dataset)
     damage(dataset, {"lighting": {"sun": 3}})
     one, other = (catalog.load_run(dataset, "cam") for _ in range(2))
     one.update(accuracy=0.5)
@@ -131,7 +131,7 @@ def test_each_entry_is_written_alone_and_what_is_not_known_stays(dataset: fo.Dat
 
 
 def test_entries_that_no_record_has_are_refused_before_anything_is_written(dataset: fo.Dataset) -> None:
-    run = a_run(dataset)
+    run = registered_run(dataset)
     before = in_database(dataset)
     with pytest.raises(AttributeError, match="a CamRecord has no entry acuracy"):
         run.update(scale=1.0, acuracy=0.5)
@@ -141,7 +141,7 @@ def test_entries_that_no_record_has_are_refused_before_anything_is_written(datas
 
 @pytest.mark.parametrize("version", [0, 2, "1", 99])
 def test_a_record_of_another_version_is_refused(dataset: fo.Dataset, version: Any) -> None:
-    a_run(dataset)
+    registered_run(dataset)
     damage(dataset, {"schema_version": version})
     with pytest.raises(RunError, match=f"run 'cam' is of version {version!r}, expected 1.*version of fiftyone_cam"):
         focam.load_run(dataset, "cam")
@@ -149,7 +149,7 @@ def test_a_record_of_another_version_is_refused(dataset: fo.Dataset, version: An
 
 def test_a_record_from_before_versions_is_read(dataset: fo.Dataset) -> None:
     """As the first ones were written: without what came later, a whole number for a share, other words for a status."""
-    run = a_run(dataset)
+    run = registered_run(dataset)
     damage(dataset, dict.fromkeys(("schema_version", "timing", "comparisons", "unknown_labels", "contrast_scale")))
     damage(dataset, {"accuracy": 1})
     found = focam.load_run(dataset, "cam").record
@@ -179,7 +179,7 @@ def test_a_record_from_before_versions_is_read(dataset: fo.Dataset) -> None:
     ids=str,
 )
 def test_a_damaged_or_foreign_record_is_refused_in_words(dataset: fo.Dataset, entries: dict[str, Any]) -> None:
-    a_run(dataset)
+    registered_run(dataset)
     damage(dataset, entries)
     with pytest.raises(RunError, match=r"the record of run 'cam' cannot be read .*dataset\.delete_run\('cam'\)"):
         focam.load_run(dataset, "cam")
@@ -187,9 +187,9 @@ def test_a_damaged_or_foreign_record_is_refused_in_words(dataset: fo.Dataset, en
 
 def test_one_run_that_cannot_be_read_does_not_stop_another(dataset: fo.Dataset) -> None:
     dataset.add_sample(fo.Sample(filepath="/nowhere/cat.jpg"))
-    a_run(dataset)
+    registered_run(dataset)
     damage(dataset, {"schema_version": 99, "fields": None})
-    other = a_run(dataset, "other")
+    other = registered_run(dataset, "other")
     other.show()
     assert focam.list_runs(dataset) == ["cam", "other"]
     assert focam.load_run(dataset, "other").record == other.record
