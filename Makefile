@@ -1,5 +1,6 @@
 # make demo                  real photos, real weights, class activation maps, the App (IMAGES=/folder, HEADLESS=1)
-# make test                  the tests, in some minutes (ARGS="-k geometry")
+# make test-core             the tests that need no database, in a minute (ARGS="-k boxes")
+# make test                  the tests, in some minutes (ARGS="-k boxes", WORKERS=4)
 # make test-slow             the slow ones: trainings, real photos by the hundred, faults, endurance
 # make soak                  ten runs and deletions over 50,000 samples: hours (SAMPLES=5000)
 # make lint                  format, rules, types, declared dependencies
@@ -11,14 +12,23 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check -qq
+CORE   := tests/core tests/engines/test_local.py tests/training/test_loop.py
+WORKERS ?= 2
 
-.PHONY: demo test test-slow soak lint bench profile install clean
+.PHONY: demo test-core test test-slow soak lint bench profile install clean
 
 demo: $(firstword $(wildcard $(VENV)/.installed-dev) $(VENV)/.installed-lite)
 	@$(BIN)/python examples/demo.py $(if $(IMAGES),--images "$(IMAGES)") $(if $(filter-out 0,$(HEADLESS)),--headless)
 
+# The address is none: what asks for a database here fails
+test-core: $(VENV)/.installed-dev
+	@FIFTYONE_DATABASE_URI=mongodb://none.invalid $(BIN)/python -m pytest -q -m "not slow and not browser" $(CORE) $(ARGS)
+
+# First in several processes, whole files to each; then what drives a browser, which wants the machine for itself. pytest
+# ends with 5 where ARGS select nothing of one of the two.
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -q --durations=15 -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q --durations=15 -n $(WORKERS) --dist loadfile -m "not slow and not browser" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -q --durations=15 -m "browser and not slow" $(ARGS) || [ $$? = 5 ]
 
 test-slow: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -q --durations=15 -m slow $(ARGS)

@@ -56,6 +56,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)  # stable: what shares fixtures stays together
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Of several workers (``-n 2``) none may own the MongoDB: it would be gone for the others when that one ends."""
+    given = any(os.environ.get(name) for name in ("FIFTYONE_DATABASE_URI", "FIFTYONE_PRIVATE_DATABASE_PORT"))
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput") and not given:
+        from tests.helpers.mongod import start
+
+        os.environ["FIFTYONE_PRIVATE_DATABASE_PORT"] = str(start(_HOME / "db"))  # as FiftyOne tells its own children
+
+
 def pytest_sessionfinish() -> None:
     """Leave nothing on a server that is not this session's own."""
     if "fiftyone" in sys.modules:

@@ -1,10 +1,9 @@
-"""Small networks and pictures that several tests share."""
+"""Small networks and pictures that several tests share; free of FiftyOne."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import fiftyone as fo
 import numpy as np
 import torch
 from PIL import Image
@@ -59,18 +58,3 @@ def write_photos(folder: Path, count: int, size: tuple[int, int] = (48, 64), see
         Image.fromarray(coarse).resize((size[1], size[0]), Image.Resampling.BICUBIC).save(path)
         paths.append(str(path))
     return paths
-
-
-def striped(folder: Path, counts: dict[str, int], size: tuple[int, int] = (20, 24)) -> list[fo.Sample]:
-    """Pictures of a class have stripes of their own width, in random colours; a sample each."""
-    rng = np.random.default_rng(0)
-    samples = []
-    for number, (label, count) in enumerate(counts.items()):
-        (folder / str(number)).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            stripes = np.arange(size[1]) // (number + 1) % 2
-            pixels = rng.integers(0, 100, 3) + stripes[:, None] * rng.integers(80, 150, 3)
-            path = folder / str(number) / f"{index}.png"
-            Image.fromarray(np.broadcast_to(pixels.astype(np.uint8), (*size, 3)).copy()).save(path)
-            samples.append(fo.Sample(filepath=str(path), ground_truth=fo.Classification(label=label)))
-    return samples

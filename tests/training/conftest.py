@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import fiftyone_cam as focam
-from tests.helpers.checkpoints import QUICK
-from tests.helpers.networks import striped
+from tests.helpers.trainings import QUICK, striped
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -10,7 +10,7 @@ from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.record import to_plain
 from fiftyone_cam.training.record import checkpoints
 from fiftyone_cam.training.train_classifier import train_classifier
-from tests.helpers.checkpoints import QUICK, details, same, weights
+from tests.helpers.trainings import QUICK, details, same, weights
 
 
 def test_the_checkpoint_is_the_classifier_and_nothing_in_it_is_pickled(trained):

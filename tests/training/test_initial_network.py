@@ -13,8 +13,7 @@ from fiftyone_cam.core.errors import HeadError, SourceError
 from fiftyone_cam.networks import build
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.training.train_classifier import train_classifier
-from tests.helpers.checkpoints import weights
-from tests.helpers.networks import striped
+from tests.helpers.trainings import striped, weights
 
 
 def test_a_frozen_backbone_keeps_every_weight_but_the_last_layers(dataset, tmp_path):

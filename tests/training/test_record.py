@@ -9,7 +9,7 @@ import fiftyone_cam as focam
 from fiftyone_cam.core.errors import FieldError, RunError
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.training.train_classifier import train_classifier
-from tests.helpers.checkpoints import QUICK
+from tests.helpers.trainings import QUICK
 
 
 def test_deleting_the_run_leaves_the_dataset_as_it_was_and_the_checkpoint(trained, tmp_path):

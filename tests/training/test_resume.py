@@ -18,7 +18,7 @@ from fiftyone_cam.networks.small_gap_net import SmallGapNet
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.training.progress import Clock, Progress
 from fiftyone_cam.training.train_classifier import train_classifier
-from tests.helpers.checkpoints import QUICK, details, same, weights
+from tests.helpers.trainings import QUICK, details, same, weights
 
 
 def test_killed_in_the_middle_of_an_epoch_it_ends_as_if_unbroken(stripes, tmp_path):

@@ -12,8 +12,7 @@ from fiftyone_cam.core.errors import CamError, FieldError
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.training.train_classifier import train_classifier
-from tests.helpers.checkpoints import QUICK
-from tests.helpers.networks import striped
+from tests.helpers.trainings import QUICK, striped
 
 
 def test_a_split_by_tags_or_by_a_field_is_the_one_that_they_say(stripes, tmp_path):

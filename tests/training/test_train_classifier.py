@@ -14,7 +14,7 @@ from fiftyone_cam.runs import catalog
 from fiftyone_cam.training.progress import Progress
 from fiftyone_cam.training.record import checkpoints
 from fiftyone_cam.training.train_classifier import train_classifier
-from tests.helpers.checkpoints import QUICK, details, same, weights
+from tests.helpers.trainings import QUICK, details, same, weights
 
 # a whole training
 
