@@ -26,7 +26,7 @@ from fiftyone_cam.runs.heatmaps import MapReader, StoredMap
 from fiftyone_cam.runs.record import AuditRecord
 
 FILLS = 0.9
-"""An object that covers more of the grid than this proves nothing by place: there is no verdict."""
+"""If an object covers a larger share of the grid than this, evidence on it proves nothing: there is no verdict."""
 
 # why a sample has no verdict
 NO_MAP = "no map"
@@ -53,45 +53,45 @@ def audit(
     threshold: float = THRESHOLD,
     progress: Any = None,
 ) -> AuditReport:
-    """Turn where the classifier looked into fields, verdicts and views. No image is read and no network is run.
+    """Write where the classifier looked into fields, verdicts and views. No image is read and no network is run.
 
-    Evidence is what is positive in the predicted class's map. Coverage of the grid's cells by regions is fractional
-    and exact, so that ``evidence_in + evidence_out + bias`` is the logit.
+    Evidence is the positive part of the predicted class's map. How much of each cell a region covers is computed
+    exactly, so ``evidence_in + evidence_out + bias`` is the logit.
 
-    Always writes ``{key}_spread`` (normalised entropy of the evidence: 0 in one cell, 1 everywhere alike),
+    Always writes ``{key}_spread`` (normalised entropy of the evidence: 0 in one cell, 1 if all cells are equal),
     ``{key}_border`` (its share in the outermost cells), ``{key}_half_cells`` (how many cells hold half of it),
     ``{key}_peak`` (``fo.Keypoint`` at the strongest cell; its ``value`` in logit units) and, where the run has
     ``top_k > 1``, ``{key}_margin`` (logit minus the runner-up's).
 
     With ``ground_truth`` also ``{key}_correct``. With ``objects`` also ``{key}_inside`` (share of the evidence on the
     object), ``{key}_area`` (the object's share of the grid: what ``inside`` would be by chance), ``{key}_focus``
-    (``inside`` as it would be if the object covered half: chance is 0.5 at any size), ``{key}_evidence_in`` and
+    (``inside`` for an object that covers half of the grid: chance is 0.5 at any size), ``{key}_evidence_in`` and
     ``{key}_evidence_out`` (signed, logit units), ``{key}_peak_inside`` and ``{key}_regions`` (``fo.Classifications``:
     each region that was seen, with its share of the evidence as ``confidence`` and its share of the grid as ``area``;
-    the rest is ``background``; a place of several regions belongs to the object, else to the smallest).
+    the rest is ``background``. Where regions overlap, the place belongs to the object, or else to the smallest one).
 
-    With both also ``{key}_verdict``, by right or wrong and by focus at least ``threshold`` or less: ``trusted`` (right,
-    on the object), ``shortcut`` (right, off), ``confused`` (wrong, on), ``distracted`` (wrong, off); or else
-    ``{key}_unjudged``, the reason why there is none. The views ``"{key} trusted"`` … are saved on the dataset.
+    With both also ``{key}_verdict``: ``trusted`` (right, on the object), ``shortcut`` (right, off), ``confused``
+    (wrong, on) or ``distracted`` (wrong, off). Evidence is on the object if the focus is at least ``threshold``. A
+    sample without a verdict has ``{key}_unjudged``, the reason. The views ``"{key} trusted"`` … are saved.
 
     Args:
         samples: a dataset or view with the results of :func:`compute_cam`.
-        key: its run. A run has one audit: another one with other arguments takes its place.
+        key: its run. A run has one audit: a new one replaces it.
         ground_truth: a ``Classification`` field with the true class; by default the run's.
         objects: the field, or fields, that say where things are: ``Detections`` (boxes or instance masks),
-            ``Detection``, ``Polylines``, ``Polyline`` (closed or filled), ``Segmentation``. A thing without a label is
-            the object; so is one whose label is the true class; all others are regions by their label. Without ground
-            truth all things are the object.
-        object_labels: further labels, or values of masks, that are the object: for each true class,
-            ``{"cat": ["head", "tail"]}``, or for all, ``["animal"]``.
+            ``Detection``, ``Polylines``, ``Polyline`` (closed or filled), ``Segmentation``. A thing is the object if
+            it has no label, or the true class as its label. All others are regions, named by their label. Without
+            ground truth all things are the object.
+        object_labels: more labels, or values of masks, that mean the object: by true class,
+            ``{"cat": ["head", "tail"]}``, or for all classes, ``["animal"]``.
         class_map: translates predicted labels into the ground truth's words; by default the run's. A prediction that
             is not in it is wrong.
-        threshold: the focus from which evidence is on the object: 0.5 is chance, 0.6 is 1.5 times as dense on the
-            object as off it, 0.75 three times.
+        threshold: evidence is on the object from this focus: 0.5 is chance; at 0.6 the evidence is 1.5 times as dense
+            on the object as off it, at 0.75 three times.
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
 
     Returns:
-        the :class:`AuditReport`, whose printed form is the summary.
+        the :class:`AuditReport`; print it for the summary.
 
     Raises:
         RunError: there is no such run, or it is being computed.
@@ -112,7 +112,7 @@ def audit(
         run.claim_field(name, **_TYPES[name])
     for rows in bulk.chunks(collection, auditor.paths, progress):
         bulk.write(run.dataset, {row["id"]: auditor.values(row) for row in rows})
-    for name, attribute in _INDEXES.items():  # an index slows every write: made when all is written
+    for name, attribute in _INDEXES.items():  # made last: an index slows every write
         if name in auditor.fields:
             run.index(name, attribute)
     if auditor.has_verdicts:
@@ -149,10 +149,10 @@ _TYPES: dict[str, dict[str, Any]] = {
     "verdict": _STRING,
     "unjudged": _STRING,
 }
-"""All fields that an audit can write, in the order of the sidebar."""
+"""All fields that an audit can write, in the order of the sidebar, with their types."""
 
 _INDEXES = {"inside": "", "focus": "", "verdict": "", "unjudged": "", "regions": "classifications.label"}
-"""What the sidebar filters on most; MongoDB has 64 indexes for a dataset, and there may be many runs."""
+"""Only what the sidebar filters on most: MongoDB allows 64 indexes for a dataset, and there may be many runs."""
 
 _ALWAYS = ("spread", "border", "half_cells", "peak")
 _WITH_OBJECTS = ("inside", "area", "focus", "evidence_in", "evidence_out", "peak_inside", "regions")
@@ -256,7 +256,7 @@ class _Auditor:
         return {path: found[name] for name, path in self._path.items()}
 
     def find(self, row: Mapping[str, Any]) -> Finding:
-        """What there is to find on one sample."""
+        """Measure one sample."""
         stored = self._reader.read(row)
         if stored is None:
             return Finding(unjudged=NO_MAP)
@@ -320,7 +320,7 @@ class _Auditor:
 
 
 def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
-    """Clear away an audit that this one replaces; what it was. An audit of the same kind is continued."""
+    """Clear away an audit with other settings, and return a note about it; an audit with the same settings goes on."""
     before = run.record.audit
     changed = [name for name, value in auditor.settings.items() if before and getattr(before, name) != value]
     if before and AuditReport(run, run.dataset).stale is None and not changed:
@@ -340,7 +340,7 @@ def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
 
 
 def _keypoint(stored: StoredMap) -> dict[str, Any] | None:
-    """The middle of the strongest cell, as far as it was seen; None where no evidence is positive."""
+    """A keypoint in the middle of the strongest cell, moved into what was seen; None if there is no evidence."""
     peak = evidence.peak(stored.grid)
     if peak is None:
         return None

@@ -1,4 +1,4 @@
-"""Two runs side by side: two models, or two trainings of one. What changed, and did they look elsewhere?"""
+"""Two runs side by side, of two classifiers or of two trainings: what changed, and do they look elsewhere?"""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ _TYPES: dict[str, dict[str, Any]] = {
 def compare(
     samples: Collection, before: str, after: str, *, ground_truth: str | None = None, progress: Any = None
 ) -> Comparison:
-    """Compare two runs on the same samples: predictions, and where their evidence lies. Nothing is inferred anew.
+    """Compare two runs on the same samples: predictions, and where their evidence lies. No network is run.
 
-    Writes, as fields of the run ``after``, ``{after}_vs_{before}_change``: ``same`` prediction, ``fixed`` (was wrong,
-    is right), ``broken`` (was right, is wrong) or ``changed`` otherwise; ``{after}_vs_{before}_correlation``, Pearson's
-    of the two signed maps; and ``{after}_vs_{before}_overlap``, the share of positive evidence that both have in the
-    same place. Each map is that of its own prediction. Grids of any sizes are compared on the common refinement of
-    their cells. The views ``"{after} vs {before} fixed"`` … are saved on the dataset; all goes when ``after`` goes.
+    Writes three fields, which belong to the run ``after``: ``{after}_vs_{before}_change`` is ``same``, ``fixed`` (was
+    wrong, is right), ``broken`` (was right, is wrong) or otherwise ``changed``; ``{after}_vs_{before}_correlation`` is
+    Pearson's correlation of the two signed maps; ``{after}_vs_{before}_overlap`` is the share of positive evidence that
+    both have in the same place. Each map is the one of its own prediction. Grids of different sizes are compared on
+    the common refinement of their cells. The views ``"{after} vs {before} fixed"`` … are saved on the dataset. All of
+    it is deleted with ``after``.
 
     Args:
         samples: a dataset or view with the results of both runs.
@@ -46,10 +47,10 @@ def compare(
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
 
     Returns:
-        the :class:`Comparison`, whose printed form is the summary by class.
+        the :class:`Comparison`; print it for the summary by class.
 
     Raises:
-        RunError: there is no such run, or both are one.
+        RunError: there is no such run, it is being computed, or ``before`` is ``after``.
 
     >>> print(focam.compare(dataset, "cam_resnet18", "cam_resnet50"))
     """

@@ -1,4 +1,4 @@
-"""Pictures for people without the App: heatmaps on photos at full resolution, a list of them, and a contact sheet."""
+"""Pictures for people without the App: photos with their heatmaps at full resolution, a list, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COLUMNS = (
     *("file", "id", "filepath", "run", "label", "confidence", "truth", "right", "logit", "bias", "scale"),
     *("left", "top", "width", "height", "error"),
 )
-"""Of the manifest. ``left`` to ``height``: where the photo with its heatmap lies in the picture, in pixels."""
+"""The columns of the manifest. ``left`` to ``height``: where the photo lies in the picture, in pixels."""
 
 ON_SHEET = 24
 _THUMBNAIL = 256
@@ -87,12 +87,12 @@ def export_overlays(
 ) -> Overlays:
     """Write each photo with the heatmap of its prediction, as PNG at the photo's full resolution.
 
-    All pictures share the run's scale: a weak map looks weak. What the network did not see stays clear. Also written:
-    ``manifest.csv`` (see :data:`COLUMNS`), and ``contact_sheet.png`` with the worst: wrong ones, most confident first,
-    then right ones, least confident first.
+    All pictures share the run's scale: a weak map looks weak. What the network did not see stays clear. Two more files
+    are written: ``manifest.csv`` (see :data:`COLUMNS`), and ``contact_sheet.png`` with the worst pictures: first wrong
+    ones, the most confident first, then right ones, the least confident first.
 
-    A picture's name is that of the photo, made harmless, with the sample's id: names never collide, and a second
-    export of a sample replaces its first. Files that no export wrote are never overwritten.
+    A picture is named after the photo, in harmless letters, and after the sample's id. So names never collide, and a
+    second export of a sample replaces its first. Files that no export wrote are never overwritten.
 
     Args:
         samples: a dataset or view; each sample with a map gives a picture.
@@ -101,7 +101,7 @@ def export_overlays(
         colormap: one of OpenCV's: ``"jet"`` as in the posts, ``"inferno"``, ``"viridis"``, …
         alpha: the heatmap's share in the sum.
         text: write class and confidence above the photo, and the truth where the class is wrong.
-        side_by_side: the photo alone at the left of the one with the heatmap.
+        side_by_side: show the photo alone, at the left of the one with the heatmap.
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
 
     Returns:
@@ -169,7 +169,7 @@ def export_overlays(
 
 
 def _rows(samples: Collection, run: CamRun) -> list[dict[str, Any]]:
-    """A line of the manifest for each sample, with all that is known before a photo is opened."""
+    """A row of the manifest for each sample, with all that is known before a photo is opened."""
     truth = run.record.settings.ground_truth
     translation = Translation(run.classes, run.record.settings.class_map)
     heatmap, prediction, error = (run.field(name) for name in (HEATMAP, PREDICTION, ERROR))

@@ -1,4 +1,4 @@
-"""Boxes from evidence: weakly supervised localization by the rule of the paper."""
+"""Boxes from evidence: weakly supervised localization, by the rule of the CAM paper."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _DETECTION = bulk.document(fo.Detection(label="", bounding_box=[0.0, 0.0, 1.0, 1
 def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, progress: Any = None) -> str:
     """Write ``{key}_boxes``: one box a sample, around the largest connected part of the evidence.
 
-    Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2: the part of the map
-    above a share of its maximum, the largest connected component of that, a tight box around it. The label is the
-    predicted class (in the ground truth's words, where the run has a ``class_map``), the confidence the prediction's.
-    A sample without a map has nothing, one without positive evidence no box.
+    Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, section 3.2: keep the part of the
+    map above a share of its maximum, take its largest connected component, draw a tight box around it. The label is
+    the predicted class, in the ground truth's words if the run has a ``class_map``; the confidence is that of the
+    prediction. A sample without a map gets None, a sample without positive evidence gets no box.
 
     Args:
         samples: a dataset or view with the results of :func:`compute_cam`.

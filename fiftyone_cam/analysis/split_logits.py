@@ -1,6 +1,6 @@
-"""The logits of one sample, each split into evidence on the object, evidence off it, and bias: exactly, for a GAP head.
+"""The logits of one sample, each split exactly into evidence on the object, evidence off it, and bias.
 
-From the network itself, or of the classes whose maps a run has stored without it.
+:func:`split_logits` runs the network. :func:`stored_logits` reads the maps that a run has stored.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ def split_logits(
     labels: Sequence[str] | None = None,
     top_k: int = 5,
 ) -> list[dict[str, Any]]:
-    """The strongest logits of one sample, or those of ``labels``, each split into its parts. Runs the network once.
+    """Split the strongest logits of one sample, or those of ``labels``, into their parts. Runs the network once.
 
     Args:
         samples: the dataset or view.
         sample_id: of the sample.
         classifier: as for :func:`compute_cam`.
-        key: an audited run; where its audit has objects, evidence is split into inside and outside.
+        key: an audited run. If its audit has objects, evidence is split into inside and outside.
         labels: classes instead of the strongest.
         top_k: how many of the strongest.
 
     Returns:
-        for each class ``label``, ``confidence``, ``logit``, ``bias``, ``evidence_in`` and ``evidence_out``, the last
-        three adding up to the logit; ``evidence_in`` is None where no object is known.
+        for each class ``label``, ``confidence``, ``logit``, ``bias``, ``evidence_in`` and ``evidence_out``. The last
+        three add up to the logit. ``evidence_in`` is None if no object is known.
 
     Raises:
         CamError: the image has no result; the message is the reason.
@@ -78,7 +78,7 @@ def split_logits(
 
 
 def stored_logits(samples: Collection, sample_id: str, key: str = "cam") -> list[dict[str, Any]]:
-    """The logits of which a run has stored the maps, strongest first, each split; nothing is inferred.
+    """Split the logits whose maps a run has stored, the strongest first. No network is run.
 
     Args:
         samples: the dataset or view.
@@ -86,8 +86,7 @@ def stored_logits(samples: Collection, sample_id: str, key: str = "cam") -> list
         key: the run.
 
     Returns:
-        what :func:`split_logits` does, and for each class also ``field``, where its map is; empty where the sample has
-        no map.
+        as :func:`split_logits`, and for each class also ``field``, where its map is. Empty if the sample has no map.
 
     >>> stored_logits(dataset, sample.id, "cam")[0]["field"]
     'cam_heatmap'
