@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import fiftyone as fo
-import fiftyone.core.odm as foo
 import pytest
 
 import fiftyone_cam as focam
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.timing import Timing
-from fiftyone_cam.dataset import database
+from fiftyone_cam.dataset import internals
 from fiftyone_cam.runs import catalog, store
 from fiftyone_cam.runs.record import (
     SCHEMA_VERSION,
@@ -95,7 +94,7 @@ TRAINING = TrainingRecord(
 
 def in_database(dataset: fo.Dataset, key: str = "cam") -> dict[str, Any]:
     """The run's document as it lies in MongoDB."""
-    return dict(foo.get_db_conn()["runs"].find_one({"_id": database.document_of(dataset, key)})["config"])
+    return dict(internals.runs().find_one({"_id": internals.run_id(dataset, key)})["config"])
 
 
 def damage(dataset: fo.Dataset, entries: dict[str, Any], key: str = "cam") -> None:
@@ -103,7 +102,7 @@ def damage(dataset: fo.Dataset, entries: dict[str, Any], key: str = "cam") -> No
     change: dict[str, Any] = {}
     for name, value in entries.items():
         change.setdefault("$unset" if value is None else "$set", {})[f"config.{name}"] = value
-    foo.get_db_conn()["runs"].update_one({"_id": database.document_of(dataset, key)}, change)
+    internals.runs().update_one({"_id": internals.run_id(dataset, key)}, change)
 
 
 @pytest.mark.parametrize(("method", "record"), [(store.CAM, CAM), (store.TRAINING, TRAINING)], ids=["cam", "training"])
