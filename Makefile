@@ -11,7 +11,14 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --disable-pip-version-check -qq
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check
+# Of what pip says, one line for each package that it fetches
+NAMES  := (grep --line-buffered -o '^Collecting [^ (;<>=!~]*' || true)
+# PyTorch's own index has builds for a CPU alone, a fifth of the size. Where it cannot be reached, PyPI's build is taken.
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+CPU_TORCH := command -v nvidia-smi >/dev/null || $(BIN)/python -c 'import torch' 2>/dev/null || \
+	timeout 600 $(PIP) -qq --index-url $(CPU_INDEX) --retries 0 --timeout 10 torch torchvision 2>/dev/null || \
+	echo "PyTorch's CPU build cannot be had from $(CPU_INDEX): taking PyPI's"
 CORE   := tests/core tests/engines/test_local.py tests/training/test_loop.py
 WORKERS ?= 2
 
@@ -44,7 +51,7 @@ lint: $(VENV)/.installed-dev
 
 # Without their dependencies: opencv-python would overwrite the cv2/ folder of the distribution that FiftyOne pins.
 bench: $(VENV)/.installed-dev
-	@$(PIP) --no-deps torchcam==0.5.0 grad-cam==1.5.7 ttach==0.0.3
+	@$(PIP) -qq --no-deps torchcam==0.5.0 grad-cam==1.5.7 ttach==0.0.3
 	@$(BIN)/python -W ignore -m benchmarks $(ARGS)
 
 profile: $(VENV)/.installed-dev
@@ -54,8 +61,9 @@ install: $(VENV)/.installed-dev
 
 # The extra [lite] for the demo, [dev] (which includes it) for the rest. pip leaves alone what is there.
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
-	@echo "Installing fiftyone_cam[$*] into $(VENV): some minutes the first time, PyTorch is large"
-	@$(PIP) --editable '.[$*]'
+	@echo "Installing into $(VENV), some minutes the first time: PyTorch (1 GB for a CPU, 5 GB with CUDA), FiftyOne (1 GB), the rest"
+	@$(CPU_TORCH)
+	@$(PIP) --editable '.[$*]' | $(NAMES)
 	@$(BIN)/python -m fiftyone_cam doctor --fix >/dev/null
 	@touch $@
 

@@ -4,15 +4,18 @@
     python examples/demo.py --images ~/photos               your own, subfolders included
     python examples/demo.py --images ~/photos --headless    compute, print the summary and exit
 
-What it makes lies in the folder .demo of this repository: a plugins directory, and a database of its own, because
-FiftyOne upgrades a database to its own version, and yours may belong to another one. If you set FIFTYONE_DATABASE_URI,
-FIFTYONE_DATABASE_DIR or FIFTYONE_DATABASE_NAME, that is used instead. Run it again and only new images are computed.
+What it makes lies in the folder .demo of this clone: a plugins directory, and a database, because FiftyOne upgrades a
+database to its own version, and yours may belong to another one. Where a FiftyOne of yours is running already, FiftyOne
+joins its database server whatever the folder is; the database there has a name of this clone's own, so that nothing of
+yours and nothing of another clone's is touched. If you set FIFTYONE_DATABASE_URI, FIFTYONE_DATABASE_DIR or
+FIFTYONE_DATABASE_NAME, that is used instead. Run it again and only new images are computed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
 import subprocess
 import sys
@@ -20,13 +23,16 @@ from pathlib import Path
 
 NAME = "fiftyone_cam_demo"
 HOME = Path(__file__).resolve().parents[1] / ".demo"
+CLONE = hashlib.sha256(str(HOME).encode()).hexdigest()[:8]
 
 # FiftyOne reads its settings when it is imported.
 os.environ.setdefault("FIFTYONE_DATABASE_DIR", str(HOME / "database"))
-os.environ.setdefault("FIFTYONE_DATABASE_NAME", NAME)
+os.environ.setdefault("FIFTYONE_DATABASE_NAME", f"{NAME}_{CLONE}")
 os.environ["FIFTYONE_PLUGINS_DIR"] = str(HOME / "plugins")
+os.environ.setdefault("FIFTYONE_DATABASE_VALIDATION", "false")  # no word on how long MongoDB is supported: it is ours
 
 import fiftyone as fo
+import fiftyone.core.odm as foo
 import fiftyone.zoo as foz
 import skimage
 import sklearn
@@ -59,6 +65,7 @@ def main() -> None:
     if not fresh:
         sys.exit(f"found no images in {source}")
     dataset = kept(source, fresh)
+    print(f"Dataset {dataset.name!r}, {len(dataset)} images, in {where()}", flush=True)
 
     classifier = focam.load_classifier("efficientnet_lite0")
     try:
@@ -72,9 +79,16 @@ def main() -> None:
     if not options.headless:
         install()
         session = fo.launch_app(dataset)
-        print("Close the App's tab, or press Ctrl+C, to end the demo", flush=True)
+        print(f"The App is open at {session.url}. Press Ctrl+C here to end the demo.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
-            session.wait()
+            session.wait(-1)  # with less, a reloaded or closed tab would end it
+
+
+def where() -> str:
+    """The database that is used, in words."""
+    client = foo.get_db_client()
+    host, port = client.address or ("an unknown server", 0)
+    return f"database {fo.config.database_name!r} of the MongoDB at {host}:{port}"
 
 
 def without_folder() -> tuple[str, fo.Dataset]:
@@ -113,6 +127,7 @@ def kept(source: str, fresh: fo.Dataset) -> fo.Dataset:
             sys.exit(f"found a dataset {NAME} that this demo did not make, and leaves alone: rename or delete it")
         if dataset.info["demo_source"] == source:
             dataset.merge_samples(fresh)  # by file path; results that are there stay
+            dataset.delete_samples(dataset.exclude_by("filepath", fresh.values("filepath")))  # files that are gone
             fresh.delete()
             return dataset
         dataset.delete()
