@@ -121,7 +121,7 @@ def refresh(dataset: fo.Dataset) -> None:
     if _milliseconds(found["last_modified_at"]) == _milliseconds(dataset.last_modified_at):
         return
     internals.reload_document(dataset)
-    if internals.known_fields(dataset) != set(dataset.get_field_schema(include_private=True)):
+    if (internals.known_fields(dataset) ^ set(dataset.get_field_schema(include_private=True))) - internals.MEDIA_FIELDS:
         dataset.reload()
 
 

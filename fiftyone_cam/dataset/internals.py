@@ -125,6 +125,10 @@ def reload_document(dataset: fo.Dataset) -> None:
     dataset._doc.reload()
 
 
+MEDIA_FIELDS = {"filepath", "media_reference"}
+"""A schema lists both of them; a dataset's document only the one that the dataset uses."""
+
+
 def known_fields(dataset: fo.Dataset) -> set[str]:
     """The names of the sample fields in the dataset's document, as it was when it was last read."""
     return {field.name for field in dataset._doc.sample_fields}
