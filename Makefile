@@ -29,7 +29,7 @@ demo: $(firstword $(wildcard $(VENV)/.installed-dev) $(VENV)/.installed-lite)
 
 # The address is none: what asks for a database here fails
 test-core: $(VENV)/.installed-dev
-	@FIFTYONE_DATABASE_URI=mongodb://none.invalid $(BIN)/python -m pytest -q -m "not slow and not browser" $(CORE) $(ARGS)
+	@FIFTYONE_DATABASE_URI=mongodb://none.invalid $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not browser" $(CORE) $(ARGS)
 
 # First in several processes, whole files to each; then what drives a browser, which wants the machine for itself. pytest
 # ends with 5 where ARGS select nothing of one of the two.

@@ -42,7 +42,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", EXACT)
+LARGE = {"wide_resnet50_2", "efficientnet_v2_s", "swin_v2_t", "googlenet", "maxvit_t"}
+"""Slow to trace: run with the slow tests."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in EXACT])
 def test_torchvision_families_are_exact(name):
     torch.manual_seed(0)
     module = torchvision.models.get_model(name.split()[0], weights=None, num_classes=12, **EXACT[name]).eval()
@@ -61,7 +65,7 @@ def test_torchvision_families_are_exact(name):
     assert maps[0, 0].numel() > 1
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LARGE)) for name in REFUSED])
 def test_what_has_no_such_head_is_refused_with_what_it_has(name):
     module = torchvision.models.get_model(name, weights=None, num_classes=12).eval()
     with pytest.raises(HeadError, match=REFUSED[name]):
