@@ -73,7 +73,7 @@ def compare(
     bulk.require(collection, paths)
 
     names = {name: comparison_name(before, name) for name in _TYPES}
-    second.update(comparisons={**second.record.comparisons, before: None})  # until all is written
+    second.update_comparison(before, None)  # until all is written
     path = {name: second.claim_field(full, **_TYPES[name]) for name, full in names.items()}
     for rows in bulk.chunks(collection, paths, progress):
         values = {}
@@ -95,7 +95,7 @@ def compare(
         revisions=[run.record.revision for run in (first, second)],
         compared_at=datetime.now(timezone.utc).isoformat(),
     )
-    second.update(comparisons={**second.record.comparisons, before: record})
+    second.update_comparison(before, record)
     second.show()
     return Comparison(second, before, samples)
 

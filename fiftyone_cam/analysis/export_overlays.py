@@ -33,9 +33,12 @@ from fiftyone_cam.runs.heatmaps import grid_of, signed_map
 MANIFEST, CONTACT_SHEET = "manifest.csv", "contact_sheet.png"
 COLUMNS = (
     *("file", "id", "filepath", "run", "label", "confidence", "truth", "right", "logit", "bias", "scale"),
-    *("left", "top", "width", "height", "error"),
+    *("left", "top", "width", "height", "error", "schema_version"),
 )
 """The columns of the manifest. ``left`` to ``height``: where the photo lies in the picture, in pixels."""
+
+SCHEMA_VERSION = 1
+"""Of the manifest: in each row, so that whatever reads CSV reads it; in the last column, so that none moves."""
 
 ON_SHEET = 24
 _THUMBNAIL = 256
@@ -179,7 +182,7 @@ def _rows(samples: Collection, run: CamRun) -> list[dict[str, Any]]:
     truths = samples.values(f"{truth}.label") if truth else [None] * len(columns[0])
     rows = []
     for id, path, label, confidence, logit, bias, reason, true in zip(*columns, truths, strict=True):
-        row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+        row: dict[str, Any] = {**dict.fromkeys(COLUMNS, ""), "schema_version": SCHEMA_VERSION}
         row |= {"id": id, "filepath": path, "run": run.key, "scale": run.record.scale, "truth": true or ""}
         if logit is None:
             row["error"] = reason or "no map was computed"
@@ -257,10 +260,21 @@ class _Manifest:
         try:
             with self.path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                rows = {row["file"]: row for row in reader} if tuple(reader.fieldnames or ()) == COLUMNS else None
+                columns, rows = tuple(reader.fieldnames or ()), list(reader)
         except (OSError, ValueError, csv.Error):
             return None
-        return rows
+        if columns == COLUMNS[:-1]:  # the first ones had no version
+            columns, rows = COLUMNS, [{**row, "schema_version": str(SCHEMA_VERSION)} for row in rows]
+        elif not {"file", "run", "schema_version"} <= set(columns):
+            return None
+        others = {str(row["schema_version"]) for row in rows} - {str(SCHEMA_VERSION)}
+        if others or not set(COLUMNS) <= set(columns):
+            found = ", ".join(sorted(others)) or "unknown"
+            raise CamError(
+                f"{self.path} is of version {found}, expected {SCHEMA_VERSION}: give another folder, or use the "
+                "version of fiftyone_cam that wrote it"
+            )
+        return {row["file"]: {name: row[name] for name in COLUMNS} for row in rows}
 
     def save(self, rows: Sequence[dict[str, Any]]) -> None:
         """These rows, and those of earlier exports whose files are still there."""

@@ -4,8 +4,40 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from fiftyone_cam.core.errors import SourceError
 from fiftyone_cam.core.names import CHECKPOINT_JSON
+
+SCHEMA_VERSION = 1
+"""Of ``classifier.json``, as this version writes and reads it."""
+
+
+def read_json(folder: Path) -> dict[str, Any]:
+    """What ``classifier.json`` says.
+
+    Raises:
+        SourceError: there is none, it cannot be read, or it is of another version.
+
+    >>> read_json(Path("runs/pets"))["arch"]
+    'resnet18'
+    """
+    path = folder / CHECKPOINT_JSON
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SourceError(f"{folder} holds no {CHECKPOINT_JSON}: it is no checkpoint of this project") from error
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read: {error!r}") from error
+    if not isinstance(data, dict):
+        raise SourceError(f"{path} cannot be read: found a {type(data).__name__}, expected an object with names")
+    version = data.get("schema_version", SCHEMA_VERSION)  # the first ones had none
+    if version != SCHEMA_VERSION:
+        raise SourceError(
+            f"{path} is of version {version!r}, expected {SCHEMA_VERSION}: load it with the version of fiftyone_cam "
+            "that wrote it"
+        )
+    return data
 
 
 def may_replace(folder: Path) -> bool:

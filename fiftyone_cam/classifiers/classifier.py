@@ -209,6 +209,7 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
             name: tensor.detach().cpu().contiguous() for name, tensor in self.network.module.state_dict().items()
         }
         data = {
+            "schema_version": checkpoint.SCHEMA_VERSION,
             "arch": arch,
             "classes": list(self.classes),
             "preprocessing": self.network.preprocessing.to_dict(),

@@ -5,7 +5,6 @@ Nothing here runs code that came with data: state dicts are loaded with ``weight
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import psutil
 import torch
 from torch import nn
 
+from fiftyone_cam.classifiers import checkpoint
 from fiftyone_cam.classifiers.transforms import convert, of_processor
 from fiftyone_cam.core.errors import SourceError, did_you_mean, first_line
 from fiftyone_cam.core.names import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS, LITE, SMALL
@@ -184,11 +184,9 @@ def from_zoo(model: Any) -> Source:
 
 def from_checkpoint(folder: Path) -> Source:
     """A folder of this project's: ``model.safetensors`` and ``classifier.json``."""
+    data = checkpoint.read_json(folder)
     try:
-        data = json.loads((folder / CHECKPOINT_JSON).read_text(encoding="utf-8"))
         arch, classes, preprocessing = data["arch"], data["classes"], Preprocessing.from_dict(data["preprocessing"])
-    except FileNotFoundError as error:
-        raise SourceError(f"{folder} holds no {CHECKPOINT_JSON}: it is no checkpoint of this project") from error
     except (KeyError, TypeError, ValueError) as error:
         raise SourceError(f"{folder / CHECKPOINT_JSON} cannot be read: {error!r}") from error
     if not isinstance(arch, str) or any(character in arch.removeprefix("timm:") for character in ":/"):

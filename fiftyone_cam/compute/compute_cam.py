@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -15,11 +13,10 @@ from typing import Any
 import fiftyone as fo
 import fiftyone.core.utils as fou
 from fiftyone import ViewField as F
-from pymongo.errors import PyMongoError
 
 from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.compute.writer import Writer
-from fiftyone_cam.core.errors import CamError, RunError, Terminated
+from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.names import ERROR, HEATMAP, PRECISIONS, PREDICTION
 from fiftyone_cam.core.network import check_precision, resolve_device
@@ -35,6 +32,7 @@ from fiftyone_cam.engines.settings import Engine, Ray, as_engine
 from fiftyone_cam.runs import catalog, lease
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.heatmaps import field_schema
+from fiftyone_cam.runs.interruption import is_database_gone, reason_of, terminable
 from fiftyone_cam.runs.record import CamRecord, ClassifierRecord, Counts, Settings
 
 logger = logging.getLogger(__name__)
@@ -122,7 +120,7 @@ def compute_cam(
     database.refresh(dataset_of(collection))
     run = _open(dataset_of(collection), key, classifier, settings, overwrite)
     timing = Timing(device=str(classifier.network.device))
-    with _noting_what_stops_it(run, collection), _terminable():
+    with _noting_what_stops_it(run, collection), terminable():
         schema = field_schema(top_k, contrast=ground_truth is not None)
         _declare(run, schema)
         run.show()  # now: an open App may look at the first results
@@ -227,27 +225,6 @@ def _declare(run: CamRun, schema: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does.
-
-    Does nothing in other threads than the main one, or if a SIGTERM handler is already installed.
-    """
-    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not mine:
-        yield
-        return
-
-    def end(number: int, _: Any) -> None:
-        raise Terminated(128 + number)
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextlib.contextmanager
 def _noting_what_stops_it(run: CamRun, samples: Collection) -> Iterator[None]:
     try:
         yield
@@ -258,13 +235,13 @@ def _noting_what_stops_it(run: CamRun, samples: Collection) -> Iterator[None]:
 
 def _note_interruption(run: CamRun, samples: Collection, error: BaseException) -> None:
     """Say where it stopped, on the record and in the log."""
-    if isinstance(error.__cause__, PyMongoError) or isinstance(error, PyMongoError):
+    if is_database_gone(error):
         lease.forget(run)
         return  # the database is what is gone: the next call finds out by itself
     try:
-        reason = type(error).__name__ + (f": {error}" if str(error) else "")
+        reason = reason_of(error)
         counts = _counts(samples, run, run.record.counts.new)
-        lease.leave(run, status="interrupted", stopped_by=reason[:500], counts=counts)
+        lease.leave(run, status="interrupted", stopped_by=reason, counts=counts)
         done = counts.computed + counts.failed
         further = "" if isinstance(error, CamError) else "; the same call goes on from there"  # or it says what to do
         logger.warning(

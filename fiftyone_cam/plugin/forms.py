@@ -18,7 +18,7 @@ from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.plugin import model_sources
-from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs import catalog, store
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.training_run import TrainingRun
 from fiftyone_cam.training.record import checkpoints
@@ -191,14 +191,14 @@ def ground_truth(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str,
 
 def written(dataset: fo.Dataset) -> set[str]:
     """The fields that runs of this project wrote."""
-    return {path for key in catalog.list_runs(dataset) for path in catalog.load_run(dataset, key).fields}
+    return {path for key in catalog.list_runs(dataset) for path in store.written_fields(dataset, key)}
 
 
 def label_fields(dataset: fo.Dataset) -> list[str]:
     """The Classification fields that neither a run nor a training of this project wrote."""
     ours = written(dataset)
     for key in catalog.list_trainings(dataset):
-        ours |= set(catalog.load_training(dataset, key).fields)
+        ours |= set(store.written_fields(dataset, key))
     return [path for path in dataset.get_field_schema(embedded_doc_type=fo.Classification) if path not in ours]
 
 
@@ -304,10 +304,11 @@ def existing_run(
     with_trainings: bool = False,
 ) -> Any:
     """A choice among the runs on a dataset; None, and a word about it, if there are none."""
-    found: dict[str, CamRun | TrainingRun] = {}
-    if with_trainings:
-        found |= {key: catalog.load_training(dataset, key) for key in catalog.list_trainings(dataset)}
-    found |= {key: catalog.load_run(dataset, key) for key in catalog.list_runs(dataset)}  # the last is what is proposed
+    trainings, others = catalog.load_trainings(dataset) if with_trainings else ({}, {})
+    runs, unreadable = catalog.load_runs(dataset)
+    found: dict[str, CamRun | TrainingRun] = {**trainings, **runs}  # the last is what is proposed
+    for key, reason in {**others, **unreadable}.items():
+        notice(inputs, f"unreadable_{key}", reason, "warning")
     keys = list(found)
     if not keys:
         prop = inputs.view(

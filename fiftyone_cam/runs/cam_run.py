@@ -6,13 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
-import fiftyone as fo
-
 from fiftyone_cam.core.names import COMPILING_PAYS, ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.core.tables import Summary
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.runs import store
-from fiftyone_cam.runs.record import CamRecord, Counts
+from fiftyone_cam.runs.record import CamRecord, ComparisonRecord, Counts
 from fiftyone_cam.runs.run import Run
 
 
@@ -47,6 +45,14 @@ class CamRun(Run[CamRecord]):
         """The largest relative error of ``mean(map) + bias`` against the logit, over all samples."""
         return self.record.certificate
 
+    def update_comparison(self, before: str, record: ComparisonRecord | None) -> None:
+        """Write one comparison, by the key of the earlier run, and no other: another process may write those.
+
+        >>> run.update_comparison("cam_a", None)
+        """
+        self._write({f"comparisons.{before}": record})
+        self.record.comparisons[before] = record
+
     def show(self, *, active: Sequence[str] = (), hide: Iterable[str] = (), colors: str | None = None) -> None:
         """Show this run's prediction and heatmap in the App, and no other run's heatmap on top of it.
 
@@ -60,7 +66,7 @@ class CamRun(Run[CamRecord]):
             path
             for key in store.keys(self.dataset, store.CAM)
             if key != self.key
-            for path in _fields(self.dataset, key)
+            for path in store.written_fields(self.dataset, key)
         }
         active = [path for path in [*wanted, *active] if path in self.fields]
         super().show(active=active, hide=others.union(hide), colors=colors)
@@ -98,11 +104,6 @@ class CamRun(Run[CamRecord]):
         return self.describe().text()
 
     __repr__ = __str__
-
-
-def _fields(dataset: fo.Dataset, key: str) -> Iterable[str]:
-    """The fields of another run, of which no more is to be known: its record may be of another version."""
-    return store.read_entries(dataset, key).get("fields") or ()
 
 
 _BRIEF = 5.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import TypeVar
 
 import fiftyone as fo
 
@@ -14,6 +16,8 @@ from fiftyone_cam.runs import store
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.record import CamRecord, TrainingRecord
 from fiftyone_cam.runs.training_run import TrainingRun
+
+Kind = TypeVar("Kind", bound=CamRun | TrainingRun)
 
 
 def list_trainings(samples: Collection) -> list[str]:
@@ -50,6 +54,34 @@ def list_runs(samples: Collection) -> list[str]:
     ['cam']
     """
     return store.keys(dataset_of(samples), store.CAM)
+
+
+def load_runs(samples: Collection) -> tuple[dict[str, CamRun], dict[str, str]]:
+    """All runs by their keys; of those whose record cannot be read, why.
+
+    >>> runs, unreadable = load_runs(dataset)
+    >>> list(runs), unreadable
+    (['cam'], {})
+    """
+    return _load_all(list_runs(samples), lambda key: load_run(samples, key))
+
+
+def load_trainings(samples: Collection) -> tuple[dict[str, TrainingRun], dict[str, str]]:
+    """All trainings by their keys; of those whose record cannot be read, why.
+
+    >>> trainings, unreadable = load_trainings(dataset)
+    """
+    return _load_all(list_trainings(samples), lambda key: load_training(samples, key))
+
+
+def _load_all(keys: Iterable[str], load: Callable[[str], Kind]) -> tuple[dict[str, Kind], dict[str, str]]:
+    found, unreadable = {}, {}
+    for key in keys:
+        try:
+            found[key] = load(key)
+        except RunError as error:
+            unreadable[key] = str(error)
+    return found, unreadable
 
 
 def load_run(samples: Collection, key: str) -> CamRun:

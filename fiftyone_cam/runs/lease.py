@@ -20,7 +20,7 @@ import psutil
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.dataset import database
 from fiftyone_cam.runs import store
-from fiftyone_cam.runs.record import Process, RunRecord, set_entries, to_plain
+from fiftyone_cam.runs.record import Process, RunRecord, set_entries
 
 
 class Leased(Protocol):
@@ -83,14 +83,21 @@ def take(run: Leased, **entries: Any) -> None:
         RunError: somebody else has it, or was quicker.
     """
     refuse_second(run)
-    me = psutil.Process()
-    process = Process(host=socket.gethostname(), pid=me.pid, started=me.create_time(), token=uuid.uuid4().hex)
+    me, token = psutil.Process(), uuid.uuid4().hex
+    process = Process(host=socket.gethostname(), pid=me.pid, started=me.create_time(), token=token)
     now = datetime.now(timezone.utc).isoformat()
-    before = {"config.status": run.record.status, "config.process": to_plain(run.record.process)}
+    seen = run.record.process.token if run.record.process else None
+    before = {"config.status": run.record.status, "config.process.token": seen}  # None: there is none
     entries |= {"status": "running", "process": process, "alive_at": now}
-    if not _write(run, entries, before):
+    _held.add(token)  # before it can be read: another thread would take this one for dead
+    written = False
+    try:
+        written = _write(run, entries, before)
+    finally:
+        if not written:
+            _held.discard(token)
+    if not written:
         raise RunError(f"run {run.key!r} was begun by somebody else just now: wait for it, or use another key")
-    _held.add(process.token)
 
 
 def keep(run: Leased, **entries: Any) -> None:
@@ -136,4 +143,5 @@ def _write(run: Leased, entries: Mapping[str, Any], only_if: Mapping[str, Any] |
 
 
 def _token(run: Leased) -> str:
-    return run.record.process.token if run.record.process else ""
+    token = run.record.process and run.record.process.token
+    return token or "none"  # which nobody has

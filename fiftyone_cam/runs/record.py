@@ -31,7 +31,7 @@ class Process:
     host: str
     pid: int
     started: float
-    token: str = ""
+    token: str | None = None
 
 
 @dataclass(kw_only=True)

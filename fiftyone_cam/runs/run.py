@@ -7,7 +7,7 @@ between, deleting the run deletes all of it, and nothing else is ever overwritte
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Generic
 
@@ -71,9 +71,12 @@ class Run(Generic[Record]):
         """
         require_entries(self.record, entries)
         entries["updated_at"] = datetime.now(timezone.utc).isoformat()
+        self._write(entries)
+        set_entries(self.record, entries)
+
+    def _write(self, entries: Mapping[str, Any]) -> None:
         if not store.write(self.dataset, self.key, entries):
             raise RunError(f"run {self.key!r} was deleted meanwhile")
-        set_entries(self.record, entries)
         internals.reload_run(self.dataset, self.key)  # what FiftyOne's own get_run_info reads
 
     def refuse_own(self, paths: Iterable[str], what: str) -> None:

@@ -53,6 +53,15 @@ def read_entries(dataset: fo.Dataset, key: str) -> dict[str, Any]:
     return {name: value for name, value in entries.items() if name not in ("cls", "type", "method")}
 
 
+def written_fields(dataset: fo.Dataset, key: str) -> list[str]:
+    """The dataset's fields that a run wrote, also where nothing else of its record can be read.
+
+    >>> written_fields(dataset, "cam")
+    ['cam_prediction', 'cam_heatmap', 'cam_error']
+    """
+    return list(read_entries(dataset, key).get("fields") or ())
+
+
 def register(dataset: fo.Dataset, key: str, method: str, record: RunRecord) -> None:
     """Put a new record into the database.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fiftyone_cam.core import names
 from fiftyone_cam.core.tables import Summary
+from fiftyone_cam.runs import lease
 from fiftyone_cam.runs.record import Epoch, Metrics, TrainingCounts, TrainingRecord
 from fiftyone_cam.runs.run import Run
 
@@ -65,7 +66,12 @@ class TrainingRun(Run[TrainingRecord]):
         self.update(evaluated=False)
 
     def delete(self) -> None:
-        """Delete the run with its fields and its evaluation. The checkpoints stay."""
+        """Delete the run with its fields and its evaluation. The checkpoints stay.
+
+        Raises:
+            RunError: somebody trains it.
+        """
+        lease.refuse_second(self)
         self.clear_evaluation()
         super().delete()
 
@@ -101,7 +107,7 @@ class TrainingRun(Run[TrainingRecord]):
         rows += [("snapshot", f"epoch {epoch}, in {path}") for epoch, path in self.snapshots.items()]
         if record.stopped_by:
             rows.append(("stopped by", record.stopped_by))
-        return Summary(f"Training {self.key!r} on {self.dataset.name!r}: {record.status}", rows)
+        return Summary(f"Training {self.key!r} on {self.dataset.name!r}: {self.status}", rows)
 
     def __str__(self) -> str:
         return self.describe().text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pymongo.errors import PyMongoError
 from safetensors import SafetensorError
 
 from fiftyone_cam.classifiers.classifier import Classifier
@@ -22,9 +20,7 @@ from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.runs.record import Epoch, to_plain
 from fiftyone_cam.runs.training_run import TrainingRun
 from fiftyone_cam.training.progress import best_epoch
-from fiftyone_cam.training.record import read_checkpoint_json
-
-logger = logging.getLogger(__name__)
+from fiftyone_cam.training.record import keep_alive, read_checkpoint_json
 
 STATE = "training.safetensors"
 """What an unfinished training goes on from, in its folder."""
@@ -40,6 +36,7 @@ class Checkpoint:
         self.history: list[Epoch] = []
         self.saved: int | None = None
         self.complete = False
+        self._before: Mapping[str, Any] = {}
 
     def open(self, overwrite: bool) -> None:
         """See what the folder holds.
@@ -53,7 +50,7 @@ class Checkpoint:
             return
         before = found["training"]
         if overwrite:
-            self._clear(before)
+            self._before = before
         elif changed := self._changes(before):
             raise SourceError(
                 f"{self.folder} holds another training ({'; '.join(changed)}): give another folder, or overwrite=True"
@@ -77,10 +74,12 @@ class Checkpoint:
             if self.training.get(name) != before.get(name)
         ]
 
-    def _clear(self, before: Mapping[str, Any]) -> None:
-        """Delete what would be taken for a part of the new training: state and snapshots."""
+    def clear(self) -> None:
+        """Delete what would be taken for a part of this training: state and snapshots of one that it replaces."""
+        if not self._before:
+            return
         (self.folder / STATE).unlink(missing_ok=True)
-        for epoch in before.get("snapshots", ()):
+        for epoch in self._before.get("snapshots", ()):
             for name in (CHECKPOINT_WEIGHTS, CHECKPOINT_JSON):
                 (self.snapshot(epoch) / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # gone, or not empty
@@ -108,17 +107,14 @@ class Checkpoint:
             self.saved = number
         if number in self.training["snapshots"]:
             self._write(classifier, self.snapshot(number), number)
-        try:
-            self.note(run)
-        except PyMongoError as error:  # an hour of training is worth more than a line of its history
-            logger.warning("epoch %d cannot be noted on the dataset, training goes on: %s", number, error)
+        self.note(run)
 
     def note(self, run: TrainingRun) -> None:
         """What there is, on the dataset."""
         snapshots = {
             str(epoch): str(self.snapshot(epoch)) for epoch in self.training["snapshots"] if epoch <= len(self.history)
         }
-        run.update(history=self.history, epoch=best_epoch(self.history).epoch, snapshots=snapshots)
+        keep_alive(run, history=self.history, epoch=best_epoch(self.history).epoch, snapshots=snapshots)
 
     def finish(self, classifier: Classifier, run: TrainingRun) -> None:
         """The final JSON, with the metrics; then the state is not needed any more."""

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import re
+import time
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
+from pymongo.errors import PyMongoError
 
+from fiftyone_cam.classifiers import checkpoint
 from fiftyone_cam.core.errors import RunError, SourceError
 from fiftyone_cam.core.names import CHECKPOINT_JSON
 from fiftyone_cam.dataset.collection import Collection
-from fiftyone_cam.runs import catalog, store
+from fiftyone_cam.runs import catalog, lease, store
+from fiftyone_cam.runs.interruption import is_database_gone
 from fiftyone_cam.runs.record import TrainingRecord
 from fiftyone_cam.runs.training_run import TrainingRun
+from fiftyone_cam.training.progress import Progress, Report
+
+logger = logging.getLogger(__name__)
 
 
 def checkpoints(samples: Collection) -> dict[str, Path]:
@@ -26,8 +33,8 @@ def checkpoints(samples: Collection) -> dict[str, Path]:
     {'cats_dogs': PosixPath('/…/runs/cats_dogs'), 'cats_dogs, epoch 5': PosixPath('/…/runs/cats_dogs/epoch_5')}
     """
     found = {}
-    all_trainings = [catalog.load_training(samples, key) for key in catalog.list_trainings(samples)]
-    for training in sorted(all_trainings, key=lambda training: training.record.created_at, reverse=True):
+    trainings, _ = catalog.load_trainings(samples)
+    for training in sorted(trainings.values(), key=lambda training: training.record.created_at, reverse=True):
         key = training.key
         found[key] = training.checkpoint
         found |= {f"{key}, epoch {epoch}": path for epoch, path in training.snapshots.items()}
@@ -52,13 +59,10 @@ def read_checkpoint_json(folder: Path) -> dict[str, Any] | None:
         if any(folder.iterdir()):
             raise SourceError(f"{folder} holds something else: give a folder that is new or empty")
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read: {error!r}") from error
+    found = checkpoint.read_json(folder)
     if "training" not in found:
         raise SourceError(f"{folder} holds a checkpoint that was not trained here: give another folder")
-    return dict(found)
+    return found
 
 
 def key_of(folder: Path) -> str:
@@ -82,6 +86,50 @@ def check_key(dataset: fo.Dataset, key: str) -> None:
     if key in catalog.list_runs(dataset):
         raise RunError(f"the key {key!r} belongs to a run of class activation maps: pass another key=")
     catalog.check_key(dataset, key)
+
+
+BEAT = 30.0
+"""Seconds between two signs of life."""
+
+
+class Beat:
+    """Says with the progress of a training that it is alive: see :mod:`fiftyone_cam.runs.lease`.
+
+    Args:
+        run: the training.
+        report: who else hears of the progress.
+
+    >>> report = Beat(run, print)
+    """
+
+    def __init__(self, run: TrainingRun, report: Report | None) -> None:
+        self._run, self._report = run, report
+        self._last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() - self._last >= BEAT:
+            self._last = time.monotonic()
+            keep_alive(self._run)
+        if self._report is not None:
+            self._report(progress)
+
+
+def keep_alive(run: TrainingRun, **entries: Any) -> None:
+    """Say that a training is alive, with further entries for its record.
+
+    Where the database is away the training goes on: an hour of it is worth more than a line of its history.
+
+    Raises:
+        RunError: it was deleted or taken over meanwhile.
+
+    >>> keep_alive(run, epoch=3)
+    """
+    try:
+        lease.keep(run, **entries)
+    except (RunError, PyMongoError) as error:
+        if not is_database_gone(error):
+            raise
+        logger.warning("training %r cannot be noted on the dataset, it goes on: %s", run.key, error)
 
 
 def register(dataset: fo.Dataset, key: str, record: TrainingRecord) -> TrainingRun:

@@ -29,7 +29,8 @@ from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.dataset.ground_truth import check_field
 from fiftyone_cam.dataset.internals import dataset_of
 from fiftyone_cam.networks import architectures
-from fiftyone_cam.runs import catalog, training_run
+from fiftyone_cam.runs import catalog, lease, training_run
+from fiftyone_cam.runs.interruption import is_database_gone, reason_of, terminable
 from fiftyone_cam.runs.record import Epoch, Metrics, TrainingRecord
 from fiftyone_cam.runs.training_run import TRAIN, VALIDATION, TrainingRun
 from fiftyone_cam.training.checkpoint import STATE, Checkpoint
@@ -37,7 +38,7 @@ from fiftyone_cam.training.initial_network import last_layer, new_network
 from fiftyone_cam.training.loop import Settings, fit
 from fiftyone_cam.training.pictures import Features, PictureCache, Pictures, augmentation
 from fiftyone_cam.training.progress import Clock, Progress, Report
-from fiftyone_cam.training.record import check_key, key_of, register
+from fiftyone_cam.training.record import Beat, check_key, key_of, register
 from fiftyone_cam.training.split import TrainingData
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def train_classifier(
         HeadError: the architecture's head is not exact.
         SourceError: the architecture, its weights or the folder cannot be used.
         TrainingError: the loss is not finite, the disk is full, … The last good checkpoint stays in ``out_dir``.
-        RunError: the key is taken.
+        RunError: the key is taken, or another process trains it now.
 
     >>> classifier = focam.train_classifier(dataset, "ground_truth", "runs/cats_dogs", arch="resnet18", epochs=5)
     >>> run = focam.compute_cam(dataset, classifier, key="cam", ground_truth="ground_truth")
@@ -175,22 +176,26 @@ def train_classifier(
     memory = PictureCache(min(2 << 30, psutil.virtual_memory().available // 4))
     train = Pictures(*data.part(TRAIN), reading, varying, None if freeze else memory)
     validation = Pictures(*data.part(VALIDATION), network.preprocessing, None, memory)
-    console = _Console(progress)
+    console = _Console(progress, run)
+    lease.take(run, stopped_by=None)
     try:
-        if not checkpoint.complete:
-            _train(network, train, validation, settings, freeze, checkpoint, run, console)
-        checkpoint.note(run)
-        classifier = load_classifier(folder)
-        classifier.network.to(target)
-        _evaluate(run, classifier, validation, ground_truth, console)
-        checkpoint.finish(classifier, run)
+        with terminable():
+            checkpoint.clear()
+            _write_split(run, data)
+            if not checkpoint.complete:
+                _train(network, train, validation, settings, freeze, checkpoint, run, console)
+            checkpoint.note(run)
+            classifier = load_classifier(folder)
+            classifier.network.to(target)
+            _evaluate(run, classifier, validation, ground_truth, console)
+            checkpoint.finish(classifier, run)
+            _leave(run, train, validation, status="complete")
     except BaseException as error:
-        _note(run, train, validation, status="interrupted", stopped_by=f"{type(error).__name__}: {error}"[:500])
+        _note_interruption(run, train, validation, error=error)
         if isinstance(error, TrainingError) and checkpoint.saved:
             where = f"The last good checkpoint, of epoch {checkpoint.saved}, is in {folder}"
             raise TrainingError(f"{error}. {where}") from error
         raise
-    _note(run, train, validation, status="complete", stopped_by=None)
     console.line(str(run))
     return classifier
 
@@ -263,8 +268,6 @@ def _train(
     run: TrainingRun,
     console: _Console,
 ) -> None:
-    run.update(status="running", stopped_by=None)
-
     def on_epoch(history: Sequence[Epoch]) -> None:
         checkpoint.save(network, run, history)
         console.epoch(history[-1], settings.epochs)
@@ -360,7 +363,7 @@ def _record(
         taken.append(f"{key}_{training_run.EVALUATION}")
     if taken:
         raise FieldError(f"the field or evaluation {taken[0]!r} exists: delete or rename it, or pass another key=")
-    run = register(
+    return register(
         dataset,
         key,
         TrainingRecord(
@@ -371,26 +374,38 @@ def _record(
             untested=data.untested,
         ),
     )
+
+
+def _write_split(run: TrainingRun, data: TrainingData) -> None:
     path = run.claim_field(training_run.SPLIT, ftype=fo.StringField)
-    dataset.set_values(path, data.split(), key_field="id", progress=False)
-    return run
+    run.dataset.set_values(path, data.split(), key_field="id", progress=False)
 
 
-def _note(run: TrainingRun, *pictures: Pictures, **entries: Any) -> None:
-    """Status and failures, on the record and on the samples."""
+def _leave(run: TrainingRun, *pictures: Pictures, **entries: Any) -> None:
+    """Write what failed on the samples and the record, and train no more.
+
+    Raises:
+        RunError: the training was deleted or taken over meanwhile; then nothing is written.
+    """
+    lease.keep(run)
     failures: dict[str, str] = {}
     for part in pictures:
         failures |= part.failures
+    if failures:
+        path = run.claim_field(training_run.ERROR, ftype=fo.StringField)
+        run.dataset.set_values(path, failures, key_field="id", progress=False)
+    counts = replace(run.counts, failed=len(failures))
+    lease.leave(run, counts=counts, failures=dict(Counter(failures.values()).most_common()), **entries)
+
+
+def _note_interruption(run: TrainingRun, *pictures: Pictures, error: BaseException) -> None:
     try:
-        if failures:
-            path = run.claim_field(training_run.ERROR, ftype=fo.StringField)
-            run.dataset.set_values(path, failures, key_field="id", progress=False)
-        counts = replace(run.counts, failed=len(failures))
-        run.update(counts=counts, failures=dict(Counter(failures.values()).most_common()), **entries)
-    except Exception:
-        if entries["status"] == "complete":
-            raise
-        logger.debug("could not record how training %s ended", run.key, exc_info=True)  # the first error is to be seen
+        if not is_database_gone(error):
+            _leave(run, *pictures, status="interrupted", stopped_by=reason_of(error))
+    except Exception:  # the first error is the one to see
+        logger.debug("could not record how training %s ended", run.key, exc_info=True)
+    finally:
+        lease.forget(run)
 
 
 def _evaluate(
@@ -427,9 +442,9 @@ def _evaluate(
 class _Console:
     """Where progress goes: the caller's function, or lines that a person reads."""
 
-    def __init__(self, progress: bool | Callable[[Progress], None] | None) -> None:
+    def __init__(self, progress: bool | Callable[[Progress], None] | None, run: TrainingRun) -> None:
         self._prints = bool(fo.config.show_progress_bars) if progress is None else progress is True
-        self.report: Report | None = progress if callable(progress) else self._live if self._prints else None
+        self.report: Report = Beat(run, progress if callable(progress) else self._live if self._prints else None)
 
     def _live(self, progress: Progress) -> None:
         if os.isatty(1):

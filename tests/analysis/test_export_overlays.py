@@ -197,6 +197,27 @@ def test_files_of_others_are_never_overwritten(photos, tmp_path):
         assert contents(out) == before
 
 
+def test_a_manifest_of_another_version_is_refused_and_one_from_before_versions_goes_on(photos, tmp_path):
+    out = tmp_path / "out"
+    export_overlays(photos.limit(4), "cam", out, progress=False)
+    rows = listed(out)
+    assert {row["schema_version"] for row in rows} == {"1"}
+    for version in ("2", None):
+        with (out / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS if version else COLUMNS[:-1], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows({**row, "schema_version": version} for row in rows)
+        before = contents(out)
+        if version:
+            with pytest.raises(CamError, match=r"manifest.csv is of version 2, expected 1: give another folder"):
+                export_overlays(photos.skip(3).limit(3), "cam", out, progress=False)
+            assert contents(out) == before
+    export_overlays(photos.skip(4).limit(2), "cam", out, progress=False)
+    found = listed(out)
+    assert [row for row in found if row["id"] in {row["id"] for row in rows}] == rows
+    assert (len(found), {row["schema_version"] for row in found}) == (6, {"1"})
+
+
 def test_other_files_beside_are_left_alone(photos, tmp_path):
     (tmp_path / "holiday.png").write_bytes(b"dear")
     export_overlays(photos, "cam", tmp_path, progress=False)

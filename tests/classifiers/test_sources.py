@@ -238,6 +238,22 @@ def test_a_pickled_module_only_where_it_is_trusted(tmp_path):
     assert torch.equal(classifier.network.module.fc.weight, module.fc.weight)
 
 
+def test_a_checkpoint_says_its_version_and_another_one_is_refused(tmp_path):
+    classifier = focam.load_classifier("squeezenet1_1", weights=None)
+    path = classifier.save(tmp_path / "saved") / "classifier.json"
+    data = json.loads(path.read_text())
+    assert data["schema_version"] == 1
+    path.write_text(json.dumps({**data, "schema_version": 2, "arch": {"name": "squeezenet1_1"}}))
+    with pytest.raises(focam.SourceError, match=r"is of version 2, expected 1: load it with the version"):
+        focam.load_classifier(path.parent)
+    del data["schema_version"]  # as the first ones were
+    path.write_text(json.dumps(data))
+    assert focam.load_classifier(path.parent).fingerprint == classifier.fingerprint
+    path.write_text("[]")
+    with pytest.raises(focam.SourceError, match="found a list, expected an object"):
+        focam.load_classifier(path.parent)
+
+
 def test_what_is_missing_or_broken_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(focam.SourceError, match=r"holds no classifier.json"):

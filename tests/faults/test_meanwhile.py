@@ -143,9 +143,9 @@ def test_another_run_that_ends_meanwhile_keeps_its_own(many, network, somebody):
 def test_fields_that_several_declare_at_once_are_all_there(many):
     servants = {who: Servant(many) for who in ("one", "two", "three")}
     code = """
-from fiftyone_cam import ownership
+from fiftyone_cam.dataset import database
 for i in range(50):
-    ownership.declare(dataset, f"{}_{{i}}", ftype=fo.FloatField)
+    database.declare_field(dataset, f"{}_{{i}}", ftype=fo.FloatField)
 """
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(lambda who: servants[who](code.format(who)), servants))

@@ -27,7 +27,7 @@ PATIENCE = 240
 _PROLOGUE = """
 import json, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs the tests may have it ignored, and so its children
-import fiftyone as fo, fiftyone_cam as focam
+import torch, fiftyone as fo, fiftyone_cam as focam
 from tests.helpers.processes import classifier
 from fiftyone_cam.runs.record import to_plain
 """
@@ -42,6 +42,24 @@ print("ready", flush=True)
 sys.stdin.readline()
 run = focam.compute_cam(dataset, network, key, progress=said, **{"batch_size": 16, **kwargs})
 print(json.dumps({"counts": to_plain(run.counts), "status": run.status}), flush=True)
+"""
+
+_TRAIN = """
+name, out_dir, pause, hold, kwargs = json.loads(sys.argv[1])
+from fiftyone_cam.training.progress import Clock
+Clock.due = property(lambda self: True)  # so that it says each step
+torch.set_num_threads(1)
+dataset = fo.load_dataset(name)
+def said(progress):
+    if progress.epoch:
+        print(progress.epoch, flush=True)
+        time.sleep(pause)
+        if progress.epoch == hold:
+            sys.stdin.readline()
+print("ready", flush=True)
+sys.stdin.readline()
+focam.train_classifier(dataset, "ground_truth", out_dir, progress=said, **kwargs)
+print(json.dumps({"done": True}), flush=True)
 """
 
 _SERVANT = """
@@ -61,8 +79,10 @@ class Child:
     """``compute_cam`` in another process: it loads everything, says ``ready``, and begins with :meth:`go`."""
 
     def __init__(self, dataset: fo.Dataset, key: str = "cam", *, pause: float = 0.0, **kwargs: Any) -> None:
-        argument = json.dumps([dataset.name, key, pause, kwargs])
-        self.process = _python(_PROLOGUE + _RUN, argument)
+        self._start(_RUN, dataset.name, key, pause, kwargs)
+
+    def _start(self, code: str, *arguments: Any) -> None:
+        self.process = _python(_PROLOGUE + code, json.dumps(arguments))
 
     def go(self) -> Child:
         self._line("ready")
@@ -75,7 +95,7 @@ class Child:
         return self
 
     def until(self, done: int) -> int:
-        """Wait until so many samples are computed; how many it said in the end."""
+        """Wait until so many samples are computed, or that epoch is reached; the number that it said."""
         for line in self._lines():
             if line.isdigit() and int(line) >= done:
                 return int(line)
@@ -97,6 +117,15 @@ class Child:
     def _lines(self) -> Iterator[str]:
         assert self.process.stdout is not None
         return (line.strip() for line in iter(self.process.stdout.readline, ""))
+
+
+class TrainingChild(Child):
+    """``train_classifier`` in another process, as :class:`Child`; it stays in the epoch ``hold`` until it is ended."""
+
+    def __init__(
+        self, dataset: fo.Dataset, out_dir: Path, *, pause: float = 0.0, hold: int | None = None, **kwargs: Any
+    ) -> None:
+        self._start(_TRAIN, dataset.name, str(out_dir), pause, hold, kwargs)
 
 
 class Servant:

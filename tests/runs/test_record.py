@@ -13,6 +13,7 @@ import fiftyone_cam as focam
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.dataset import internals
+from fiftyone_cam.plugin.operators.localize_from_cam import LocalizeFromCam
 from fiftyone_cam.runs import catalog, store
 from fiftyone_cam.runs.record import (
     SCHEMA_VERSION,
@@ -31,6 +32,7 @@ from fiftyone_cam.runs.record import (
     read_record,
     to_plain,
 )
+from tests.helpers.forms import form, valid
 from tests.helpers.stored_runs import registered_run
 
 CAM = CamRecord(
@@ -129,6 +131,15 @@ def test_each_entry_is_written_alone_and_what_is_not_known_stays(dataset: fo.Dat
     assert catalog.load_run(dataset, "cam").record.accuracy == 0.5
 
 
+def test_comparisons_that_two_make_at_once_are_both_kept(dataset: fo.Dataset) -> None:
+    registered_run(dataset)
+    one, other = (catalog.load_run(dataset, "cam") for _ in range(2))
+    record = ComparisonRecord(ground_truth="truth", revisions=[1, 2])
+    one.update_comparison("a", record)
+    other.update_comparison("b", None)
+    assert catalog.load_run(dataset, "cam").record.comparisons == {"a": record, "b": None}
+
+
 def test_entries_that_no_record_has_are_refused_before_anything_is_written(dataset: fo.Dataset) -> None:
     run = registered_run(dataset)
     before = in_database(dataset)
@@ -192,3 +203,8 @@ def test_one_run_that_cannot_be_read_does_not_stop_another(dataset: fo.Dataset) 
     other.show()
     assert focam.list_runs(dataset) == ["cam", "other"]
     assert focam.load_run(dataset, "other").record == other.record
+    runs, unreadable = catalog.load_runs(dataset)
+    assert (list(runs), list(unreadable)) == (["other"], ["cam"])
+    assert "is of version 99" in unreadable["cam"]
+    assert {"key", "unreadable_cam"} <= form(LocalizeFromCam, dataset).keys()
+    assert valid(LocalizeFromCam, dataset, key="other")

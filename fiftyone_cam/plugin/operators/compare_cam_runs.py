@@ -47,14 +47,15 @@ class CompareCamRuns(foo.Operator):
         inputs = types.Object()
         view = types.PromptView(label="Compare CAM runs", submit_button_label="Compare")
         problem = forms.dataset_problem(ctx.dataset)
-        keys = [] if problem else catalog.list_runs(ctx.dataset)
+        runs = {} if problem else catalog.load_runs(ctx.dataset)[0]
+        keys = list(runs)
         if not problem and len(keys) < 2:
             there = f"only {keys[0]}" if keys else "none"
             problem = f"Two runs are needed, and there is {there}: compute class activation maps under another key"
         if problem:
             forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
             return types.Property(inputs, view=view)
-        found = {key: catalog.load_run(ctx.dataset, key).record.classifier.model for key in keys}
+        found = {key: run.record.classifier.model for key, run in runs.items()}
         inputs.enum("before", keys, label="Before", default=keys[0], required=True, view=forms.choices(found))
         prop = inputs.enum("after", keys, label="After", default=keys[-1], required=True, view=forms.choices(found))
         before, after = ctx.params.get("before") or keys[0], ctx.params.get("after") or keys[-1]
