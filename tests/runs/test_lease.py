@@ -18,16 +18,15 @@ from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.runs import catalog, lease
 from fiftyone_cam.runs.record import Process
 from tests.helpers.annotations import CLASSES, LEFT, add
-from tests.helpers.forms import a_run
 from tests.helpers.processes import Servant
-from tests.helpers.stored_runs import Made, made_run
+from tests.helpers.stored_runs import Made, made_run, registered_run
 
 
 @pytest.fixture()
 def other(dataset: fo.Dataset) -> Iterator[Servant]:
     """Another process that has a run ``cam`` in hand."""
     dataset.persistent = True  # while another process has it
-    a_run(dataset)
+    registered_run(dataset)
     servant = Servant(dataset)
     servant("from fiftyone_cam.runs import catalog, lease; run = catalog.load_run(dataset, 'cam')")
     yield servant
@@ -83,7 +82,7 @@ def test_a_dead_ones_is_taken_over_and_the_dead_cannot_write_any_more(dataset: f
 def test_one_on_another_machine_lives_as_long_as_it_gives_signs_of_life(
     dataset: fo.Dataset, seconds: float, status: str
 ) -> None:
-    run = a_run(dataset)
+    run = registered_run(dataset)
     seen = datetime.now(timezone.utc) - timedelta(seconds=seconds)
     theirs = Process(host="elsewhere", pid=1, started=0.0, token="theirs")
     run.update(status="running", process=theirs, alive_at=seen.isoformat())
@@ -91,7 +90,7 @@ def test_one_on_another_machine_lives_as_long_as_it_gives_signs_of_life(
 
 
 def test_of_threads_of_one_process_one_has_it(dataset: fo.Dataset) -> None:
-    a_run(dataset)
+    registered_run(dataset)
     taken: list[focam.CamRun] = []
     refused: list[str] = []
     ready = threading.Barrier(8)

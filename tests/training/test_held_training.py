@@ -16,8 +16,8 @@ from fiftyone_cam.runs import catalog, lease
 from fiftyone_cam.runs.record import Process
 from fiftyone_cam.training import record as training_record
 from fiftyone_cam.training.progress import Clock, Progress
-from tests.helpers.networks import striped
 from tests.helpers.processes import TrainingChild
+from tests.helpers.trainings import striped
 
 QUICK = {"arch": "small_gap_net", "size": 16, "epochs": 3, "batch_size": 8}
 
