@@ -24,7 +24,7 @@ from benchmarks.workloads import Workload
 from fiftyone_cam.core.compilation import compile_forward
 from fiftyone_cam.core.explain import Prepared, prepare
 from fiftyone_cam.core.folding import folded
-from fiftyone_cam.core.head import tapped_forward
+from fiftyone_cam.core.heads import tapped_forward
 from fiftyone_cam.core.preprocessing import CenterCrop, Resize
 from fiftyone_cam.core.results import Item
 
@@ -285,7 +285,7 @@ def transforms(workload: Workload) -> v2.Compose:
 def pooled_from(workload: Workload) -> nn.Module:
     """The module whose output is pooled: the last that gives the head's number of channels, before the pooling."""
     network = workload.classifier.network
-    channels = network.head.weight.shape[1]
+    channels = network.head.features
     found: list[nn.Module] = []
 
     def note(part: nn.Module, _: Any, output: Any) -> None:

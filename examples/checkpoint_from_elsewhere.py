@@ -43,7 +43,7 @@ def main() -> None:
     # With a module of your own there is no need for a name: load_classifier(module, classes, preprocessing=…).
     print(classifier)
     head = classifier.network.head
-    print(f"  {head.weight.shape[1]} feature maps; the map's mean plus the bias misses the logit by {head.error:.0e}")
+    print(f"  {head.features} feature maps; the map's mean plus the bias misses the logit by {head.error:.0e}")
 
     test = cifar10(options.data, "test", 200 if options.quick else 10_000)
     print(focam.compute_cam(test, classifier, key="cam", ground_truth="ground_truth", batch_size=256))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fiftyone_cam.core.head import Tap, tapped_forward
+from fiftyone_cam.core.heads import Tap, tapped_forward
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from fiftyone_cam.core.boxes import Box, clip_to_image, to_image_coordinates
-from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate, class_activation_maps
+from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate
 from fiftyone_cam.core.errors import CamError, ImageError, NotDoneError, first_line
+from fiftyone_cam.core.heads import Reading, scale_of_terms
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing
@@ -143,9 +144,10 @@ class Explainer:
 
     def _explain(self, batch: Sequence[Prepared], forward: _Stopwatch) -> list[Result]:
         network, count = self.network, len(batch)
-        with network.evaluating(), torch.inference_mode():
+        with network.evaluating(), network.no_gradients():
             with forward:
-                logits, features = network.forward(_stack(batch), self.precision)
+                reading = network.read(_stack(batch), self.precision)
+                logits = reading.logits
                 on_cpu = logits.cpu()  # a GPU is waited for here
             if self.classes is None:
                 indices = logits.nan_to_num(nan=-torch.inf).topk(self.top_k, dim=1).indices
@@ -154,10 +156,11 @@ class Explainer:
             rival = torch.tensor([self._rival(p, row) for p, row in zip(batch, on_cpu, strict=True)])
             chosen = torch.cat([indices, rival[:, None].to(indices.device)], dim=1)
 
-            maps = class_activation_maps(features, network.head.weight[chosen]).cpu()
+            maps, bias = (each.cpu() for each in reading.maps(chosen))
+            shares = _remainder_shares(reading, chosen)
             confidences = network.confidences(logits).gather(1, chosen).cpu()
-            bias, picked, chosen = network.head.bias[chosen].cpu(), logits.gather(1, chosen).cpu(), chosen.cpu()
-            errors = certificate(maps, bias, picked, on_cpu.abs().amax(1, keepdim=True)).amax(1)
+            picked, chosen = logits.gather(1, chosen).cpu(), chosen.cpu()
+            errors = certificate(maps, bias, picked, scale_of_terms(maps, bias, on_cpu)).amax(1)
             finite = on_cpu.isfinite().all(1)
 
         results: list[Result] = []
@@ -176,6 +179,8 @@ class Explainer:
                     bias=float(bias[i, j]),
                     grid=maps[i, j].numpy().copy(),
                     confidence=float(confidences[i, j]),
+                    remainder_share=None if shares is None else float(shares[0][i, j]),
+                    gap_remainder_share=None if shares is None else float(shares[1][i, j]),
                 )
                 for j in range(chosen.shape[1])
             ]
@@ -200,6 +205,21 @@ class Explainer:
         predicted = int(logits.argmax())
         truth = prepared.item.truth
         return predicted if not truth or predicted in truth else max(truth, key=lambda index: float(logits[index]))
+
+
+def _remainder_shares(reading: Reading, chosen: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What no cell holds: of the chosen logits, and of their gaps to the strongest other class. ``(N, k)`` each."""
+    if reading.rest is None:
+        return None
+    logits, rest = reading.logits, reading.rest()
+    own, rest_own = logits.gather(1, chosen), rest.gather(1, chosen)
+    share = (rest_own / own).nan_to_num().cpu()
+    if logits.shape[1] == 1:
+        return share, share
+    two = logits.topk(2, dim=1).indices
+    other = torch.where(chosen == two[:, :1], two[:, 1:], two[:, :1])
+    gap = (rest_own - rest.gather(1, other)) / (own - logits.gather(1, other))
+    return share, gap.nan_to_num().cpu()
 
 
 def _contrast(first: ClassMap, second: ClassMap) -> ClassMap:

@@ -10,15 +10,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fiftyone_cam.core.boxes import Box
 from fiftyone_cam.core.compilation import Forward, compile_forward
-from fiftyone_cam.core.errors import CamError, SourceError, first_line
+from fiftyone_cam.core.errors import CamError, HeadError, SourceError, first_line
 from fiftyone_cam.core.folding import folded
-from fiftyone_cam.core.head import certified, evaluating, find_head, tapped_forward
+from fiftyone_cam.core.heads import ConstantHead, Head, Reading, ask, certified, evaluating, find_head
 from fiftyone_cam.core.names import PRECISIONS
 from fiftyone_cam.core.preprocessing import Preprocessing
 
@@ -38,7 +36,7 @@ _GPU_LAYER = 512 << 20
 
 
 class GapNetwork:
-    """A module whose head was found and certified: see :func:`fiftyone_cam.core.head.find_head`.
+    """A module whose head was found and certified: see :func:`fiftyone_cam.core.heads.find_head`.
 
     Args:
         module: the classifier; its training flags and hooks stay as they are.
@@ -48,7 +46,7 @@ class GapNetwork:
 
     Raises:
         SourceError: the number of classes is not that of the logits.
-        HeadError: the network has no exact head.
+        HeadError: the network's logits are no function of cells.
 
     >>> network = GapNetwork(torchvision.models.resnet18(), classes, preprocessing)
     >>> logits, features = network.forward(batch)             # (N, 3, 224, 224) uint8
@@ -75,12 +73,12 @@ class GapNetwork:
         example = self._noise(2)
         with evaluating(self.module):
             self.head = find_head(self.module, example)
-            if len(self.classes) != len(self.head.weight):
+            if len(self.classes) != self.head.classes:
                 raise SourceError(
-                    f"the classifier has {len(self.head.weight)} logits but {len(self.classes)} classes were given: "
+                    f"the classifier has {self.head.classes} logits but {len(self.classes)} classes were given: "
                     "give one name for each logit, in order"
                 )
-            self.grid_frame = measure_grid_frame(self, example)
+            self.grid_frame = ask(self.module, example, self.head.place_tap).frame(self.head.place_tap)
             self._largest_layer_ratio = largest_output(self.module, example[:1]) / example[0].nbytes
         self._compiled: tuple[torch.Size, Forward] | None = None
 
@@ -124,7 +122,7 @@ class GapNetwork:
             example = self._noise(2)
             with evaluating(self.module):
                 fast.module = folded(self.module, example[:1]).to(memory_format=torch.channels_last)
-            fast.head = certified(fast.module, example, self.head.tap, self.head.weight, self.head.bias)
+                fast.head = _fitted(self.head, fast.module, example)
         except Exception:  # deep copies of others' modules can raise anything
             logger.debug("the network runs as it is, without folding", exc_info=True)
             return self
@@ -142,6 +140,8 @@ class GapNetwork:
         Returns:
             whether it was done.
         """
+        if not isinstance(self.head, ConstantHead) or self.head.logits_at.top is not None:
+            return False  # the tail of another head is written down as PyTorch runs it
         if self.device.type != "cpu" or threading.current_thread() is not threading.main_thread():
             return False
         with self.evaluating():
@@ -165,10 +165,38 @@ class GapNetwork:
         A CPU takes a batch in slices, so small that one layer's output is still in its caches when the next layer
         reads it.
         """
-        with torch.inference_mode():
-            parts = [self._forward(part, precision) for part in self._slices(batch)]
-            logits, features = (torch.cat(part) for part in zip(*parts, strict=True)) if len(parts) > 1 else parts[0]
-            return logits, features
+        reading = self.read(batch, precision)
+        return reading.logits, reading.features
+
+    def read(self, batch: Tensor, precision: str = "float32") -> Reading:
+        """:meth:`forward`, with the maps of any classes.
+
+        >>> reading = network.read(batch)
+        >>> maps, bias = reading.maps(reading.logits.topk(1).indices)          # (N, 1, 7, 7) and (N, 1)
+        """
+        with self.no_gradients():
+            parts = [self._read(part, precision) for part in self._slices(batch)]
+            return parts[0] if len(parts) == 1 else self._joined(parts)
+
+    @contextlib.contextmanager
+    def no_gradients(self) -> Iterator[None]:
+        """For a block of forwards: inference mode, or less where the head's gradient will be asked for."""
+        with torch.inference_mode(isinstance(self.head, ConstantHead)), torch.no_grad():
+            yield
+
+    def _joined(self, parts: Sequence[Reading]) -> Reading:
+        counts = [len(part.logits) for part in parts]
+
+        def maps(indices: Tensor) -> tuple[Tensor, Tensor]:
+            with self.no_gradients():
+                pairs = [part.maps(few) for part, few in zip(parts, torch.split(indices, counts), strict=True)]
+                return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
+
+        def rest() -> Tensor:
+            return torch.cat([part.rest() for part in parts if part.rest is not None])
+
+        logits, features = (torch.cat(each) for each in zip(*((p.logits, p.features) for p in parts), strict=True))
+        return Reading(logits, features, maps, None if parts[0].rest is None else rest)
 
     def batch_size(self) -> int:
         """The default batch size: on a GPU as many images as keep it busy, a power of two from 32 to 512.
@@ -198,15 +226,13 @@ class GapNetwork:
             return (batch,)
         return torch.split(batch, self.slice_size(batch.shape[1:], torch.get_num_threads()))
 
-    def _forward(self, batch: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    def _read(self, batch: Tensor, precision: str) -> Reading:
         pixels = self._input(batch)
         if self._compiled is not None and precision == "float32" and batch.shape == self._compiled[0]:
-            return self._compiled[1](pixels)
-        with _autocast(self.device, precision):
-            logits, features = tapped_forward(self.module, pixels, self.head.tap)
-        if precision != "float32" or self.device.type == "cuda":
-            logits = self.head.logits(features)
-        return logits.float(), features
+            assert isinstance(self.head, ConstantHead)  # no other is compiled
+            return self.head.reading(*self._compiled[1](pixels))
+        anew = precision != "float32" or self.device.type == "cuda"
+        return self.head.read(self.module, pixels, _autocast(self.device, precision), anew)
 
     def _input(self, batch: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -251,43 +277,12 @@ def largest_output(module: nn.Module, example: Tensor) -> int:
     return max(sizes)
 
 
-def measure_grid_frame(network: GapNetwork, example: Tensor) -> Box:
-    """Where the grid really lies on the network's input, relative to that input.
-
-    Strides and one-sided padding move what a cell sees off the middle of its nominal square, and training moves it
-    again. So it is measured. A patch of noise, as large as one cell, is put at places spread evenly over the middle of
-    a fainter noise image. The shift of the whole grid (at most half a cell) is the centroid of the feature maps'
-    response, compared with the place of the patch. Borders pull centroids inwards on all sides alike, so their effect
-    cancels.
-    """
-    stimuli, size = 16, example.shape[-2:]
-    background = example[:1] * 0.5
-    with torch.inference_mode():
-        _, features = tapped_forward(network.module, background, network.head.tap)
-        cells = features.shape[-2:]
-        patch = [max(1, round(pixels / count)) for pixels, count in zip(size, cells, strict=True)]
-        batch = background.repeat(stimuli, 1, 1, 1)
-        places = torch.empty(stimuli, 2, dtype=torch.float64)
-        for i in range(stimuli):
-            order = (i, 7 * i % stimuli)  # all rows and all columns differ, so every phase of the stride is measured
-            top, left = (
-                round((0.2 + 0.6 * k / (stimuli - 1)) * pixels - length / 2)
-                for k, pixels, length in zip(order, size, patch, strict=True)
-            )
-            window = (slice(None), slice(top, top + patch[0]), slice(left, left + patch[1]))
-            batch[i][window] += example[1][window]
-            places[i] = torch.tensor([(top + patch[0] / 2) / size[0], (left + patch[1] / 2) / size[1]])
-        _, stimulated = tapped_forward(network.module, batch, network.head.tap)
-        response = (stimulated - features).cpu().double().square().sum(1)
-
-    shifts = []
-    for axis, count in enumerate(cells):
-        profile = response.sum(2 - axis)
-        centres = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-        shift = float((places[:, axis] - profile @ centres / profile.sum(1)).mean())
-        # a dead network does not respond: keep the nominal place
-        shifts.append(float(np.clip(shift, -0.5 / count, 0.5 / count)) if np.isfinite(shift) else 0.0)
-    return (shifts[1], shifts[0], 1.0, 1.0)
+def _fitted(head: Head, module: nn.Module, example: Tensor) -> Head:
+    """A module's head as that of its folded copy. A tail with a norm in it has other steps there: it is found again."""
+    try:
+        return certified(module, example, head)
+    except HeadError:
+        return find_head(module, example)
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:

@@ -32,6 +32,9 @@ class ClassMap:
     """One class's map: ``grid`` is ``(h, w)`` float32 in logit units and ``grid.mean() + bias == logit``.
 
     A contrastive map is one as well: the map of ``label`` minus the map of ``versus``.
+
+    ``remainder_share`` is the part of the logit that no place holds, ``gap_remainder_share`` that of the gap between
+    this class's logit and the strongest other's. None where a head leaves no remainder (all but class tokens).
     """
 
     label: str
@@ -40,6 +43,8 @@ class ClassMap:
     grid: NDArray[np.float32]
     confidence: float | None = None
     versus: str | None = None
+    remainder_share: float | None = None
+    gap_remainder_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from fiftyone_cam.classifiers import sources
-from fiftyone_cam.core.errors import SourceError
+from fiftyone_cam.core.errors import HeadError, SourceError
+from fiftyone_cam.core.heads import ConstantHead
 from fiftyone_cam.core.names import LITE, SMALL
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import CenterCrop, Preprocessing, Resize
@@ -20,7 +21,21 @@ _MEAN, _STD = (0.5,) * 3, (0.25,) * 3
 
 
 def new_network(arch: str, weights: str | None, classes: Sequence[str], size: int | None, seed: int) -> GapNetwork:
-    """The architecture with a new last layer, everything before it from the weights."""
+    """The architecture with a new last layer, everything before it from the weights.
+
+    Raises:
+        HeadError: its head is not one matrix after average pooling.
+    """
+    network = _new_network(arch, weights, classes, size, seed)
+    if not isinstance(network.head, ConstantHead):
+        raise HeadError(
+            f"{arch} has no exact head to train: found {network.head.kind} ({network.head.grade}), expected average "
+            "pooling and affine steps after it. Use ResNet, DenseNet, EfficientNet, RegNet, MobileNetV2, Swin, …"
+        )
+    return network
+
+
+def _new_network(arch: str, weights: str | None, classes: Sequence[str], size: int | None, seed: int) -> GapNetwork:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         module = build(arch, len(classes))
@@ -61,7 +76,9 @@ def _transfer(given: nn.Module, network: GapNetwork) -> None:
 
 
 def last_layer(network: GapNetwork) -> tuple[str, nn.Linear | nn.Conv2d] | None:
-    """The layer that is the head's linear map, with its name; None where pooling comes last."""
+    """The layer that is the head's linear map, with its name; None where it is no single layer."""
+    if not isinstance(network.head, ConstantHead):
+        return None
     for name, layer in network.module.named_modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.weight.numel() == network.head.weight.numel():
             weight = layer.weight.detach().flatten(1)

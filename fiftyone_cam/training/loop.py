@@ -23,7 +23,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from fiftyone_cam.core.errors import TrainingError
-from fiftyone_cam.core.head import evaluating, read_logits
+from fiftyone_cam.core.heads import evaluating, read_logits
 from fiftyone_cam.core.names import PRECISIONS
 from fiftyone_cam.runs.record import Epoch
 from fiftyone_cam.training import resume

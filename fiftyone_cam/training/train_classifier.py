@@ -295,7 +295,8 @@ def _train(
     found = last_layer(network)
     if found is None:
         raise TrainingError(
-            f"{checkpoint.training['arch']} ends with its pooling: there is no last layer to train alone"
+            f"{checkpoint.training['arch']} does not end in pooling and one linear layer: there is no "
+            "last layer to train alone"
         )
     last = found[1]
     linear = nn.Linear(last.weight.shape[1], classes, bias=last.bias is not None).to(network.device)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fiftyone_cam.core.folding import folded
-from fiftyone_cam.core.head import find_head, read_logits
+from fiftyone_cam.core.heads import find_head, read_logits
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.networks import build

@@ -54,8 +54,8 @@ def test_given_weights_go_everywhere_but_into_the_last_layer(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("arch", "error", "word"),
     [
-        ("vgg11", HeadError, "no exact head"),
-        ("vit_b_16", HeadError, "no exact head"),
+        ("mobilenet_v3_small", HeadError, "no exact head"),
+        ("alexnet", HeadError, "no exact head"),
         ("resnet8", SourceError, "did you mean resnet"),
         ("timm:resnet18", SourceError, "load_classifier"),
     ],

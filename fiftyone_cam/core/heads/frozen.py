@@ -1,0 +1,334 @@
+"""A tail with the gates of one image: linear in what goes into it, and equal to the tail for that image.
+
+Every activation becomes ``x * g + act(0)`` with ``g = (act(x) - act(0)) / x`` of this image, every norm keeps its
+scale, every softmax its weights, every maximum its place. What remains is affine in the input, so that the gradient
+times the input plus what a zero input gives *is* the output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from fiftyone_cam.core.heads.tap import tensors_in, words
+from fiftyone_cam.core.heads.tape import Replay, Step, Tape, refs_in
+
+_SMALL = 1e-6
+"""In float64: an input that is nearer to zero has the gate of this one, which is the limit to six digits."""
+
+ACTIVATIONS = words(
+    "relu relu6 gelu silu mish hardswish hardtanh hardsigmoid sigmoid tanh elu selu celu leaky_relu prelu rrelu",
+    "softplus softsign logsigmoid threshold clamp clip clamp_min clamp_max pow square sqrt exp expm1 log1p erf abs",
+    "softshrink hardshrink tanhshrink sin",
+)
+CONSTANTS = words(
+    "softmax log_softmax norm vector_norm linalg_norm linalg_vector_norm std var std_mean var_mean rsqrt reciprocal",
+    "argmax rdiv rpow logsumexp log",
+)
+"""What is taken as it is for this image: scales and weights."""
+
+NORMS = words("layer_norm rms_norm group_norm normalize instance_norm")
+MAXIMA = words("max amax adaptive_max_pool1d adaptive_max_pool2d max_pool2d max_pool1d")
+PRODUCTS = words("mul div matmul bmm einsum baddbmm addcmul")
+
+Kept = Callable[[Callable[[], Any]], Any]
+"""Gives the value of the first pass, which it makes there."""
+
+
+class Frozen(Replay):
+    """A :class:`Replay` whose gates are those of the first value it is called with.
+
+    >>> frozen = Frozen(tape, pooled_node, logits_node, torch.float32)
+    >>> logits = frozen(pooled)                      # as the tail gives them
+    >>> rest = frozen(torch.zeros_like(pooled))      # what does not come from there
+    """
+
+    def __init__(self, tape: Tape, begin: int, end: int, dtype: torch.dtype) -> None:
+        super().__init__(tape, begin, end, dtype)
+        self._first: dict[int, Any] = {}
+        self.froze: set[str] = set()
+        """Names of the functions that are not linear by themselves."""
+
+    def __call__(self, value: Tensor) -> Tensor:
+        values, live, gates = {self.begin: value}, {self.begin}, set[int]()
+        for i in self.path:
+            step = self.steps[i]
+
+            def kept(make: Callable[[], Any], i: int = i) -> Any:
+                if i not in self._first:
+                    with torch.no_grad():
+                        self._first[i] = _detached(make())
+                return self._first[i]
+
+            args, kwargs, tensors = self.arguments(step, values)
+            lives = self._live(step, live)
+            if not any(lives) or step.name in CONSTANTS:
+                if any(lives):
+                    self.froze.add(step.name)
+                output, freshly = kept(partial(step.func, *args, **kwargs)), False
+                if step.mutated:
+                    tensors = [output if p in step.mutated else each for p, each in enumerate(tensors)]
+            else:
+                output, freshly = self._frozen(step, args, kwargs, tensors, lives, gates, kept), True
+                if step.mutated and isinstance(output, Tensor):
+                    tensors = [output if p in step.mutated else each for p, each in enumerate(tensors)]
+            self.assign(step, values, output, tensors)
+            if freshly:
+                live.update(step.writes)
+                passes = step.name not in ("linear", "conv2d", "matmul") and any(n in gates for n in step.reads)
+                if step.name in ACTIVATIONS or passes:
+                    gates.update(step.writes)
+            elif step.name in CONSTANTS:
+                gates.update(step.writes)
+        return values[self.end] if self.end in live else values[self.end].detach()
+
+    def _live(self, step: Step, live: set[int]) -> list[bool]:
+        """Of each tensor among the arguments, whether it is linear in the beginning."""
+        places: list[bool] = []
+
+        def walk(value: Any) -> None:
+            if isinstance(value, (Tensor,)):
+                places.append(False)
+            elif isinstance(value, (list, tuple)):
+                for each in value:
+                    walk(each)
+            elif isinstance(value, dict):
+                for each in value.values():
+                    walk(each)
+            elif refs_in(value):
+                places.append(value.node in live)
+
+        walk((step.args, step.kwargs))
+        return places
+
+    def _frozen(
+        self,
+        step: Step,
+        args: Any,
+        kwargs: Any,
+        tensors: Sequence[Tensor],
+        lives: Sequence[bool],
+        gates: set[int],
+        kept: Kept,
+    ) -> Any:
+        name, first = step.name, lives[0]
+        if name in ACTIVATIONS and first and sum(lives) == 1:
+            self.froze.add(name)
+            return gated(lambda x: step.func(x, *args[1:], **kwargs), tensors[0], kept)
+        if name in NORMS and first:
+            self.froze.add(name)
+            return normed(name, args, kwargs, kept)
+        if name in MAXIMA and first and sum(lives) == 1:
+            self.froze.add(name)
+            return largest(step.func, args, kwargs, kept)
+        if name == "scaled_dot_product_attention":
+            self.froze.add("attention")
+            return attended(args, kwargs, kept)
+        if name == "multi_head_attention_forward":
+            self.froze.add("attention")
+            return multi_head(args, kwargs, kept)
+        if name in PRODUCTS and sum(lives) > 1:
+            self.froze.add(name)
+            reads = step.reads
+            which = 0 if name != "div" and reads[0] in gates and reads[-1] not in gates else 1
+            if name in ("matmul", "bmm"):
+                which = 0  # attention times values
+            held = kept(lambda: tensors[which])
+            count = iter(range(len(tensors)))
+
+            def swap(value: Any) -> Any:
+                if isinstance(value, Tensor):
+                    return held if next(count) == which else value
+                if isinstance(value, (list, tuple)):
+                    return type(value)(swap(each) for each in value)
+                return value
+
+            return step.func(*swap(args), **kwargs)
+        if name == "div" and not first:  # constant / x
+            self.froze.add(name)
+            return kept(lambda: step.func(*args, **kwargs))
+        return step.func(*args, **kwargs)
+
+
+def gated(function: Callable[[Tensor], Tensor], x: Tensor, kept: Kept) -> Tensor:
+    """``function(x)`` as ``x * gate + function(0)``.
+
+    >>> gated(torch.relu, torch.tensor([-1.0, 0.0, 2.0]), lambda make: make())
+    tensor([0., 0., 2.])
+    """
+
+    def make() -> tuple[Tensor, Tensor]:
+        exact = x.double()
+        exact = torch.where(exact.abs() < _SMALL, torch.where(exact < 0, -_SMALL, _SMALL), exact)
+        try:
+            begin = function(torch.zeros_like(exact))
+            gate = (function(exact.clone()) - begin) / exact
+        except RuntimeError:  # with a parameter in another precision
+            exact = exact.to(x.dtype)
+            begin = function(torch.zeros_like(exact))
+            gate = (function(exact.clone()) - begin) / exact
+        return gate.to(x.dtype), begin.to(x.dtype)
+
+    gate, begin = kept(make)
+    result: Tensor = x * gate + begin
+    return result
+
+
+def normed(name: str, args: Any, kwargs: Mapping[str, Any], kept: Kept) -> Tensor:
+    """A norm with its scale frozen; the mean that it takes away is linear."""
+    bound = dict(zip(_NORM_ARGUMENTS[name], args, strict=False)) | dict(kwargs)
+    x: Tensor = bound["input"]
+    if name == "normalize":
+        dims = bound.get("dim", 1)
+        scale: Tensor = kept(lambda: x.norm(bound.get("p", 2.0), dims, keepdim=True).clamp_min(bound.get("eps", 1e-12)))
+        return x / scale
+    weight, bias = bound.get("weight"), bound.get("bias")
+    if name in ("layer_norm", "rms_norm"):
+        axes = tuple(range(-len(bound["normalized_shape"]), 0))
+        given = bound.get("eps", 1e-5 if name == "layer_norm" else None)
+        eps = torch.finfo(torch.float32).eps if given is None else float(given)
+        centred = x - x.mean(axes, keepdim=True) if name == "layer_norm" else x
+        scale = kept(lambda: (centred.square().mean(axes, keepdim=True) + eps).rsqrt())
+        result = centred * scale
+    else:
+        groups = bound["num_groups"] if name == "group_norm" else x.shape[1]
+        eps = float(bound.get("eps", 1e-5))
+        split = x.reshape(x.shape[0], groups, -1)
+        centred = split - split.mean(2, keepdim=True)
+        scale = kept(lambda: (centred.square().mean(2, keepdim=True) + eps).rsqrt())
+        result = (centred * scale).reshape(x.shape)
+        shape = (1, -1, *(1 for _ in x.shape[2:]))
+        weight = None if weight is None else weight.reshape(shape)
+        bias = None if bias is None else bias.reshape(shape)
+    result = result if weight is None else result * weight
+    return result if bias is None else result + bias
+
+
+_NORM_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "layer_norm": ("input", "normalized_shape", "weight", "bias", "eps"),
+    "rms_norm": ("input", "normalized_shape", "weight", "eps"),
+    "group_norm": ("input", "num_groups", "weight", "bias", "eps"),
+    "instance_norm": ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps"),
+    "normalize": ("input", "p", "dim", "eps"),
+}
+
+
+def largest(function: Callable[..., Any], args: Any, kwargs: Any, kept: Kept) -> Any:
+    """A maximum as a choice of places: linear once they are chosen."""
+    x: Tensor = args[0]
+
+    def make() -> tuple[Tensor, Any]:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            output = function(leaf, *args[1:], **kwargs)
+            values = tensors_in(output)[0]
+            (chosen,) = torch.autograd.grad(values.sum(), leaf)
+        return chosen, output
+
+    chosen, output = kept(make)
+    values = tensors_in(output)[0]
+    axes = _joined(tuple(x.shape), tuple(values.shape))
+    if axes is not None:
+        result = (x * chosen).sum(axes).reshape(values.shape)
+        return result if isinstance(output, Tensor) else type(output)((result, *list(output)[1:]))
+    return function(x, *args[1:], **kwargs)
+
+
+def _joined(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The axes that a reduction joined into one."""
+    if len(before) == len(after):
+        axes = tuple(i for i, (b, a) in enumerate(zip(before, after, strict=True)) if b != a)
+        return axes if all(after[i] == 1 for i in axes) and axes else None
+    missing = len(before) - len(after)
+    for begin in range(len(before) - missing + 1):
+        if before[:begin] + before[begin + missing :] == after:
+            return tuple(range(begin, begin + missing))
+    return None
+
+
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:
+    """What each query takes of each key: softmax of scaled products."""
+    scores = (q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)) @ k.transpose(-2, -1)
+    if causal:
+        upper = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(upper, -torch.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1)
+
+
+def attended(args: Any, kwargs: Mapping[str, Any], kept: Kept) -> Tensor:
+    """Fused attention with its weights frozen."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    bound = dict(zip(names, args, strict=False)) | dict(kwargs)
+    q, k, v = bound["query"], bound["key"], bound["value"]
+    if bound.get("enable_gqa"):
+        k, v = (each.repeat_interleave(q.shape[-3] // each.shape[-3], -3) for each in (k, v))
+    weights: Tensor = kept(
+        lambda: attention_weights(q, k, bound.get("attn_mask"), bound.get("is_causal", False), bound.get("scale"))
+    )
+    result: Tensor = weights @ v
+    return result
+
+
+def multi_head(args: Any, kwargs: Mapping[str, Any], kept: Kept) -> tuple[Tensor, Tensor | None]:
+    """``multi_head_attention_forward`` with its attention frozen: tokens come first, ``(L, N, D)``."""
+    bound = dict(zip(MULTI_HEAD_ARGUMENTS, args, strict=False)) | dict(kwargs)
+    weights = kept(lambda: multi_head_weights(bound))
+    value: Tensor = bound["value"]
+    heads = bound["num_heads"]
+    weight, bias = value_projection(bound)
+    v = by_head(nnf.linear(value, weight, bias), heads)
+    out = (weights @ v).permute(2, 0, 1, 3).flatten(2)
+    return nnf.linear(out, bound["out_proj_weight"], bound["out_proj_bias"]), (
+        weights.mean(1) if bound.get("need_weights", True) else None
+    )
+
+
+MULTI_HEAD_ARGUMENTS = words(
+    "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn dropout_p",
+    "out_proj_weight out_proj_bias",
+)
+
+
+def _projection(bound: Mapping[str, Any], which: int) -> tuple[Tensor, Tensor | None]:
+    bias = None if bound["in_proj_bias"] is None else bound["in_proj_bias"].chunk(3)[which]
+    if bound.get("use_separate_proj_weight"):
+        return bound[("q_proj_weight", "k_proj_weight", "v_proj_weight")[which]], bias
+    return bound["in_proj_weight"].chunk(3)[which], bias
+
+
+def by_head(tokens: Tensor, heads: int) -> Tensor:
+    """``(L, N, D)`` to ``(N, heads, L, d)``."""
+    return tokens.reshape(*tokens.shape[:2], heads, -1).permute(1, 2, 0, 3)
+
+
+def value_projection(bound: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias by which tokens become values."""
+    return _projection(bound, 2)
+
+
+def multi_head_weights(bound: Mapping[str, Any], rows: int | None = None) -> Tensor:
+    """``(N, heads, L, L)``; of the first ``rows`` queries alone."""
+    query = bound["query"] if rows is None else bound["query"][:rows]
+    q, k = (
+        by_head(nnf.linear(each, *_projection(bound, i)), bound["num_heads"])
+        for i, each in enumerate((query, bound["key"]))
+    )
+    return attention_weights(q, k, None, False, None)
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
+        if hasattr(value, "_fields") or type(value) not in (list, tuple):
+            return type(value)([each.detach() if isinstance(each, Tensor) else each for each in value])
+        return type(value)(_detached(each) for each in value)
+    return value
