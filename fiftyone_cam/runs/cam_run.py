@@ -50,7 +50,7 @@ class CamRun(Run[CamRecord]):
 
         >>> run.update_comparison("cam_a", None)
         """
-        self._write({f"comparisons.{before}": record})
+        self.write_entries({f"comparisons.{before}": record})
         self.record.comparisons[before] = record
 
     def show(self, *, active: Sequence[str] = (), hide: Iterable[str] = (), colors: str | None = None) -> None:

@@ -71,10 +71,20 @@ class Run(Generic[Record]):
         """
         require_entries(self.record, entries)
         entries["updated_at"] = datetime.now(timezone.utc).isoformat()
-        self._write(entries)
+        self.write_entries(entries)
         set_entries(self.record, entries)
 
-    def _write(self, entries: Mapping[str, Any]) -> None:
+    def write_entries(self, entries: Mapping[str, Any]) -> None:
+        """Write these entries of the record into the database, and no others; ``update`` also sets them here.
+
+        Args:
+            entries: names, or paths to a part of an entry, with their values.
+
+        Raises:
+            RunError: the run was deleted meanwhile, or the database cannot be written.
+
+        >>> run.write_entries({"comparisons.cam_a": None})
+        """
         if not store.write(self.dataset, self.key, entries):
             raise RunError(f"run {self.key!r} was deleted meanwhile")
         internals.reload_run(self.dataset, self.key)  # what FiftyOne's own get_run_info reads
