@@ -11,6 +11,7 @@ is trained. Both are asked about --audit. Stop it at any moment; the next call g
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ import fiftyone_cam as focam
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NETWORKS: dict[str, dict[str, Any]] = {
-    "resnet18": {"arch": "resnet18", "weights": None, "size": 112, "epochs": 15, "split": 0.1},
-    "lite0": {"arch": "efficientnet_lite0", "freeze": "backbone", "epochs": 10, "split": 0.1},
+    "resnet18": {"arch": "resnet18", "weights": None, "size": 112, "recipe": focam.Recipe(epochs=15)},
+    "lite0": {"arch": "efficientnet_lite0", "recipe": focam.Recipe(epochs=10, freeze="backbone")},
 }
 
 
@@ -45,8 +46,12 @@ def main() -> None:
 
     figure, panels = plt.subplots(1, len(options.networks), figsize=(9, 3), layout="constrained", squeeze=False)
     for key, panel in zip(options.networks, panels.flat, strict=True):
-        settings = NETWORKS[key] | ({"epochs": 1, "size": 64} if options.quick else {})
-        classifier = focam.train_classifier(train, "ground_truth", options.out / key, progress=True, **settings)
+        settings = NETWORKS[key]
+        if options.quick:
+            settings = settings | {"size": 64, "recipe": replace(settings["recipe"], epochs=1)}
+        classifier = focam.train_classifier(
+            train, "ground_truth", options.out / key, split=0.1, progress=True, **settings
+        )
 
         # Where does it look? The maps are certified: each one's mean plus the bias is the logit.
         print(focam.compute_cam(test, classifier, key=key, ground_truth="ground_truth"))

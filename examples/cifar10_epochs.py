@@ -41,12 +41,11 @@ def main() -> None:
     focam.train_classifier(
         train,
         "ground_truth",
+        options.out,
         arch="small_gap_net",
-        epochs=many,
+        recipe=focam.Recipe(epochs=many, batch_size=64),
         snapshots=[few, many],
         split=0.1,
-        batch_size=64,
-        out_dir=options.out,
         progress=True,
     )
 

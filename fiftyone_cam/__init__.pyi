@@ -39,6 +39,8 @@ from .runs.catalog import load_run as load_run
 from .runs.catalog import load_training as load_training
 from .runs.heatmaps import signed_map as signed_map
 from .runs.training_run import TrainingRun as TrainingRun
+from .training.progress import Progress as Progress
+from .training.recipe import Recipe as Recipe
 from .training.train_classifier import train_classifier as train_classifier
 
 __version__: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ NO_FIFTYONE = (
     "networks",
     "engines",
     "training.loop",
+    "training.recipe",
     "training.resume",
     "training.pictures",
     "training.progress",
@@ -73,6 +75,16 @@ def test_every_public_name_is_there_and_documented_with_an_example():
             assert ">>>" in found.__doc__, f"{name} has no example"
     with pytest.raises(AttributeError, match="wishful"):
         fiftyone_cam.wishful  # noqa: B018
+
+
+def test_no_public_function_has_more_than_16_parameters():
+    counts = {
+        name: len(inspect.signature(found).parameters)
+        for name in fiftyone_cam.__all__
+        if callable(found := getattr(fiftyone_cam, name)) and not isinstance(found, type)
+    }
+    assert counts["compute_cam"] > 1
+    assert {name: count for name, count in counts.items() if count > 16} == {}
 
 
 def test_every_module_lies_in_a_room():

@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,49 +24,18 @@ from torch import Tensor, nn
 
 from fiftyone_cam.core.errors import TrainingError
 from fiftyone_cam.core.heads import evaluating, read_logits
-from fiftyone_cam.core.names import PRECISIONS
 from fiftyone_cam.runs.record import Epoch
 from fiftyone_cam.training import resume
 from fiftyone_cam.training.pictures import Examples
 from fiftyone_cam.training.progress import Clock, Report, best_so_far
+from fiftyone_cam.training.recipe import Recipe
 
 WARM_UP = 0.1
 """The share of all steps in which the learning rate rises."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What decides a training's result, apart from the network and the pictures.
-
-    ``balance``: each class weighs the same in the loss, whatever its number of samples. ``patience``: stop after so
-    many epochs without a better validation; None: never. ``precision``: of the forward; weights are float32.
-
-    >>> Settings(epochs=50, learning_rate=3e-4)
-    """
-
-    epochs: int = 5
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    balance: bool = True
-    patience: int | None = 10
-    precision: str = "float32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise TrainingError(f"{name} is {value}, expected at least {least}")
-        if not self.learning_rate > 0 or not math.isfinite(self.learning_rate):
-            raise TrainingError(f"learning_rate is {self.learning_rate}, expected a positive number")
-        if not 0 <= self.label_smoothing < 1:
-            raise TrainingError(f"label_smoothing is {self.label_smoothing}, expected 0 up to but not 1")
-        if self.weight_decay < 0:
-            raise TrainingError(f"weight_decay is {self.weight_decay}, expected 0 or more")
-        if self.precision not in PRECISIONS:
-            raise TrainingError(f"unknown precision {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+LEARNING_RATES = {"random": 1e-3, "given": 3e-4, "frozen": 1e-2}
+"""The usual highest rate, by what a training begins with: random weights, given ones, or a frozen backbone."""
 
 
 def fit(
@@ -74,7 +43,7 @@ def fit(
     train: Examples,
     validation: Examples,
     classes: int,
-    settings: Settings,
+    recipe: Recipe,
     *,
     state: str | os.PathLike[str],
     identity: str = "",
@@ -94,7 +63,8 @@ def fit(
         train: what is learned from, shuffled in each epoch.
         validation: what tells which epoch is best.
         classes: how many.
-        settings: the recipe.
+        recipe: how. Where it leaves them open, the learning rate is that of random weights and the precision
+            :func:`usual_precision`. ``freeze`` is the caller's: all of the module's parameters are trained.
         state: the file to go on from (``….safetensors``); the caller deletes it when all is done.
         identity: what else decides the result (network, data); a state of another identity is not continued.
         normalize: from a batch as ``train`` gives it, on the module's device, to the module's input.
@@ -107,20 +77,20 @@ def fit(
     Raises:
         TrainingError: the loss is not finite; the state is of another training; nothing can be read or written.
 
-    >>> history = fit(module, train, validation, 2, Settings(epochs=5), state="runs/state.safetensors")
+    >>> history = fit(module, train, validation, 2, Recipe(epochs=5), state="runs/state.safetensors")
     >>> history[-1].validation_accuracy
     0.93
     """
     device = next(module.parameters()).device
-    loop = _Loop(module, classes, settings, normalize or (lambda batch: batch), device, train.targets)
+    loop = _Loop(module, classes, recipe, normalize or (lambda batch: batch), device, train.targets)
     state = Path(state)
-    identity = json.dumps({"settings": asdict(settings), "classes": classes, "identity": identity})
+    identity = json.dumps({"recipe": asdict(recipe), "classes": classes, "identity": identity})
     history = resume.restore(state, identity, module, loop.optimizer, loop.scaler)
-    clock = Clock("training", report, start=len(history) / settings.epochs)
+    clock = Clock("training", report, start=len(history) / recipe.epochs)
     best = best_so_far(history)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        while len(history) < settings.epochs:
-            if best is not None and settings.patience is not None and len(history) - best.epoch >= settings.patience:
+        while len(history) < recipe.epochs:
+            if best is not None and recipe.patience is not None and len(history) - best.epoch >= recipe.patience:
                 break
             epoch = loop.epoch(len(history) + 1, train, validation, clock, history[-1] if history else None)
             best = epoch if epoch.better(best) else best
@@ -129,6 +99,17 @@ def fit(
                 on_epoch(history)
             resume.save(state, identity, module, loop.optimizer, loop.scaler, history)
     return history
+
+
+def usual_precision(device: torch.device) -> str:
+    """What a forward is computed in where a recipe leaves it open: mixed on CUDA, float32 elsewhere.
+
+    >>> usual_precision(torch.device("cpu"))
+    'float32'
+    """
+    if device.type != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -153,55 +134,57 @@ class _Loop:
         self,
         module: nn.Module,
         classes: int,
-        settings: Settings,
+        recipe: Recipe,
         normalize: Callable[[Tensor], Tensor],
         device: torch.device,
         targets: Tensor,
     ) -> None:
-        self.module, self.classes, self.settings = module, classes, settings
+        self.module, self.classes, self.recipe = module, classes, recipe
         self._normalize, self._device = normalize, device
+        self._rate = recipe.learning_rate or LEARNING_RATES["random"]
+        self._precision = recipe.precision or usual_precision(device)
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         # no decay where it would only shrink a scale or an offset
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.learning_rate)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
+        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self._rate)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self._precision == "float16")
         self._weight = None
-        if settings.balance:
+        if recipe.balance:
             counts = torch.bincount(targets, minlength=classes).float()
             self._weight = (len(targets) / classes / counts.clamp_min(1)).to(device)
 
     def epoch(self, number: int, train: Examples, validation: Examples, clock: Clock, before: Epoch | None) -> Epoch:
-        settings, began = self.settings, time.monotonic()
-        rng = np.random.default_rng((settings.seed, number))
+        recipe, began = self.recipe, time.monotonic()
+        rng = np.random.default_rng((recipe.seed, number))
         torch.manual_seed(int(rng.integers(2**62)))
         order = rng.permutation(len(train.targets))
         # parts of nearly equal size: batch normalisation cannot learn from a last batch of one
-        chunks = np.array_split(order, max(1, math.ceil(len(order) / settings.batch_size)))
+        chunks = np.array_split(order, max(1, math.ceil(len(order) / recipe.batch_size)))
 
         self.module.train()
         total = torch.zeros(2, device=self._device)
         count, rate = 0, 0.0
         for step, (inputs, targets) in enumerate(train.batches(chunks)):
             step_of_all = (number - 1) * len(chunks) + step
-            rate = learning_rate(step_of_all, settings.epochs * len(chunks), settings.learning_rate)
+            rate = learning_rate(step_of_all, recipe.epochs * len(chunks), self._rate)
             if len(targets):
                 total += self._step(inputs, targets, rate)
                 count += len(targets)
             if count and (clock.due or self._device.type == "cpu"):  # a GPU would have to be waited for
                 loss = self._finite(float(total[0]) / count, number)
-                done = (number - 1 + (step + 1) / len(chunks)) / settings.epochs
+                done = (number - 1 + (step + 1) / len(chunks)) / recipe.epochs
                 accuracy = None if before is None else before.validation_accuracy
-                clock(min(done, 0.999), epoch=number, epochs=settings.epochs, loss=loss, accuracy=accuracy)
+                clock(min(done, 0.999), epoch=number, epochs=recipe.epochs, loss=loss, accuracy=accuracy)
         if not count:
             raise TrainingError("none of the training pictures can be read")
         loss, accuracy = (total / count).tolist()
         self._finite(loss, number)
         validated = self._validate(validation)
         self._finite(validated[0], number)
-        clock(number / settings.epochs, epoch=number, epochs=settings.epochs, loss=loss, accuracy=validated[1])
+        clock(number / recipe.epochs, epoch=number, epochs=recipe.epochs, loss=loss, accuracy=validated[1])
         return Epoch(number, rate, loss, accuracy, *validated, seconds=time.monotonic() - began)
 
     def _step(self, inputs: Tensor, targets: Tensor, rate: float) -> Tensor:
@@ -211,7 +194,7 @@ class _Loop:
         targets = targets.to(self._device, non_blocking=True)
         with self._autocast():
             logits = self._logits(inputs)
-        loss = nnf.cross_entropy(logits, targets, self._weight, label_smoothing=self.settings.label_smoothing)
+        loss = nnf.cross_entropy(logits, targets, self._weight, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimizer)
@@ -221,7 +204,7 @@ class _Loop:
     def _validate(self, validation: Examples) -> tuple[float, float, float]:
         """Mean loss (without smoothing and weights), accuracy, balanced accuracy."""
         order = np.arange(len(validation.targets))
-        chunks = np.array_split(order, max(1, math.ceil(len(order) / (2 * self.settings.batch_size))))
+        chunks = np.array_split(order, max(1, math.ceil(len(order) / (2 * self.recipe.batch_size))))
         losses = torch.zeros((), dtype=torch.float64)
         counts, right = torch.zeros(self.classes), torch.zeros(self.classes)
         with evaluating(self.module), torch.inference_mode():
@@ -247,7 +230,7 @@ class _Loop:
         return read_logits(self.module(batch)).float()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        precision = getattr(torch, self.settings.precision)
+        precision = getattr(torch, self._precision)
         if precision is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self._device.type, precision)
@@ -255,7 +238,7 @@ class _Loop:
     def _finite(self, loss: float, epoch: int) -> float:
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss became {loss} in epoch {epoch} of {self.settings.epochs}: training has stopped. "
-                f"Try a lower learning rate than {self.settings.learning_rate:g}"
+                f"the loss became {loss} in epoch {epoch} of {self.recipe.epochs}: training has stopped. "
+                f"Try a lower learning rate than {self._rate:g}"
             )
         return loss

@@ -34,7 +34,20 @@ def best_so_far(history: Sequence[Epoch]) -> Epoch | None:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a stage is: ``done`` from 0 to 1, ``seconds_left`` None until that is known."""
+    """How far a training is: what the ``progress`` function of :func:`train_classifier` gets. Printed, it is one line.
+
+    Attributes:
+        stage: what is being done: ``"training"``, ``"evaluating"``, or ``"features of training"`` and ``"features of
+            validation"`` where the backbone is frozen.
+        done: the share of the stage that is done, 0 to 1.
+        seconds_left: until the stage ends; None until that is known.
+        epoch, epochs: the epoch that runs, counted from 1, and how many there are; None outside ``"training"``.
+        loss: the mean of this epoch up to now.
+        accuracy: of the last validation, 0 to 1; None before the first.
+
+    >>> print(focam.Progress("training", 0.5, 70, epoch=3, epochs=5, loss=0.4, accuracy=0.91))
+    training, epoch 3/5, loss 0.400, validation 91.0%, 1:10 left
+    """
 
     stage: str
     done: float
@@ -45,10 +58,6 @@ class Progress:
     accuracy: float | None = None
 
     def __str__(self) -> str:
-        """
-        >>> print(Progress("training", 0.5, 70, epoch=3, epochs=5, loss=0.4, accuracy=0.91))
-        training, epoch 3/5, loss 0.400, validation 91.0%, 1:10 left
-        """
         parts = [self.stage]
         if self.epoch is not None:
             parts.append(f"epoch {self.epoch}/{self.epochs}")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import fiftyone as fo
 import numpy as np
@@ -34,16 +34,16 @@ from fiftyone_cam.runs.interruption import is_database_gone, reason_of, terminab
 from fiftyone_cam.runs.record import Epoch, Metrics, TrainingRecord
 from fiftyone_cam.runs.training_run import TRAIN, VALIDATION, TrainingRun
 from fiftyone_cam.training.checkpoint import STATE, Checkpoint
+from fiftyone_cam.training.console import Console
 from fiftyone_cam.training.initial_network import last_layer, new_network
-from fiftyone_cam.training.loop import Settings, fit
+from fiftyone_cam.training.loop import LEARNING_RATES, fit, usual_precision
 from fiftyone_cam.training.pictures import Features, PictureCache, Pictures, augmentation
-from fiftyone_cam.training.progress import Clock, Progress, Report
-from fiftyone_cam.training.record import Beat, check_key, key_of, register
+from fiftyone_cam.training.progress import Clock, Progress
+from fiftyone_cam.training.recipe import Recipe
+from fiftyone_cam.training.record import check_key, key_of, register
 from fiftyone_cam.training.split import TrainingData
 
 logger = logging.getLogger(__name__)
-
-_LEARNING_RATES = {"scratch": 1e-3, "fine-tune": 3e-4, "frozen": 1e-2}
 
 
 def train_classifier(
@@ -53,22 +53,13 @@ def train_classifier(
     *,
     key: str | None = None,
     arch: str = "efficientnet_lite0",
-    epochs: int = 5,
-    split: float | str = 0.2,
     weights: str | None = "DEFAULT",
-    freeze: Literal["backbone"] | None = None,
     size: int | None = None,
-    snapshots: Sequence[int] = (),
-    batch_size: int = 32,
-    learning_rate: float | None = None,
-    weight_decay: float = 0.05,
-    label_smoothing: float = 0.1,
-    balance: bool = True,
+    recipe: Recipe = Recipe(),
+    split: float | str = 0.2,
     augment: Callable[[Tensor], Tensor] | None = None,
-    patience: int | None = 10,
-    seed: int = 0,
+    snapshots: Sequence[int] = (),
     device: str | None = None,
-    precision: str | None = None,
     overwrite: bool = False,
     progress: bool | Callable[[Progress], None] | None = None,
 ) -> Classifier:
@@ -82,8 +73,8 @@ def train_classifier(
     the fields ``{key}_split``, ``{key}_prediction`` (of validation samples) and ``{key}_error`` (why an image could not
     be read), and FiftyOne's evaluation ``{key}_eval``, which its Model Evaluation panel shows.
 
-    The recipe is one that works for most: AdamW, warm-up, cosine, label smoothing, random parts of the picture,
-    mirrored or not. It is not a framework. Whoever trains with Lightning, timm or Hugging Face brings the model to
+    The recipe works for most: AdamW, warm-up, cosine, label smoothing, random parts of the picture, mirrored or not.
+    This is not a framework. If you train with Lightning, timm or Hugging Face, bring the model to
     :func:`load_classifier`.
 
     Args:
@@ -93,30 +84,19 @@ def train_classifier(
         key: the run's name and the beginning of its fields' names; by default the folder's name.
         arch: any torchvision classifier with an exact head (``"resnet18"``), ``"efficientnet_lite0"`` (1, 2; extra
             ``lite``), or ``"small_gap_net"`` for images of about 32x32 pixels.
-        epochs: how often each sample is seen.
-        split: what validates: a fraction of each class (drawn with ``seed``), ``"tags"``, or a field whose values are
-            ``"train"`` and ``"validation"`` (``"val"``; ``"test"`` where there is no other). What is in neither part
-            is left out.
         weights: torchvision's weights to begin with, by name; None: random ones.
-        freeze: ``"backbone"``: features are computed once, without augmentation, and only the last layer is trained.
-        size: the side of the network's input; by default what its weights were made for.
-        snapshots: epochs to keep a checkpoint of, ``out_dir/epoch_5``, to compare them. All epochs are then trained.
-        batch_size: images per step.
-        learning_rate: the highest; by default 1e-3 from random weights, 3e-4 from given ones, 1e-2 for the last layer
-            alone.
-        weight_decay: AdamW's.
-        label_smoothing: the share of certainty that goes to the other classes.
-        balance: give each class the same weight in the loss, however many samples it has.
+        size: the side of the network's input in pixels; by default what its weights were made for.
+        recipe: how to train: a :class:`Recipe`, with the epochs, the learning rate, the seed, …
+        split: what validates: a fraction of each class (drawn with the recipe's seed), ``"tags"``, or a field whose
+            values are ``"train"`` and ``"validation"`` (``"val"``; ``"test"`` where there is no other). What is in
+            neither part is left out.
         augment: from a ``(3, H, W)`` uint8 picture to one of the network's size, instead of
             :func:`fiftyone_cam.training.pictures.augmentation` (whose mirroring is wrong for letters and digits).
-        patience: stop after so many epochs without a better validation; None: never.
-        seed: of the split, the first weights, the order and the augmentation.
+        snapshots: epochs to keep a checkpoint of, ``out_dir/epoch_5``, to compare them. All epochs are then trained.
         device: ``"cpu"``, ``"cuda"``, …; by default a GPU where there is one.
-        precision: of the forward; by default mixed on CUDA, ``"float32"`` elsewhere. ``"bfloat16"`` doubles the speed
-            of CPUs that have AMX.
         overwrite: replace another training in ``out_dir``.
-        progress: print it or not, FiftyOne's default (None), or a function that gets a
-            :class:`~fiftyone_cam.training.progress.Progress` about twice a second. What it raises stops the training.
+        progress: print it or not, FiftyOne's default (None), or a function that gets a :class:`Progress` about twice a
+            second. What it raises stops the training.
 
     Returns:
         the :class:`Classifier` of the best epoch.
@@ -128,44 +108,39 @@ def train_classifier(
         TrainingError: the loss is not finite, the disk is full, … The last good checkpoint stays in ``out_dir``.
         RunError: the key is taken, or another process trains it now.
 
-    >>> classifier = focam.train_classifier(dataset, "ground_truth", "runs/cats_dogs", arch="resnet18", epochs=5)
+    >>> recipe = focam.Recipe(epochs=20)
+    >>> classifier = focam.train_classifier(dataset, "ground_truth", "runs/pets", arch="resnet18", recipe=recipe)
     >>> run = focam.compute_cam(dataset, classifier, key="cam", ground_truth="ground_truth")
     """
     collection = require_images(samples)
     folder = Path(out_dir).expanduser().absolute()
     key = key or key_of(folder)
-    _check(collection, ground_truth, arch, weights, freeze, size, epochs, snapshots)
+    _check(collection, ground_truth, arch, weights, size, recipe, snapshots)
     check_key(dataset_of(collection), key)
-    data = TrainingData.read(collection, ground_truth, split, seed)
+    data = TrainingData.read(collection, ground_truth, split, recipe.seed)
 
     target = resolve_device(device)
-    start = "frozen" if freeze else "scratch" if weights is None or arch in SMALL else "fine-tune"
-    settings = Settings(
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=_LEARNING_RATES[start] if learning_rate is None else learning_rate,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        balance=balance,
-        patience=None if snapshots else patience,
-        precision=precision or _fast_precision(target),
-        seed=seed,
+    start = "frozen" if recipe.freeze else "random" if weights is None or arch in SMALL else "given"
+    recipe = replace(
+        recipe,
+        learning_rate=recipe.learning_rate or LEARNING_RATES[start],
+        patience=None if snapshots else recipe.patience,
+        precision=recipe.precision or usual_precision(target),
     )
-    network = new_network(arch, weights, data.classes, size, seed).to(target)
-    if settings.precision == "float16" and target.type == "cpu":
+    network = new_network(arch, weights, data.classes, size, recipe.seed).to(target)
+    if recipe.precision == "float16" and target.type == "cpu":
         raise TrainingError("float16 needs a GPU: use bfloat16 or float32 on the CPU")
-    reading, varying = _augmentation(network.preprocessing, augment, freeze)
+    reading, varying = _augmentation(network.preprocessing, augment, recipe.freeze)
     training = {
         "arch": arch,
         "weights": weights if arch not in SMALL else None,
-        "freeze": freeze,
         "ground_truth": ground_truth,
         "split": split,
         "data": data.digest,
         "preprocessing": network.preprocessing.to_dict(),
         "augment": str(varying),
         "snapshots": sorted(set(snapshots)),
-        **asdict(settings),
+        **asdict(recipe),
     }
     checkpoint = Checkpoint(folder, training, str(dataset_of(collection).name))
     checkpoint.open(overwrite)
@@ -174,16 +149,16 @@ def train_classifier(
         return load_classifier(folder)
 
     memory = PictureCache(min(2 << 30, psutil.virtual_memory().available // 4))
-    train = Pictures(*data.part(TRAIN), reading, varying, None if freeze else memory)
+    train = Pictures(*data.part(TRAIN), reading, varying, None if recipe.freeze else memory)
     validation = Pictures(*data.part(VALIDATION), network.preprocessing, None, memory)
-    console = _Console(progress, run)
+    console = Console(progress, run)
     lease.take(run, stopped_by=None)
     try:
         with terminable():
             checkpoint.clear()
             _write_split(run, data)
             if not checkpoint.complete:
-                _train(network, train, validation, settings, freeze, checkpoint, run, console)
+                _train(network, train, validation, recipe, checkpoint, run, console)
             checkpoint.note(run)
             classifier = load_classifier(folder)
             classifier.network.to(target)
@@ -208,27 +183,26 @@ def _check(
     ground_truth: str,
     arch: str,
     weights: str | None,
-    freeze: str | None,
     size: int | None,
-    epochs: int,
+    recipe: Recipe,
     snapshots: Sequence[int],
 ) -> None:
     """What can be known to be wrong before anything is loaded."""
+    if not isinstance(recipe, Recipe):
+        raise TrainingError(f"recipe is a {type(recipe).__name__}, expected focam.Recipe(epochs=…, …)")
     check_field(samples, ground_truth)
     if arch not in LITE and arch not in architectures():
         raise SourceError(
             f"{arch!r} cannot be trained here{did_you_mean(arch, [*LITE, *architectures()])}: expected a torchvision "
             f"classifier, {', '.join([*LITE, *SMALL])}. Train others with their own tools, then load_classifier"
         )
-    if freeze not in (None, "backbone"):
-        raise TrainingError(f"freeze is {freeze!r}, expected None or 'backbone'")
-    if freeze and (weights is None or arch in SMALL):
+    if recipe.freeze and (weights is None or arch in SMALL):
         raise TrainingError("a frozen backbone of random weights cannot learn: give weights, or freeze=None")
     if size is not None and size < 8:
         raise TrainingError(f"size is {size}, expected at least 8 pixels")
-    wrong = [epoch for epoch in snapshots if not 1 <= epoch <= epochs]
+    wrong = [epoch for epoch in snapshots if not 1 <= epoch <= recipe.epochs]
     if wrong:
-        raise TrainingError(f"snapshots at epoch {wrong} of {epochs}: expected 1 to {epochs}")
+        raise TrainingError(f"snapshots at epoch {wrong} of {recipe.epochs}: expected 1 to {recipe.epochs}")
 
 
 def _augmentation(
@@ -249,12 +223,6 @@ def _augmentation(
     return reading, augment
 
 
-def _fast_precision(device: torch.device) -> str:
-    if device.type != "cuda":
-        return "float32"
-    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-
-
 # the training
 
 
@@ -262,15 +230,14 @@ def _train(
     network: GapNetwork,
     train: Pictures,
     validation: Pictures,
-    settings: Settings,
-    freeze: str | None,
+    recipe: Recipe,
     checkpoint: Checkpoint,
     run: TrainingRun,
-    console: _Console,
+    console: Console,
 ) -> None:
     def on_epoch(history: Sequence[Epoch]) -> None:
         checkpoint.save(network, run, history)
-        console.epoch(history[-1], settings.epochs)
+        console.epoch(history[-1], recipe.epochs)
 
     common: dict[str, Any] = {
         "state": checkpoint.folder / STATE,
@@ -278,14 +245,14 @@ def _train(
         "report": console.report,
     }
     classes = len(network.classes)
-    if freeze is None:
+    if recipe.freeze is None:
         network.module.to(memory_format=torch.channels_last)
         checkpoint.history = fit(
             network.module,
             train,
             validation,
             classes,
-            settings,
+            recipe,
             normalize=network.preprocessing.normalize,
             on_epoch=on_epoch,
             **common,
@@ -311,15 +278,18 @@ def _train(
                 theirs.copy_(ours.reshape(theirs.shape))
         on_epoch(history)
 
-    learned = _features(network, train, settings, Clock("features of training", console.report))
-    watched = _features(network, validation, settings, Clock("features of validation", console.report))
-    exact = replace(settings, precision="float32")
+    learned = _features(network, train, recipe, Clock("features of training", console.report))
+    watched = _features(network, validation, recipe, Clock("features of validation", console.report))
+    exact = replace(recipe, precision="float32")
     checkpoint.history = fit(linear, learned, watched, classes, exact, on_epoch=back, **common)
 
 
-def _features(network: GapNetwork, pictures: Pictures, settings: Settings, clock: Clock) -> Features:
+def _features(network: GapNetwork, pictures: Pictures, recipe: Recipe, clock: Clock) -> Features:
     """What the last layer is fed: pooled feature maps, of the same forward as for the maps."""
-    inputs = [maps.float().mean((2, 3)).cpu() for _, _, maps in _forwards(network, pictures, settings.precision, clock)]
+    inputs = [
+        maps.float().mean((2, 3)).cpu()
+        for _, _, maps in _forwards(network, pictures, recipe.precision or "float32", clock)
+    ]
     if not inputs:
         raise TrainingError("none of the pictures can be read")
     readable = torch.tensor([item.id not in pictures.failures for item in pictures.items])
@@ -410,7 +380,7 @@ def _note_interruption(run: TrainingRun, *pictures: Pictures, error: BaseExcepti
 
 
 def _evaluate(
-    run: TrainingRun, classifier: Classifier, validation: Pictures, ground_truth: str, console: _Console
+    run: TrainingRun, classifier: Classifier, validation: Pictures, ground_truth: str, console: Console
 ) -> None:
     """Predictions of the best epoch, and FiftyOne's own evaluation of them."""
     network, predictions = classifier.network, {}
@@ -438,26 +408,3 @@ def _evaluate(
             fscore=float(report["fscore"]),
         )
     )
-
-
-class _Console:
-    """Where progress goes: the caller's function, or lines that a person reads."""
-
-    def __init__(self, progress: bool | Callable[[Progress], None] | None, run: TrainingRun) -> None:
-        self._prints = bool(fo.config.show_progress_bars) if progress is None else progress is True
-        self.report: Report = Beat(run, progress if callable(progress) else self._live if self._prints else None)
-
-    def _live(self, progress: Progress) -> None:
-        if os.isatty(1):
-            print(f"\r{progress}\x1b[K", end="" if progress.done < 1 else "\n", flush=True)
-
-    def epoch(self, epoch: Epoch, epochs: int) -> None:
-        self.line(
-            f"epoch {epoch.epoch}/{epochs}  loss {epoch.loss:.3f}  accuracy {epoch.accuracy:.1%}  "
-            f"validation: loss {epoch.validation_loss:.3f}  accuracy {epoch.validation_accuracy:.1%}  "
-            f"({epoch.seconds:.0f} s, learning rate {epoch.learning_rate:.1e})"
-        )
-
-    def line(self, text: str) -> None:
-        if self._prints:
-            print(f"\r\x1b[K{text}" if os.isatty(1) else text, flush=True)

@@ -128,7 +128,7 @@ def test_a_training_on_a_full_disk(dataset, tmp_path, disk):
         if (out / "classifier.json").exists() and not (small.folder / "filler").exists():  # the first epoch is saved
             small.fill()
 
-    training = {"arch": "small_gap_net", "epochs": 3, "seed": 1, "patience": None, "key": "training"}
+    training = {"arch": "small_gap_net", "recipe": focam.Recipe(epochs=3, seed=1, patience=None), "key": "training"}
     with pytest.raises(TrainingError, match=r"cannot be saved.*The last good checkpoint, of epoch [12]"):
         focam.train_classifier(dataset, "ground_truth", out, progress=fill, **training)
     assert focam.load_classifier(out).classes == ("cat", "dog")

@@ -189,7 +189,13 @@ def test_a_file_that_hangs_costs_overlays_trainings_and_answers_only_itself(phot
             picture(run, sample.cam_heatmap, bad)
         overlays = focam.export_overlays(photos, "cam", tmp_path / "overlays")
         focam.train_classifier(
-            photos, "truth", tmp_path / "trained", arch="small_gap_net", epochs=1, size=32, key="mine"
+            photos,
+            "truth",
+            tmp_path / "trained",
+            arch="small_gap_net",
+            recipe=focam.Recipe(epochs=1),
+            size=32,
+            key="mine",
         )
         took = time.monotonic() - began
     assert (overlays.written, overlays.skipped) == (59, {reason: 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-QUICK = {"arch": "small_gap_net", "size": 16, "epochs": 3, "batch_size": 8}
+from fiftyone_cam.training.recipe import Recipe
+
+RECIPE = Recipe(epochs=3, batch_size=8)
+QUICK = {"arch": "small_gap_net", "size": 16, "recipe": RECIPE}
+
+
+def quick(**changes: Any) -> dict[str, Any]:
+    """The quick training with changes in its recipe."""
+    return {**QUICK, "recipe": replace(RECIPE, **changes)}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -26,6 +26,12 @@ from tests.helpers.stored_runs import registered_run
 from tests.helpers.trainings import striped
 
 QUICK = {"arch": "small_gap_net", "size": 16, "epochs": 3, "batch_size": 8}
+"""As the form has it."""
+
+
+def quick(**recipe: Any) -> dict[str, Any]:
+    """The same as Python has it."""
+    return {"arch": "small_gap_net", "size": 16, "recipe": focam.Recipe(epochs=3, batch_size=8, **recipe)}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -121,17 +127,18 @@ def test_what_a_form_asks_for_is_what_python_would_pass() -> None:
         "patience": 7, "seed": 0, "size": None, "overwrite": False,
     }  # fmt: skip
     assert asked(typed) == {
-        "arch": "resnet18", "weights": None, "split": 0.3, "epochs": 50, "snapshots": [5, 50], "patience": 7, "seed": 0,
-        "overwrite": False,
+        "arch": "resnet18", "weights": None, "split": 0.3, "snapshots": [5, 50], "overwrite": False,
+        "recipe": focam.Recipe(epochs=50, patience=7, seed=0),
     }  # fmt: skip
     frozen = asked({"arch": "efficientnet_lite0", "freeze": True, "split": "tags"})
-    assert frozen == {"arch": "efficientnet_lite0", "freeze": "backbone", "split": "tags"}
-    assert "freeze" not in asked({"arch": "small_gap_net", "freeze": True})  # ticked before the network was changed
-    assert asked({"settings": {"epochs": 2}}) == {"epochs": 2}
+    assert frozen == {"arch": "efficientnet_lite0", "split": "tags", "recipe": focam.Recipe(freeze="backbone")}
+    ticked_before = asked({"arch": "small_gap_net", "freeze": True})  # before the network was changed
+    assert ticked_before["recipe"].freeze is None
+    assert asked({"settings": {"recipe": {"epochs": 2}}}) == {"recipe": focam.Recipe(epochs=2)}
 
 
 def test_the_form_trains_as_python_does_and_shows_the_loss(stripes: fo.Dataset, tmp_path: Path) -> None:
-    by_python = focam.train_classifier(stripes, "ground_truth", tmp_path / "python", seed=3, **QUICK)
+    by_python = focam.train_classifier(stripes, "ground_truth", tmp_path / "python", **quick(seed=3))
     out = tmp_path / "form"
     typed = {
         "ground_truth": "ground_truth",
@@ -188,11 +195,16 @@ def test_a_bar_shows_the_loss_and_a_delegated_run_records_it(
 
 
 def test_what_python_schedules_is_what_it_would_do_at_once(stripes: fo.Dataset, tmp_path: Path) -> None:
-    by_python = focam.train_classifier(stripes, "ground_truth", tmp_path / "python", seed=3, key="p", **QUICK)
+    by_python = focam.train_classifier(stripes, "ground_truth", tmp_path / "python", key="p", **quick(seed=3))
     scheduled = {
         "ground_truth": "ground_truth",
         "out_dir": str(tmp_path / "out"),
-        "settings": {"seed": 3, "key": "q", **QUICK},
+        "settings": {
+            "key": "q",
+            "arch": "small_gap_net",
+            "size": 16,
+            "recipe": {"epochs": 3, "batch_size": 8, "seed": 3},
+        },
     }
     assert valid(TrainGapClassifier, stripes, **scheduled)
     run(TrainGapClassifier(), stripes, **scheduled)
@@ -203,7 +215,7 @@ def test_what_python_schedules_is_what_it_would_do_at_once(stripes: fo.Dataset, 
 def test_the_form_for_maps_lists_what_was_trained_on_the_dataset(stripes: fo.Dataset, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "stripes"
     assert "checkpoint" in form(ComputeCam, stripes, source="checkpoint")
-    focam.train_classifier(stripes, "ground_truth", out, snapshots=[1], **QUICK)
+    focam.train_classifier(stripes, "ground_truth", out, snapshots=[1], **quick())
     instance = ComputeCam()
     resolved = instance.resolve_input(context(stripes, {"source": "checkpoint"}))
     field = resolved.type.properties["checkpoint"]
@@ -228,7 +240,7 @@ def test_the_form_for_maps_lists_what_was_trained_on_the_dataset(stripes: fo.Dat
 
 def test_a_training_is_deleted_like_a_run_of_maps_and_its_checkpoint_stays(stripes: fo.Dataset, tmp_path: Path) -> None:
     out = tmp_path / "stripes"
-    focam.train_classifier(stripes, "ground_truth", out, **QUICK)
+    focam.train_classifier(stripes, "ground_truth", out, **quick())
     registered_run(stripes)
     resolved = DeleteCamRun().resolve_input(context(stripes, {"key": "stripes"}))
     choices = resolved.type.properties["key"].view.choices

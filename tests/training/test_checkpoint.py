@@ -10,7 +10,7 @@ from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.record import to_plain
 from fiftyone_cam.training.record import checkpoints
 from fiftyone_cam.training.train_classifier import train_classifier
-from tests.helpers.trainings import QUICK, details, same, weights
+from tests.helpers.trainings import QUICK, details, quick, same, weights
 
 
 def test_the_checkpoint_is_the_classifier_and_nothing_in_it_is_pickled(trained):
@@ -35,7 +35,7 @@ def test_the_checkpoint_is_the_classifier_and_nothing_in_it_is_pickled(trained):
 
 def test_snapshots_are_checkpoints_of_their_epochs(stripes, tmp_path):
     out = tmp_path / "out"
-    train_classifier(stripes, "ground_truth", out, snapshots=[1, 3], patience=1, **QUICK)
+    train_classifier(stripes, "ground_truth", out, snapshots=[1, 3], **quick(patience=1))
     run = catalog.load_training(stripes, "out")
     assert len(run.history) == 3  # patience would end before the last snapshot
     assert run.snapshots == {1: out / "epoch_1", 3: out / "epoch_3"}
@@ -70,15 +70,15 @@ def test_a_folder_of_something_else_is_left_alone(stripes, tmp_path):
 
 def test_another_training_in_the_folder_is_named_and_replaced_only_when_asked(stripes, tmp_path):
     out = tmp_path / "out"
-    quick = {**QUICK, "epochs": 1}
-    train_classifier(stripes, "ground_truth", out, snapshots=[1], **quick)
+    once = quick(epochs=1)
+    train_classifier(stripes, "ground_truth", out, snapshots=[1], **once)
     before = weights(out)
     with pytest.raises(SourceError, match=r"learning_rate was 0\.001, now 0\.01"):
-        train_classifier(stripes, "ground_truth", out, snapshots=[1], learning_rate=0.01, **quick)
+        train_classifier(stripes, "ground_truth", out, snapshots=[1], **quick(epochs=1, learning_rate=0.01))
     with pytest.raises(SourceError, match="other samples, labels or split"):
-        train_classifier(stripes.limit(30), "ground_truth", out, snapshots=[1], **quick)
+        train_classifier(stripes.limit(30), "ground_truth", out, snapshots=[1], **once)
     assert same(weights(out), before)
-    train_classifier(stripes, "ground_truth", out, learning_rate=0.01, overwrite=True, **quick)
+    train_classifier(stripes, "ground_truth", out, overwrite=True, **quick(epochs=1, learning_rate=0.01))
     assert not same(weights(out), before)
     assert not (out / "epoch_1").exists()
     assert catalog.load_training(stripes, "out").snapshots == {}

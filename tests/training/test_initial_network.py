@@ -20,7 +20,7 @@ def test_a_frozen_backbone_keeps_every_weight_but_the_last_layers(dataset, tmp_p
     """Batch normalisation's statistics included; and what was learned on features is what the whole network does."""
     dataset.add_samples(striped(tmp_path / "photos", {"narrow": 10, "wide": 10}, size=(60, 60)))
     classifier = train_classifier(
-        dataset, "ground_truth", tmp_path / "out", freeze="backbone", size=64, epochs=4, split=0.4
+        dataset, "ground_truth", tmp_path / "out", size=64, split=0.4, recipe=focam.Recipe(freeze="backbone", epochs=4)
     )
     given = focam.load_classifier("efficientnet_lite0").network.module.state_dict()
     found = weights(tmp_path / "out")

@@ -9,7 +9,7 @@ import fiftyone_cam as focam
 from fiftyone_cam.core.errors import FieldError, RunError
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.training.train_classifier import train_classifier
-from tests.helpers.trainings import QUICK
+from tests.helpers.trainings import QUICK, quick
 
 
 def test_deleting_the_run_leaves_the_dataset_as_it_was_and_the_checkpoint(trained, tmp_path):
@@ -44,5 +44,5 @@ def test_a_key_that_is_taken_is_refused_and_nothing_is_changed(trained, tmp_path
 
 @pytest.mark.parametrize(("name", "key"), [("cats dogs-2", "cats_dogs_2"), ("5", "train_5"), ("_x", "train_x")])
 def test_the_key_is_the_folders_name_as_a_field_can_have_it(stripes, tmp_path, name, key):
-    train_classifier(stripes, "ground_truth", tmp_path / name, **{**QUICK, "epochs": 1})
+    train_classifier(stripes, "ground_truth", tmp_path / name, **quick(epochs=1))
     assert catalog.list_trainings(stripes) == [key]

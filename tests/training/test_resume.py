@@ -18,7 +18,7 @@ from fiftyone_cam.networks.small_gap_net import SmallGapNet
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.training.progress import Clock, Progress
 from fiftyone_cam.training.train_classifier import train_classifier
-from tests.helpers.trainings import QUICK, details, same, weights
+from tests.helpers.trainings import QUICK, details, quick, same, weights
 
 
 def test_killed_in_the_middle_of_an_epoch_it_ends_as_if_unbroken(stripes, tmp_path):
@@ -27,6 +27,7 @@ import os, signal
 import fiftyone as fo
 import torch
 from fiftyone_cam.training.progress import Clock
+from fiftyone_cam.training.recipe import Recipe
 from fiftyone_cam.training.train_classifier import train_classifier
 
 def die(progress):
@@ -105,7 +106,7 @@ def test_full_disk_keeps_what_was_saved_and_goes_on(stripes, tmp_path, monkeypat
 
 def test_a_loss_that_is_no_number_is_told_on_the_run(stripes, tmp_path):
     with pytest.raises(TrainingError, match="lower learning rate than 1e"):
-        train_classifier(stripes, "ground_truth", tmp_path / "out", learning_rate=1e30, **QUICK)
+        train_classifier(stripes, "ground_truth", tmp_path / "out", **quick(learning_rate=1e30))
     run = catalog.load_training(stripes, "out")
     assert run.record.status == "interrupted"
     assert "the loss became" in run.record.stopped_by

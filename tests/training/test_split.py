@@ -12,16 +12,16 @@ from fiftyone_cam.core.errors import CamError, FieldError
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.training.train_classifier import train_classifier
-from tests.helpers.trainings import QUICK, striped
+from tests.helpers.trainings import QUICK, quick, striped
 
 
 def test_a_split_by_tags_or_by_a_field_is_the_one_that_they_say(stripes, tmp_path):
     for index, sample in enumerate(stripes.iter_samples(autosave=True)):
         sample.tags = [("train", "val", "holdout")[index % 3]]
         sample["fold"] = ("Training", "test", None)[index % 3]
-    quick = {**QUICK, "epochs": 1}
+    once = quick(epochs=1)
     for key, split in (("tagged", "tags"), ("folded", "fold")):
-        train_classifier(stripes, "ground_truth", tmp_path / key, split=split, **quick)
+        train_classifier(stripes, "ground_truth", tmp_path / key, split=split, **once)
         parts = [part for _, part in zip(range(40), ["train", "validation", None] * 14, strict=False)]
         assert stripes.values(f"{key}_split") == parts
         assert catalog.load_training(stripes, key).counts.outside == 13

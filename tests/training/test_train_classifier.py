@@ -14,7 +14,7 @@ from fiftyone_cam.runs import catalog
 from fiftyone_cam.training.progress import Progress
 from fiftyone_cam.training.record import checkpoints
 from fiftyone_cam.training.train_classifier import train_classifier
-from tests.helpers.trainings import QUICK, details, same, weights
+from tests.helpers.trainings import QUICK, details, quick, same, weights
 
 # a whole training
 
@@ -83,7 +83,7 @@ def test_another_dataset_with_the_same_photos_gets_its_evaluation_without_traini
 
 def test_a_seed_decides_the_weights(stripes, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train_classifier(stripes, "ground_truth", tmp_path / name, seed=seed, **{**QUICK, "epochs": 1})
+        train_classifier(stripes, "ground_truth", tmp_path / name, **quick(epochs=1, seed=seed))
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
@@ -94,13 +94,12 @@ def test_a_seed_decides_the_weights(stripes, tmp_path):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"freeze": "backbone"}, "random weights"),
-        ({"freeze": "head"}, "expected None or 'backbone'"),
+        ({"recipe": focam.Recipe(freeze="backbone")}, "random weights"),
         ({"snapshots": [2, 9]}, r"epoch \[9\] of 3"),
         ({"size": 4}, "at least 8"),
-        ({"epochs": 0}, "epochs is 0"),
+        ({"recipe": {"epochs": 5}}, "recipe is a dict, expected focam.Recipe"),
         ({"augment": v2.RandomCrop(12)}, "augment gives"),
-        ({"precision": "float16", "device": "cpu"}, "needs a GPU"),
+        ({"recipe": focam.Recipe(precision="float16"), "device": "cpu"}, "needs a GPU"),
     ],
 )
 def test_settings_that_contradict_are_refused_before_anything_is_written(stripes, tmp_path, change, word):
@@ -111,9 +110,9 @@ def test_settings_that_contradict_are_refused_before_anything_is_written(stripes
 
 
 def test_an_augmentation_of_ones_own_replaces_the_usual(stripes, tmp_path):
-    quick = {**QUICK, "epochs": 1}
-    train_classifier(stripes, "ground_truth", tmp_path / "plain", augment=v2.Identity(), **quick)
-    train_classifier(stripes, "ground_truth", tmp_path / "usual", **quick)
+    once = quick(epochs=1)
+    train_classifier(stripes, "ground_truth", tmp_path / "plain", augment=v2.Identity(), **once)
+    train_classifier(stripes, "ground_truth", tmp_path / "usual", **once)
     assert details(tmp_path / "plain")["training"]["augment"] == "Identity()"
     assert not same(weights(tmp_path / "plain"), weights(tmp_path / "usual"))
 
@@ -132,7 +131,7 @@ def test_frozen_lite0_tells_cats_from_dogs(data, tmp_path):
         dataset.sort_by("filepath").select([id for ids in _by_class(dataset) for id in ids[:count]])
         for dataset, count in zip(photos.values(), (200, 50), strict=True)
     )
-    classifier = train_classifier(train, "ground_truth", tmp_path / "cats_dogs", freeze="backbone")
+    classifier = train_classifier(train, "ground_truth", tmp_path / "cats_dogs", recipe=focam.Recipe(freeze="backbone"))
     run = focam.compute_cam(test, classifier, key="cam", ground_truth="ground_truth", progress=False)
     assert run.record.accuracy >= 0.95
     assert run.certificate < 1e-5

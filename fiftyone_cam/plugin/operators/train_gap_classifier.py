@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.dataset import app_config
 from fiftyone_cam.plugin import forms, model_sources, work
 from fiftyone_cam.runs import catalog, training_run
+from fiftyone_cam.training.recipe import Recipe
 from fiftyone_cam.training.record import check_key, key_of, read_checkpoint_json
 
 if TYPE_CHECKING:
@@ -62,10 +64,11 @@ class TrainGapClassifier(foo.Operator):
         Returns:
             the classifier, or FiftyOne's record of the delegated operation.
 
-        >>> foo.get_operator("fiftyone_cam/train_gap_classifier")(dataset, "ground_truth", "runs/pets", epochs=5)
+        >>> foo.get_operator("fiftyone_cam/train_gap_classifier")(dataset, "ground_truth", "runs/pets", arch="resnet18")
         """
         if delegate:
-            params = {"ground_truth": ground_truth, "out_dir": out_dir, "settings": kwargs}
+            plain = {**kwargs, "recipe": asdict(kwargs.get("recipe", Recipe()))}
+            params = {"ground_truth": ground_truth, "out_dir": out_dir, "settings": plain}
             return foo.execute_operator(self.uri, {"view": samples.view()}, params=params, request_delegation=True)
 
         from fiftyone_cam.training.train_classifier import train_classifier
@@ -302,26 +305,26 @@ def snapshots(typed: Any) -> list[int]:
 def asked(params: Mapping[str, Any]) -> dict[str, Any]:
     """What ``train_classifier`` is given, from a form's parameters, or from ``settings`` as Python passes them.
 
-    >>> asked({"arch": "resnet18", "epochs": 3, "split": "tags"})["split"]
-    'tags'
+    >>> asked({"arch": "resnet18", "epochs": 3, "split": "tags"})["recipe"].epochs
+    3
     """
     if "settings" in params:
-        return dict(params["settings"])
+        settings = params["settings"]
+        return {**settings, "recipe": Recipe(**settings.get("recipe", {}))}
     split = params.get("split") or AT_RANDOM
     pretrained = params.get("pretrained", True)
     found = {
         "arch": params.get("arch"),
-        "epochs": params.get("epochs"),
         "split": params.get("fraction") if split == AT_RANDOM else split,
-        "freeze": "backbone"
-        if pretrained and params.get("freeze") and params.get("arch") not in model_sources.SMALL
-        else None,
         "snapshots": snapshots(params.get("snapshots")),
-        **{name: params.get(name) for name in ("key", "device", "size", "batch_size", "learning_rate", "overwrite")},
-        **{name: params.get(name) for name in ("patience", "seed")},
+        **{name: params.get(name) for name in ("key", "device", "size", "overwrite")},
     }
+    recipe = {name: params.get(name) for name in ("epochs", "batch_size", "learning_rate", "patience", "seed")}
+    if pretrained and params.get("freeze") and params.get("arch") not in model_sources.SMALL:
+        recipe["freeze"] = "backbone"
     # what was left empty is left to the SDK
     given = {name: value for name, value in found.items() if value not in (None, "", [])}
+    given["recipe"] = Recipe(**{name: value for name, value in recipe.items() if value is not None})
     return given if pretrained else {**given, "weights": None}
 
 
