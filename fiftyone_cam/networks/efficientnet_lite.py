@@ -100,7 +100,7 @@ class EfficientNetLite(nn.Module):
         return logits
 
 
-def _round(channels: float, divisor: int = 8) -> int:
+def _round(channels: float) -> int:
     """The nearest multiple of 8 that is not more than a tenth below."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
