@@ -12,7 +12,7 @@ from fiftyone.operators.executor import ExecutionContext, Executor
 
 import fiftyone_cam as focam
 from fiftyone_cam.analysis.export_overlays import export_overlays
-from fiftyone_cam.plugin import forms
+from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin.operators.audit_attention import AuditAttention
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
 from fiftyone_cam.plugin.panels.audit import AuditPanel
@@ -88,7 +88,7 @@ def test_hostile_labels_are_text_in_summaries_and_forms(hostile):
         assert "](javascript" not in words
         assert len(words) < 10_000
     for label in HOSTILE:
-        shown = forms.plain(label)
+        shown = escape_markdown(label)
         assert "\n" not in shown
         assert len(shown) <= 610
         assert "<" not in shown.replace("\\<", "")

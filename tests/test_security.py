@@ -71,6 +71,9 @@ def test_the_app_never_unpickles_a_file(photos, evil):
     for params in (asked, {"classifier": str(evil), "arch": "resnet18", "classes": ["a"], "trust_pickle": True}):
         with pytest.raises(focam.SourceError, match="was not opened"):
             execute(ComputeCam(), photos, {"key": "cam", "kwargs": {"trust_pickle": True}, **params})
+    scheduled = {"classifier": str(evil), "arch": "resnet18", "classes": ["a"], "trust_pickle": True}
+    with pytest.raises(focam.SourceError, match="was not opened"):
+        execute(ComputeCam(), photos, {"arguments": scheduled})
     assert focam.list_runs(photos) == []
 
 
@@ -199,8 +202,8 @@ def test_a_checkpoint_replaces_nothing_of_others(tmp_path):
 
 @pytest.mark.parametrize("text", ["a, " * 5000, "~nobody-of-this-name/x", "x\0y", "/" * 5000])
 def test_whatever_is_typed_where_a_path_could_be_is_answered(photos, text):
-    assert model_sources.problem("checkpoint", text)
-    assert model_sources.problem("weights", text)
+    assert model_sources.SOURCES["checkpoint"].problem(text)
+    assert model_sources.SOURCES["weights"].problem(text)
     assert model_sources.class_names(text)
     with pytest.raises(focam.SourceError):
         focam.load_classifier(text)

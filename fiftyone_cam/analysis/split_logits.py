@@ -40,7 +40,7 @@ def split_logits(
     Args:
         samples: the dataset or view.
         sample_id: of the sample.
-        classifier: as for :func:`compute_cam`.
+        classifier: as for :func:`compute_cam`; the one that the run was made with.
         key: an audited run. If its audit has objects, evidence is split into inside and outside.
         labels: classes instead of the strongest.
         top_k: how many of the strongest.
@@ -50,6 +50,7 @@ def split_logits(
         three add up to the logit. ``evidence_in`` is None if no object is known.
 
     Raises:
+        RunError: there is no such run, or it was made with other weights.
         CamError: the image has no result; the message is the reason.
 
     >>> split_logits(dataset, sample.id, classifier)[0]
@@ -58,6 +59,7 @@ def split_logits(
     run = catalog.load_run(samples, key)
     sample = run.dataset.select(sample_id)
     classifier = load_classifier(classifier)
+    run.require_weights(classifier.fingerprint)
     top_k = min(top_k, len(classifier.classes))
     result = classifier.explain(sample.values("filepath")[0], labels, top_k=top_k)
     if isinstance(result, Failure):

@@ -24,7 +24,7 @@ def explain_sample(
     Args:
         samples: the dataset or view.
         sample_id: of the sample.
-        classifier: as for :func:`compute_cam`.
+        classifier: as for :func:`compute_cam`; the one that the run was made with.
         label: the class; by default the predicted one.
         key: a run of this project on the dataset, made by :func:`compute_cam`.
 
@@ -32,7 +32,7 @@ def explain_sample(
         the heatmap as stored, in the run's own display scale.
 
     Raises:
-        RunError: there is no such run.
+        RunError: there is no such run, or it was made with other weights.
         SourceError: the classifier has no such class.
         CamError: the image has no result; the message is the reason.
 
@@ -44,6 +44,7 @@ def explain_sample(
         found = f"{type(sample_id).__name__} {str(sample_id)[:40]!r}"
         raise CamError(f"expected a sample's id, found {found}: pass sample.id")
     classifier = load_classifier(classifier)
+    run.require_weights(classifier.fingerprint)
     try:
         sample = run.dataset[str(sample_id)]
     except KeyError:

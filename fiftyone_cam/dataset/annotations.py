@@ -311,6 +311,9 @@ _READERS: dict[type, type[_Reader]] = {
     fo.Segmentation: _Segmentation,
 }
 
+PLACES = tuple(_READERS)
+"""The label types that say where something is."""
+
 
 def _finite(values: Any) -> bool:
     array = np.asarray(values, np.float64)

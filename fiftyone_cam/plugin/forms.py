@@ -6,9 +6,7 @@ Drawn on the server's event loop at every keystroke: schema and run records only
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,31 +15,14 @@ import fiftyone as fo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.plugin import model_sources
+from fiftyone_cam.plugin import installed
 from fiftyone_cam.runs import catalog, store
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.training_run import TrainingRun
-from fiftyone_cam.training.record import checkpoints
 
 Made = TypeVar("Made")
 
 ASSETS = "/fiftyone_cam/plugin/assets"
-
-WRITES = ("prediction", "heatmap", "error")
-"""What :func:`compute_cam` always writes, without the key; known here because ``fields`` needs torch."""
-
-CONTRAST = "contrast"
-
-PRECISIONS = {
-    "float32": "Exact to rounding",
-    "bfloat16": "Faster on recent GPUs and CPUs; maps are still added up in float32",
-    "float16": "Faster on GPUs; maps are still added up in float32",
-}
-
-ENGINES = {
-    "local": "The machine that runs this",
-    "ray": "Actors of Ray, on the cluster that RAY_ADDRESS names or else on this machine; all must find the images",
-}
 
 
 def icon(name: str) -> dict[str, str]:
@@ -56,26 +37,24 @@ def button(place: types.Places, label: str, name: str) -> types.Placement:
     return types.Placement(place, view)
 
 
-def refuse(prop: types.Property, reason: str | None) -> None:
+def mark_invalid(prop: types.Property, reason: str | None) -> None:
     """Mark a field as wrong, and say why under it."""
     if reason:
         prop.invalid = True
         prop.error_message = reason
 
 
+def fill_in(inputs: types.Object, params: dict[str, Any]) -> None:
+    """Give the parameters that are missing the form's defaults, as the App does where somebody sees the form."""
+    for name, prop in inputs.properties.items():
+        shown_only = isinstance(prop.type, types.Void) or isinstance(prop.view, types.MarkdownView)
+        if not shown_only and not isinstance(prop, types.ViewTargetProperty) and prop.default is not None:
+            params.setdefault(name, prop.default)
+
+
 def notice(inputs: types.Object, name: str, text: str, severity: str = "info") -> None:
     """A line of information between the fields."""
     inputs.view(name, types.AlertView(label=text, severity=severity))
-
-
-def plain(text: str, most: int = 300) -> str:
-    """Text inside a line of Markdown, shown as it is; cut where it is longer than anybody reads.
-
-    >>> plain("a*b_c")
-    'a\\*b\\_c'
-    """
-    text = text if len(text) <= most else f"{text[: most - 1]}…"
-    return re.sub(r"([\\`*_{}\[\]<>()#+.!|~-])", r"\\\1", " ".join(text.split()))
 
 
 def choices(entries: Mapping[str, str], view: type[types.Choices] = types.DropdownView, **kwargs: Any) -> types.Choices:
@@ -103,60 +82,6 @@ def dataset_problem(dataset: fo.Dataset | None) -> str | None:
     return None
 
 
-def classifier(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]) -> None:
-    """Where the classifier comes from, and the fields that this source needs."""
-    if params.get("classifier"):  # named by the caller, as Python does
-        inputs.str("classifier", label="Classifier", default=params["classifier"])
-        return
-    source = params.get("source") or model_sources.default_source()
-    if source not in model_sources.SOURCES:
-        source = model_sources.default_source()
-    view = types.DropdownView()
-    for name, entry in model_sources.SOURCES.items():
-        view.add_choice(name, label=entry.label, description=entry.description)
-    inputs.enum("source", view.values(), view=view, label="Classifier from", default=source, required=True)
-
-    entry = model_sources.SOURCES[source]
-    names = entry.names()
-    default = names[0] if source == "lite" and names else "resnet18" if source == "torchvision" else None
-    help = entry.help
-    if source == "checkpoint" and (trained := checkpoints(dataset)):
-        names = [str(path) for path in trained.values()]
-        default = names[0]
-        help = f"Trained on this dataset: {'; '.join(f'{name} in {path}' for name, path in trained.items())}"
-    prop = inputs.str(
-        source,
-        label=entry.field,
-        description=help,
-        default=default,
-        required=True,
-        view=completion(names) if names else types.TextFieldView(),
-    )
-    refuse(prop, model_sources.problem(source, params.get(source)))
-
-    if source == "weights":
-        arch = params.get("arch")
-        prop = inputs.str(
-            "arch",
-            label="Architecture",
-            description="Of the network that these weights belong to",
-            required=True,
-            view=completion((*model_sources.LITE, *model_sources.SMALL, *model_sources.torchvision_names())),
-        )
-        if arch and arch not in (*model_sources.LITE, *model_sources.SMALL) and not arch.startswith("timm:"):
-            refuse(prop, model_sources.problem("torchvision", arch))
-    if source == "weights" or params.get("advanced"):
-        required = source == "weights"
-        inputs.str(
-            "classes",
-            label="Class names",
-            description="One name for each logit, in order: a line each, or with commas, or the path of a text file"
-            + ("" if required else ". Empty: the model's own"),
-            required=required,
-            view=types.TextFieldView(multiline=True, rows=3),
-        )
-
-
 def ground_truth(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]) -> None:
     """The field with the true class, and a translation of the model's words into its words."""
     found = label_fields(dataset)
@@ -175,7 +100,7 @@ def ground_truth(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str,
         field = dataset.get_field(value)
         kind = getattr(field, "document_type", type(field)).__name__
         said = f"{value} holds {kind}" if field else f"there is no field {value}"
-        refuse(prop, f"{said}, expected a Classification field: {', '.join(found) or 'this dataset has none'}")
+        mark_invalid(prop, f"{said}, expected a Classification field: {', '.join(found) or 'this dataset has none'}")
     typed = params.get("class_map")
     prop = inputs.str(
         "class_map",
@@ -186,17 +111,17 @@ def ground_truth(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str,
     try:
         class_map(typed)
     except CamError as error:
-        refuse(prop, str(error))
+        mark_invalid(prop, str(error))
 
 
-def written(dataset: fo.Dataset) -> set[str]:
+def fields_of_runs(dataset: fo.Dataset) -> set[str]:
     """The fields that runs of this project wrote."""
     return {path for key in catalog.list_runs(dataset) for path in store.written_fields(dataset, key)}
 
 
 def label_fields(dataset: fo.Dataset) -> list[str]:
     """The Classification fields that neither a run nor a training of this project wrote."""
-    ours = written(dataset)
+    ours = fields_of_runs(dataset)
     for key in catalog.list_trainings(dataset):
         ours |= set(store.written_fields(dataset, key))
     return [path for path in dataset.get_field_schema(embedded_doc_type=fo.Classification) if path not in ours]
@@ -219,82 +144,6 @@ def class_map(typed: Any) -> dict[str, str] | None:
     return dict(found)
 
 
-def run_key(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]) -> None:
-    """The key of a run that is new or continues, with what it would overwrite."""
-    key = params.get("key") or "cam"
-    prop = inputs.str(
-        "key",
-        label="Run key",
-        description="The run's name, and the beginning of its fields' names",
-        default="cam",
-        required=True,
-    )
-    reason = key_problem(dataset, key, params)
-    if reason:
-        refuse(prop, reason)
-        return
-    if key not in catalog.list_runs(dataset):
-        return
-    run = catalog.load_run(dataset, key)
-    changed = changes(run, params)
-    counts = run.counts
-    inputs.bool(
-        "overwrite",
-        label="Compute everything again",
-        description=f"Deletes what run {key} left, {counts.computed:,} maps, and starts anew"
-        if changed
-        else "Also what has a result",
-        default=False,
-        view=types.CheckboxView(),
-    )
-    if changed and not params.get("overwrite"):
-        refuse(prop, f"run {key} was made with {'; '.join(changed)}: use another key, or compute everything again")
-    elif not changed:
-        notice(
-            inputs,
-            "continues",
-            f"Run {key} has {counts.computed:,} maps ({run.status}). It goes on: only samples without a "
-            "result are computed",
-        )
-
-
-def key_problem(dataset: fo.Dataset, key: str, params: Mapping[str, Any]) -> str | None:
-    """Why a run cannot be made under a key."""
-    try:
-        catalog.check_key(dataset, key)
-    except CamError as error:
-        return str(error)
-    mine = catalog.load_run(dataset, key).fields if key in catalog.list_runs(dataset) else {}
-    names = [*WRITES, *([CONTRAST] if params.get("ground_truth") else [])]
-    taken = [path for path in (f"{key}_{name}" for name in names) if path not in mine and dataset.has_field(path)]
-    if taken:
-        return f"the dataset has {', '.join(taken)} already, not from a run of this plugin: use another key"
-    return None
-
-
-def changes(run: CamRun, params: Mapping[str, Any]) -> list[str]:
-    """In what a run's configuration differs from a form's, as far as it can be known without loading a model."""
-    record, found = run.record, []
-    source = params.get("source") or model_sources.default_source()
-    name = params.get(source)
-    if name and not params.get("classifier") and source in model_sources.SOURCES:
-        made = (record.classifier.source, record.classifier.model)
-        asked = (
-            model_sources.SOURCES[source].origin,
-            re.split(r"[/\\]", name.rstrip("/\\"))[-1] if source in FILES else name,
-        )
-        if made != asked:
-            found.append(f"{made[1]} from {made[0]}")
-    for setting, default in (("ground_truth", None), ("precision", "float32"), ("top_k", 1)):
-        before, now = getattr(record.settings, setting), params.get(setting) or default
-        if before != now:
-            found.append(f"{setting} {before}")
-    return found
-
-
-FILES = ("checkpoint", "weights")
-
-
 def existing_run(
     inputs: types.Object,
     dataset: fo.Dataset,
@@ -311,10 +160,8 @@ def existing_run(
         notice(inputs, f"unreadable_{key}", reason, "warning")
     keys = list(found)
     if not keys:
-        prop = inputs.view(
-            "none", types.Error(label="There is no run yet", description="Compute class activation maps first")
-        )
-        prop.invalid = True
+        error = types.Error(label="There is no run yet", description="Compute class activation maps first")
+        mark_invalid(inputs.view("none", error), "There is no run yet: compute class activation maps first")
         return None
     inputs.enum(
         "key",
@@ -325,6 +172,11 @@ def existing_run(
         view=choices({key: describe(run) for key, run in found.items()}),
     )
     return found.get(params.get("key") or keys[-1])
+
+
+def count_maps(run: CamRun) -> str:
+    """What a choice of runs says of each: how many maps it has."""
+    return f"{run.counts.computed:,} maps"
 
 
 def folder(kind: str, dataset: fo.Dataset) -> Path:
@@ -349,38 +201,17 @@ def _numbered(name: str, make: Callable[[str], Made]) -> Iterator[Made]:
 
 def device(inputs: types.Object, ctx: Any) -> None:
     """The device to compute on."""
-    found = model_sources.devices()
+    found = installed.devices()
     prop = inputs.str(
         "device",
         label="Device",
         description="Empty: a GPU if there is one",
         view=choices(found),
     )
-    asked = ctx.params.get("device")
-    if asked and asked not in (*found, "cuda") and not ctx.requesting_delegated_execution:
-        refuse(prop, f"this machine has no {asked}: it has {', '.join(found)}")
-    if asked == "cuda" and "cuda:0" not in found and not ctx.requesting_delegated_execution:
-        refuse(prop, f"this machine has no GPU that PyTorch can use: it has {', '.join(found)}")
-
-
-def engine(inputs: types.Object, params: Mapping[str, Any]) -> None:
-    """Where to compute; asked only where there is a choice.
-
-    Which cluster is no question for a form: whoever starts the server says so, with ``RAY_ADDRESS``.
-    """
-    if find_spec("ray") is None:
+    chosen = ctx.params.get("device")
+    if ctx.requesting_delegated_execution or not installed.answered("torch"):
         return
-    prop = inputs.str("engine", label="Engine", default="local", view=choices(ENGINES))
-    if params.get("engine") != "ray":
-        return
-    if str(params.get("device") or "").startswith("cuda:"):
-        refuse(prop, f"Ray chooses the GPU of each actor: with it, the device is cuda, not {params['device']}")
-    inputs.int(
-        "num_actors",
-        label="Actors",
-        description="Empty: one for each GPU of the cluster, or for each node of a cluster without",
-        min=1,
-    )
-    inputs.float(
-        "gpus_per_actor", label="GPUs per actor", description="0.5 lets two actors share one", min=0, default=1.0
-    )
+    if chosen and chosen not in (*found, "cuda"):
+        mark_invalid(prop, f"this machine has no {chosen}: it has {', '.join(found)}")
+    if chosen == "cuda" and "cuda:0" not in found:
+        mark_invalid(prop, f"this machine has no GPU that PyTorch can use: it has {', '.join(found)}")

@@ -178,7 +178,7 @@ def logit_bars(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*bars, total]
 
 
-def picture(found: queries.Picture) -> tuple[dict[str, Any], dict[str, Any]]:
+def picture(found: queries.SampleMap) -> tuple[dict[str, Any], dict[str, Any]]:
     """A map over its image: a trace and a layout."""
     height, width = len(found.rows), len(found.rows[0])
     top = max(max(abs(value) for value in row) for row in found.rows) or 1.0

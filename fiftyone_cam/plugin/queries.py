@@ -1,4 +1,4 @@
-"""What the App's forms and panels ask of a dataset, answered without torch and in one look at the database."""
+"""What the App's forms and panels ask of a dataset. No answer needs PyTorch; each takes one query or two."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from typing import Any, NamedTuple
 import fiftyone as fo
 
 from fiftyone_cam.analysis.audit_report import AuditReport
-from fiftyone_cam.core.errors import RunError
+from fiftyone_cam.dataset.annotations import PLACES
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.internals import dataset_of, is_generated
 from fiftyone_cam.runs import catalog
-from fiftyone_cam.runs.cam_run import CamRun
-
-_PLACES = (fo.Detections, fo.Detection, fo.Polylines, fo.Polyline, fo.Segmentation)
-"""Label types that say where something is, as an audit reads them."""
 
 _ENOUGH = 5000
 
@@ -27,7 +23,7 @@ def place_fields(samples: Collection) -> list[str]:
     ['animals']
     """
     schema = samples.get_field_schema(ftype=fo.EmbeddedDocumentField)
-    return [path for path, field in schema.items() if issubclass(field.document_type, _PLACES)]
+    return [path for path, field in schema.items() if issubclass(field.document_type, PLACES)]
 
 
 def class_words(samples: Collection, field: str) -> tuple[list[str], int | None]:
@@ -58,12 +54,12 @@ class Missing(NamedTuple):
     text: str
 
 
-def missing(samples: Collection, key: str | None) -> Missing | None:
-    """What stands between these samples and a panel that shows an audit of them; None if nothing does.
+def missing_for_audit(samples: Collection, key: str | None) -> Missing | None:
+    """What the audit panel lacks to show these samples; None if it lacks nothing.
 
-    After ``fresh``, ``objects`` and ``truth`` there is something to show all the same.
+    Where ``fresh``, ``objects`` or ``truth`` is missing, the panel still has something to show.
 
-    >>> missing(dataset, None)
+    >>> missing_for_audit(dataset, None)
     Missing(what='run', text='This dataset has no class activation maps yet: compute them first.')
     """
     if dataset_of(samples).media_type not in ("image", "group", None):
@@ -93,10 +89,11 @@ def missing(samples: Collection, key: str | None) -> Missing | None:
     return None
 
 
-def said(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
-    """Of one sample: ``true``, its true class; ``verdict``; ``contrast``, whether it has a contrastive map; ``stale``.
+def sample_summary(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
+    """What is known of one sample: its ``true`` class, its ``verdict``, whether it has a contrastive map
+    (``contrast``), and why its audit is out of date (``stale``).
 
-    >>> said(dataset, sample.id, "cam")
+    >>> sample_summary(dataset, sample.id, "cam")
     {'true': 'tabby', 'verdict': 'distracted', 'contrast': True, 'stale': None}
     """
     run = catalog.load_run(samples, key)
@@ -117,10 +114,10 @@ def said(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
     return found
 
 
-def no_result(samples: Collection, sample_id: str, key: str) -> Missing:
+def why_no_map(samples: Collection, sample_id: str, key: str) -> Missing:
     """Why a sample has no map.
 
-    >>> no_result(dataset, sample.id, "cam").text
+    >>> why_no_map(dataset, sample.id, "cam").text
     'This sample has no map: truncated file'
     """
     field = f"{key}_error"
@@ -128,17 +125,7 @@ def no_result(samples: Collection, sample_id: str, key: str) -> Missing:
     return Missing("sample", f"This sample has no map: {reason or f'run {key} did not cover it; compute it too'}.")
 
 
-def check_same(run: CamRun, classifier: Any) -> None:
-    """Whether a classifier is the one of a run.
-
-    Raises:
-        RunError: it has other weights.
-    """
-    if classifier.fingerprint != run.record.classifier.sha256:
-        raise RunError(f"the classifier has other weights than that of run {run.key!r}: expected the same")
-
-
-class Picture(NamedTuple):
+class SampleMap(NamedTuple):
     """A map over its image: ``label`` and, of a contrast, ``versus``; the signed map, logit units, as rows of numbers;
     and ``aspect``, the image's width over its height."""
 
@@ -149,10 +136,10 @@ class Picture(NamedTuple):
     rows: list[list[float]]
 
 
-def picture(samples: Collection, sample_id: str, field: str, side: int = 64) -> Picture | None:
+def sample_map(samples: Collection, sample_id: str, field: str, side: int = 64) -> SampleMap | None:
     """The signed map of a field of :func:`fiftyone_cam.compute_cam`, ready to be drawn; None where there is none.
 
-    >>> picture(dataset, sample.id, "cam_heatmap").label
+    >>> sample_map(dataset, sample.id, "cam_heatmap").label
     'tabby'
     """
     from fiftyone_cam.runs.heatmaps import signed_map
@@ -163,9 +150,10 @@ def picture(samples: Collection, sample_id: str, field: str, side: int = 64) -> 
         return None
     height, width = heat.map.shape  # small, but as the image is
     scale = side / max(height, width)
-    laid = signed_map(heat, (max(1, round(height * scale)), max(1, round(width * scale))))
+    drawn = signed_map(heat, (max(1, round(height * scale)), max(1, round(width * scale))))
     versus = heat["versus"] if heat.has_attribute("versus") else None
-    return Picture(heat.label, versus, sample.filepath, width / height, [[round(float(v), 3) for v in r] for r in laid])
+    rows = [[round(float(value), 3) for value in row] for row in drawn]
+    return SampleMap(heat.label, versus, sample.filepath, width / height, rows)
 
 
 def _sentence(text: str | None) -> str | None:

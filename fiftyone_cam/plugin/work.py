@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import math
 import threading
-import time
 import uuid
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, TypeVar
 
+import fiftyone as fo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError, Stopped
-from fiftyone_cam.training.progress import Progress
+from fiftyone_cam.core.names import FIRST_CHUNK
+from fiftyone_cam.training.progress import Progress, duration
 
 Result = TypeVar("Result")
 Report = Callable[[Any], None]
@@ -27,10 +27,6 @@ _BEAT = 0.4
 
 _stops: dict[str, threading.Event] = {}
 """What is being done now in this process, by a name of its own, and how to end it."""
-
-
-_FIRST = 64
-"""Samples of a first chunk of results. One beat after they are there, they are in the database as well."""
 
 
 @cache
@@ -46,15 +42,11 @@ def run(
 ) -> Generator[Any, None, Result]:
     """Do work that takes a ``progress`` function, and yield what the App shows meanwhile.
 
-    A delegated run reports to its record instead. Where the reader of this generator goes away, or somebody presses
-    Stop, the work ends at its next report; what it has written stays. ``first`` is yielded once, on the way, when the
-    first results are there: nobody should wait for the last one to see that it works.
+    The work ends at its next report where somebody presses Stop or the reader of this generator goes away. What it has
+    written stays. ``first`` is yielded once, when the first results are stored: they show early that it works.
 
     >>> result = yield from work.run(ctx, lambda report: compute_cam(…, progress=report), "Loading the classifier")
     """
-    if ctx.delegated:
-        return work(_recorder(ctx))
-
     latest: tuple[float | None, str] = (None, preparing)
     seen, due = 0, False
     name = uuid.uuid4().hex
@@ -75,12 +67,12 @@ def run(
             if first is not None and due:
                 yield from first()
                 first = None
-            due = seen >= _FIRST
+            due = seen >= FIRST_CHUNK  # the writer stores them within a beat
             yield _progress(ctx, progress, "Stopping" if stopped.is_set() else label, name)
             wait([future], timeout=_BEAT)
         error = future.exception()
-        if error is not None and "extended_selection" in ctx.request_params:  # asked for by an open App
-            yield failure(ctx, error)  # which shows nothing of an exception in a generator, and spins for ever
+        if error is not None:
+            yield failure(ctx, error)  # the App shows nothing of an exception in a generator, and spins for ever
         return future.result()
     finally:
         stopped.set()  # by an exception in here, the reader went away
@@ -88,18 +80,22 @@ def run(
         pool.shutdown(wait=False)  # may be the event loop that closes this generator: it must not wait
 
 
-def _recorder(ctx: Any) -> Report:
-    """Reports to a delegated run's record, every two seconds and in the end."""
-    last = -math.inf
+def has_app(ctx: Any) -> bool:
+    """Whether an open App asked for this, which then shows what is yielded; otherwise the caller wants a result.
 
-    def report(bar: Any) -> None:
-        nonlocal last
-        done, words = _state(bar)
-        if done >= 1 or time.monotonic() - last >= 2:
-            last = time.monotonic()
-            ctx.set_progress(done, words)
+    The App always sends its extended selection, also where it is empty. Python and agents do not.
+    """
+    return not ctx.delegated and "extended_selection" in ctx.request_params
 
-    return report
+
+def recorder(ctx: Any) -> Report:
+    """Reports to the record of a scheduled run: of samples every two seconds, of a training as it reports itself."""
+
+    def record(bar: Any) -> None:
+        ctx.set_progress(*_state(bar))
+
+    every_two_seconds: Report = fo.report_progress(record, dt=2)
+    return lambda bar: record(bar) if isinstance(bar, Progress) else every_two_seconds(bar)
 
 
 def stop(name: str) -> None:
@@ -126,20 +122,6 @@ def _state(bar: Any) -> tuple[float, str]:
         rate = done / seconds
         words += f" · {rate:,.1f} samples/s · {duration((total - done) / rate)} left"
     return (done / total if total else 0.0), words
-
-
-def duration(seconds: float) -> str:
-    """Time as people say it.
-
-    >>> duration(47), duration(200), duration(8000)
-    ('47 s', '3 min 20 s', '2 h 13 min')
-    """
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
 def failure(ctx: Any, error: BaseException) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
+from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.names import COMPILING_PAYS, ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.core.tables import Summary
 from fiftyone_cam.core.timing import Timing
@@ -39,6 +40,23 @@ class CamRun(Run[CamRecord]):
             computed = self.dataset.exists(self.field(HEATMAP)).count()
             return replace(counts, computed=computed, failed=self.dataset.exists(self.field(ERROR)).count())
         return replace(counts)
+
+    def require_weights(self, fingerprint: str) -> None:
+        """Refuse a classifier other than the run's: its maps and the run's could not be compared.
+
+        Args:
+            fingerprint: the classifier's, :attr:`Classifier.fingerprint`.
+
+        Raises:
+            RunError: the run was made with other weights.
+
+        >>> run.require_weights(classifier.fingerprint)
+        """
+        if fingerprint != self.record.classifier.sha256:
+            raise RunError(
+                f"the classifier has other weights than that of run {self.key!r}: expected the same "
+                f"{self.record.classifier.model}; compute another run with this one"
+            )
 
     @property
     def certificate(self) -> float:

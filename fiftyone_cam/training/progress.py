@@ -58,6 +58,10 @@ class Progress:
     accuracy: float | None = None
 
     def __str__(self) -> str:
+        """
+        >>> print(Progress("training", 0.5, 70, epoch=3, epochs=5, loss=0.4, accuracy=0.91))
+        training, epoch 3/5, loss 0.400, validation 91.0%, 1 min 10 s left
+        """
         parts = [self.stage]
         if self.epoch is not None:
             parts.append(f"epoch {self.epoch}/{self.epochs}")
@@ -68,10 +72,22 @@ class Progress:
         if self.accuracy is not None:
             parts.append(f"validation {self.accuracy:.1%}")
         if self.seconds_left is not None:
-            minutes, seconds = divmod(round(self.seconds_left), 60)
-            hours, minutes = divmod(minutes, 60)
-            parts.append(f"{hours}:{minutes:02}:{seconds:02} left" if hours else f"{minutes}:{seconds:02} left")
+            parts.append(f"{duration(self.seconds_left)} left")
         return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time in words, by its two largest units.
+
+    >>> duration(47), duration(200), duration(8000)
+    ('47 s', '3 min 20 s', '2 h 13 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
 Report = Callable[[Progress], None]
@@ -82,7 +98,7 @@ class Clock:
 
     >>> clock = Clock("computing features", print)
     >>> clock(0.5)
-    computing features, 50%, 0:02 left
+    computing features, 50%, 2 s left
     """
 
     def __init__(self, stage: str, report: Report | None, start: float = 0.0) -> None:

@@ -269,7 +269,7 @@ def test_stored_colour_scales_are_what_is_drawn(app: AppPage, tmp_path: Path) ->
     for name, (levels, limits, _) in ramps.items():
         label = fo.Heatmap(map=levels, range=limits)
         dataset.add_sample(fo.Sample(filepath=str(tmp_path / "grey.png"), **{run.field(name): label}))
-    app_config.show(dataset, "ramp")
+    run.show()
     dataset.app_config.active_fields = fo.ActiveFields(paths=[run.field(name) for name in ramps])
     dataset.save()
 
@@ -277,7 +277,7 @@ def test_stored_colour_scales_are_what_is_drawn(app: AppPage, tmp_path: Path) ->
     for index, (_, _, scale) in enumerate(ramps.values()):
         app.until(lambda index=index, scale=scale: _drawn(app.picture(index), scale) or None, f"the colours {scale}")
 
-    app_config.show(dataset, "ramp", colors="jet")
+    run.show(colors="jet")
     app.open(dataset)
     jet = ("#000083", "#003caa", "#05ffff", "#ffff00", "#fa0000", "#800000")
     app.until(lambda: _drawn(app.picture(0), jet, at=(0.2, 0.4, 0.6, 0.8)) or None, "jet on the heatmap")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fiftyone_cam as focam
-from tests.helpers.networks import NAMES
+from tests.helpers.networks import NAMES, SQUARE, tiny_gap
 
 
 @pytest.mark.parametrize("wrong", ["sample", "abc", "0" * 24, None])
@@ -32,3 +32,16 @@ def test_explain_any_class_of_one_sample(photos, classifier):
         focam.explain_sample(photos, sample.id, classifier, "catt")
     focam.delete_run(photos, "cam")
     assert not photos.has_sample_field("cam_explained")
+
+
+def test_another_classifier_is_refused_and_nothing_is_written(photos, classifier):
+    """Its maps would have another scale, and be stored as if they were the run's."""
+    focam.compute_cam(photos, classifier)
+    sample_id = photos.first().id
+    other = focam.load_classifier(tiny_gap(seed=9), NAMES, preprocessing=SQUARE)
+    for explain in (focam.explain_sample, focam.split_logits):
+        with pytest.raises(focam.RunError, match="other weights than that of run 'cam'"):
+            explain(photos, sample_id, other)
+    assert not photos.has_field("cam_explained")
+    copy = focam.load_classifier(classifier.network.module, NAMES, preprocessing=SQUARE)
+    assert focam.explain_sample(photos, sample_id, copy, NAMES[-1]).label == NAMES[-1]

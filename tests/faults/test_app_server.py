@@ -93,6 +93,7 @@ def asked(dataset: fo.Dataset, tmp_path: Path) -> dict[str, Any]:
         "operator_uri": "fiftyone_cam/compute_cam",
         "dataset_name": dataset.name,
         "view": [],
+        "extended_selection": None,
         "params": {"source": "checkpoint", "checkpoint": str(checkpoint), "key": "cam", "advanced": False},
     }
 
@@ -163,7 +164,7 @@ def test_an_immediate_run_dies_with_the_server_and_goes_on_when_asked_again(data
     server.start()
     answer = server.ask("/operators/execute/generator", asked)
     assert answer is not None
-    assert f"**10,000** have a map ({10_000 - done:,} new)".encode() in answer, answer[-2000:]
+    assert f"10,000 with a map, 0 failed, of 10,000; {10_000 - done:,} new".encode() in answer, answer[-2000:]
     check(dataset, before)
     after = dict(zip(*dataset.values(["id", "cam_heatmap.id"]), strict=True))
     assert kept.items() <= after.items(), "what was there was computed again"

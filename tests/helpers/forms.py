@@ -24,7 +24,8 @@ def _resolved(
 ) -> tuple[dict[str, Any], ValidationContext]:
     instance = operator()
     instance.plugin_name = "fiftyone_cam"
-    context = ExecutionContext({"dataset_name": dataset.name, "params": params}, operator_uri=instance.uri)
+    request = {"dataset_name": dataset.name, "params": params, "extended_selection": None}  # as the App sends it
+    context = ExecutionContext(request, operator_uri=instance.uri)
     resolved = instance.resolve_type(context, "inputs")
     json.dumps(resolved.to_json())  # what the server sends
     found = {name: prop.error_message if prop.invalid else None for name, prop in resolved.type.properties.items()}

@@ -14,4 +14,5 @@ def execute(operator: Any, dataset: fo.Dataset, params: dict[str, Any], **reques
 
 
 def context_of(dataset: fo.Dataset, params: dict[str, Any], **request: Any) -> ExecutionContext:
-    return ExecutionContext({"dataset_name": dataset.name, "params": params, **request}, executor=Executor())
+    asked = {"dataset_name": dataset.name, "params": params, "extended_selection": None, **request}
+    return ExecutionContext(asked, executor=Executor())

@@ -59,7 +59,8 @@ def computed(photos: fo.Dataset) -> fo.Dataset:
 
 
 def context(dataset: fo.Dataset, **params: Any) -> ExecutionContext:
-    return ExecutionContext({"dataset_name": dataset.name, "params": params}, executor=Executor())
+    request = {"dataset_name": dataset.name, "params": params, "extended_selection": None}  # as the App sends it
+    return ExecutionContext(request, executor=Executor())
 
 
 def run(operator: Any, dataset: fo.Dataset, **params: Any) -> str:
@@ -136,7 +137,7 @@ def test_localize_and_compare_from_forms(computed: fo.Dataset) -> None:
 
 def test_the_panel_says_what_is_missing(photos: fo.Dataset) -> None:
     def what(samples: Any = photos, key: str | None = "cam") -> str | None:
-        found = queries.missing(samples, key)
+        found = queries.missing_for_audit(samples, key)
         return found and found.what
 
     assert what(key=None) == "run"

@@ -14,16 +14,14 @@ import yaml
 from fiftyone.operators.executor import ExecutionContext
 
 import fiftyone_cam as focam
-from fiftyone_cam import networks
-from fiftyone_cam.core.network import PRECISIONS
+from fiftyone_cam.core.names import PRECISIONS
 from fiftyone_cam.engines.settings import ENGINES
-from fiftyone_cam.plugin import forms
+from fiftyone_cam.plugin import compute_form, installed
 from fiftyone_cam.plugin import model_sources as sources
 from fiftyone_cam.plugin.operators.compute_cam import ComputeCam, chosen_engine, engine_params
 from fiftyone_cam.plugin.operators.delete_cam_run import DeleteCamRun
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
 from fiftyone_cam.plugin.registry import OPERATORS
-from fiftyone_cam.runs.heatmaps import field_schema
 from tests.helpers.forms import form, valid
 from tests.helpers.stored_runs import registered_run
 
@@ -44,29 +42,33 @@ def labelled(dataset: fo.Dataset) -> fo.Dataset:
     return dataset
 
 
-# what the forms know without asking torch must stay what torch would say
+# what the forms know
 
 
-def test_names_read_from_sources_are_the_packages_own() -> None:
+def test_what_the_packages_answer_is_the_truth_and_what_is_offered_before_is_part_of_it() -> None:
+    import torch
     import torchvision
 
-    assert list(sources.torchvision_names()) == sorted(torchvision.models.list_models(module=torchvision.models))
+    assert list(installed.torchvision_names()) == sorted(torchvision.models.list_models(module=torchvision.models))
+    assert set(installed.TORCHVISION) <= set(installed.torchvision_names())
+    assert [name for name in installed.devices() if name != "cpu"] == [
+        f"cuda:{index}" for index in range(torch.cuda.device_count())
+    ]
     timm = pytest.importorskip("timm")
-    assert list(sources.timm_names()) == sorted(timm.list_models())
-    assert (sources.LITE, sources.SMALL) == (networks.LITE, networks.SMALL)
+    assert list(installed.timm_names()) == sorted(timm.list_models())
+    assert set(installed.TIMM) <= set(installed.timm_names())
 
 
-def test_constants_are_the_sdks_own() -> None:
-    assert set(forms.PRECISIONS) == set(PRECISIONS)
-    assert set(forms.ENGINES) == set(ENGINES)
-    assert set(field_schema(1, contrast=True)) == {*forms.WRITES, forms.CONTRAST}
+def test_a_form_has_words_for_all_that_can_be_chosen() -> None:
+    assert tuple(compute_form.PRECISIONS) == PRECISIONS
+    assert set(compute_form.ENGINES) == set(ENGINES)
 
 
 def test_zoo_names_are_in_the_zoo() -> None:
     import fiftyone.zoo as foz
 
-    assert {"resnet50-imagenet-torch", "densenet121-imagenet-torch"} <= set(sources.zoo_names())
-    assert set(sources.zoo_names()) <= set(foz.list_zoo_models())
+    assert {"resnet50-imagenet-torch", "densenet121-imagenet-torch"} <= set(installed.zoo_names())
+    assert set(installed.zoo_names()) <= set(foz.list_zoo_models())
 
 
 def test_the_manifest_lists_every_operator_and_the_app_no_torch() -> None:
@@ -78,9 +80,9 @@ def test_the_manifest_lists_every_operator_and_the_app_no_torch() -> None:
 import json, sys
 import fiftyone as fo, fiftyone.operators as foo
 from fiftyone.operators.executor import ExecutionContext
-from fiftyone_cam.plugin import work
+from fiftyone_cam.plugin import installed, work
 from fiftyone_cam.plugin.registry import OPERATORS
-work.import_ahead = lambda: None
+work.import_ahead = installed.ask = lambda *_: None
 dataset = fo.Dataset()
 dataset.add_sample(fo.Sample(filepath="/nowhere/a.jpg", ground_truth=fo.Classification(label="cat")))
 names = []
@@ -109,18 +111,28 @@ print(json.dumps({"names": names, "torch": [m for m in ("torch", "torchvision", 
 def test_what_computing_needs_is_imported_beside_the_form() -> None:
     """A form that was opened spares its reader the import, which without it is what waits longest after the button."""
     code = """
-import sys, threading
-from fiftyone_cam.plugin import model_sources, work
+import sys, threading, time
+from fiftyone_cam.plugin import installed, model_sources, work
 assert "torch" not in sys.modules
+resnet, no_such = (lambda name=name: model_sources.SOURCES["torchvision"].problem(name) for name in ("resnet18", "x"))
+slowest = drawn = 0
+before = installed.torchvision_names()
+assert (before, resnet(), no_such()) == (installed.TORCHVISION, None, None)  # not known yet, so not refused
+threads = [thread for thread in threading.enumerate() if thread.name.startswith("cam-")]
 for _ in range(3):  # drawn again at every keystroke
     work.import_ahead()
 [thread] = [thread for thread in threading.enumerate() if thread.name == "cam-import"]
-drawn = 0
-while thread.is_alive():  # a form that is drawn meanwhile finds torch half imported
-    assert "cpu" in model_sources.devices()
+while any(thread.is_alive() for thread in [thread, *threads]):
+    began = time.monotonic()
+    assert "cpu" in installed.devices()
+    installed.torchvision_names()
+    slowest = max(slowest, time.monotonic() - began)
     drawn += 1
     thread.join(0.02)
 assert drawn > 10
+assert slowest < 1, slowest  # it waits for no import, which takes seconds; for the interpreter's lock it may
+assert len(installed.torchvision_names()) > len(before)
+assert resnet() is None and "torchvision has no 'x'" in no_such()
 assert {"torch", "torchvision", "fiftyone_cam.compute.compute_cam"} <= set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
@@ -261,14 +273,14 @@ def test_the_classifier_stays_warm_until_its_files_change(checkpoint: Path) -> N
 
 
 def test_what_a_form_asks_for_is_what_python_would_pass() -> None:
-    assert sources.asked({"source": "torchvision", "torchvision": "resnet18"}) == ("resnet18", {})
-    assert sources.asked({"source": "timm", "timm": "resnet50.a1_in1k"}) == ("timm:resnet50.a1_in1k", {})
-    assert sources.asked({"source": "huggingface", "huggingface": "a/b"}) == ("hf:a/b", {})
-    assert sources.asked({"classifier": "resnet18", "source": "timm"}) == ("resnet18", {})
+    assert sources.loader_arguments({"source": "torchvision", "torchvision": "resnet18"}) == ("resnet18", {})
+    assert sources.loader_arguments({"source": "timm", "timm": "resnet50.a1_in1k"}) == ("timm:resnet50.a1_in1k", {})
+    assert sources.loader_arguments({"source": "huggingface", "huggingface": "a/b"}) == ("hf:a/b", {})
+    assert sources.loader_arguments({"classifier": "resnet18", "source": "timm"}) == ("resnet18", {})
     weights = {"source": "weights", "weights": "w.pth", "arch": "resnet18", "classes": "cat, dog"}
-    assert sources.asked(weights) == ("w.pth", {"classes": ["cat", "dog"], "arch": "resnet18"})
+    assert sources.loader_arguments(weights) == ("w.pth", {"classes": ["cat", "dog"], "arch": "resnet18"})
     changed = {**weights, "source": "timm", "timm": "resnet50", "classes": None}
-    assert sources.asked(changed) == ("timm:resnet50", {})  # the architecture was typed for the file
+    assert sources.loader_arguments(changed) == ("timm:resnet50", {})  # the architecture was typed for the file
 
 
 def test_class_names_from_lines_commas_and_a_file(tmp_path: Path) -> None:

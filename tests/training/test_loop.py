@@ -382,4 +382,4 @@ def test_progress_only_grows_and_ends_at_one(tmp_path, monkeypatch):
 
 
 def test_time_left_is_told_in_hours_where_it_takes_hours():
-    assert str(Progress("training", 0.1, 3 * 3600 + 62)) == "training, 10%, 3:01:02 left"
+    assert str(Progress("training", 0.1, 3 * 3600 + 62)) == "training, 10%, 3 h 1 min left"

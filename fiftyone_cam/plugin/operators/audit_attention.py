@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fiftyone as fo
-import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_cam.analysis.audit_report import THRESHOLD
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.dataset import app_config
 from fiftyone_cam.plugin import forms, work
+from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.plugin.queries import class_words, place_fields
 from fiftyone_cam.runs.cam_run import CamRun
 
@@ -23,45 +21,25 @@ if TYPE_CHECKING:
     from fiftyone_cam.analysis.audit_report import AuditReport
 
 
-class AuditAttention(foo.Operator):
+class AuditAttention(CamOperator["AuditReport"]):
     """Where the classifier looked, held against where the object is."""
 
-    @property
-    def config(self) -> foo.OperatorConfig:
-        return foo.OperatorConfig(
-            name="audit_attention",
-            label="Audit attention",
-            description="Was it right, and did it look in the right place? Verdicts, numbers and views",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_delegated_execution=True,
-            risk_level="medium",
-            **forms.icon("audit"),
-        )
+    operator = "audit_attention"
+    title = "Audit attention"
+    description = "Was it right, and did it look in the right place? Verdicts, numbers and views"
+    submit = "Audit"
+    icon = "audit"
 
-    def __call__(self, samples: fo.Dataset | fo.DatasetView, key: str = "cam", **kwargs: Any) -> AuditReport:
-        """The same from Python: see ``fiftyone_cam.audit``.
-
-        >>> foo.get_operator("fiftyone_cam/audit_attention")(dataset, "cam", objects="animals")
-        """
+    def function(self) -> Callable[..., AuditReport]:
         from fiftyone_cam import audit
 
-        return audit(samples, key, **kwargs)
+        return audit
 
-    def resolve_input(self, ctx: Any) -> types.Property:
-        inputs = types.Object()
-        view = types.PromptView(label="Audit attention", submit_button_label="Audit")
-        problem = forms.dataset_problem(ctx.dataset)
-        if problem:
-            forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
-            return types.Property(inputs, view=view)
-        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts.computed:,} maps")
+    def draw(self, inputs: types.Object, ctx: Any) -> None:
+        run = forms.existing_run(inputs, ctx.dataset, ctx.params, forms.count_maps)
         if run is None:
-            return types.Property(inputs, view=view)
-
-        truths, written = forms.label_fields(ctx.dataset), forms.written(ctx.dataset)
-        places = [path for path in place_fields(ctx.dataset) if path not in written]
-
+            return
+        truths, ours = forms.label_fields(ctx.dataset), forms.fields_of_runs(ctx.dataset)
         default = run.record.settings.ground_truth
         inputs.str(
             "ground_truth",
@@ -70,33 +48,7 @@ class AuditAttention(foo.Operator):
             default=default if default in truths else None,
             view=forms.choices(dict.fromkeys(truths, "")),
         )
-        if places:
-            inputs.list(
-                "objects",
-                types.String(),
-                label="Objects",
-                description="Fields that say where things are: boxes, polygons or masks. What carries the true class "
-                "as its label, or no label, is the object; all else is a region with its own name",
-                default=places[:1] if len(places) == 1 else None,
-                view=forms.choices(dict.fromkeys(places, ""), multiple=True),
-            )
-        else:
-            forms.notice(
-                inputs,
-                "no_objects",
-                "No field says where the object is: add boxes, polygons or masks for verdicts. Without them the audit "
-                "still measures how the evidence is spread",
-                "warning",
-            )
-        prop = inputs.str(
-            "object_labels",
-            label="Labels that are the object",
-            description='Where their labels are not the true class: animal, or by class {"cat": ["head", "tail"]}',
-        )
-        try:
-            object_labels(ctx.params.get("object_labels"))
-        except CamError as error:
-            forms.refuse(prop, str(error))
+        _objects(inputs, ctx, [path for path in place_fields(ctx.dataset) if path not in ours])
         _class_map(inputs, ctx, run)
         inputs.float(
             "threshold",
@@ -111,40 +63,67 @@ class AuditAttention(foo.Operator):
         before = run.record.audit
         if before:
             against = ", ".join(before.objects) or "no objects"
-            forms.notice(
-                inputs,
-                "replaces",
-                f"Takes the place of the audit of {before.audited_at[:16].replace('T', ' ')} UTC against {against}",
-            )
-        return types.Property(inputs, view=view)
+            audited_at = before.audited_at[:16].replace("T", " ")
+            forms.notice(inputs, "replaces", f"Replaces the audit of {audited_at} UTC against {against}")
 
-    def execute(self, ctx: Any) -> Iterator[Any]:
+    def arguments(self, ctx: Any) -> dict[str, Any]:
         params = ctx.params
-        samples = ctx.target_view(require_flat=True)
+        return {
+            "key": params.get("key") or "cam",
+            "ground_truth": params.get("ground_truth") or None,
+            "objects": params.get("objects") or None,
+            "object_labels": object_labels(params.get("object_labels")),
+            "class_map": class_map(params.get("class_map")),
+            "threshold": params.get("threshold") or THRESHOLD,
+        }
 
-        def audit(report: work.Report) -> AuditReport:
-            from fiftyone_cam import audit
+    def new_fields(self, ctx: Any, result: AuditReport) -> list[str]:
+        return [result.run.field("verdict")]
 
-            return audit(
-                samples,
-                params.get("key") or "cam",
-                params.get("ground_truth") or None,
-                params.get("objects") or None,
-                object_labels=object_labels(params.get("object_labels")),
-                class_map=class_map(params.get("class_map")),
-                threshold=params.get("threshold") or THRESHOLD,
-                progress=report,
-            )
+    def finished(self, ctx: Any, result: AuditReport) -> Any:
+        return work.summary(ctx, "Audit of attention", summary(result))
 
-        report = yield from work.run(ctx, audit, "Reading the maps")
-        text = summary(report)
-        if not ctx.delegated:
-            ctx.dataset.reload()
-            yield ctx.ops.reload_dataset()
-            yield ctx.ops.reload_samples()
-            shown = [*(ctx.active_fields or app_config.visible(ctx.dataset)), f"{report.run.key}_verdict"]
-            yield ctx.ops.set_active_fields([path for path in shown if ctx.dataset.has_field(path)])
-        yield work.summary(ctx, "Audit of attention", text)
+    def answer(self, ctx: Any, result: AuditReport) -> dict[str, Any]:
+        record = result.record
+        return {
+            "key": result.run.key,
+            "verdicts": result.verdicts if record.verdict else None,
+            "unjudged": result.unjudged if record.verdict else None,
+            "classes": [row._asdict() for row in result.classes],
+            "regions": [row._asdict() for row in result.regions] if record.objects else [],
+            "notes": list(record.notes),
+        }
+
+
+def _objects(inputs: types.Object, ctx: Any, places: Sequence[str]) -> None:
+    """The fields that say where the object is, and the labels that mean it."""
+    if places:
+        inputs.list(
+            "objects",
+            types.String(),
+            label="Objects",
+            description="Fields that say where things are: boxes, polygons or masks. What carries the true class "
+            "as its label, or no label, is the object; all else is a region with its own name",
+            default=places[:1] if len(places) == 1 else None,
+            view=forms.choices(dict.fromkeys(places, ""), multiple=True),
+        )
+    else:
+        forms.notice(
+            inputs,
+            "no_objects",
+            "No field says where the object is: add boxes, polygons or masks for verdicts. Without them the audit "
+            "still measures how the evidence is spread",
+            "warning",
+        )
+    prop = inputs.str(
+        "object_labels",
+        label="Labels that are the object",
+        description='Where their labels are not the true class: animal, or by class {"cat": ["head", "tail"]}',
+    )
+    try:
+        object_labels(ctx.params.get("object_labels"))
+    except CamError as error:
+        forms.mark_invalid(prop, str(error))
 
 
 def _class_map(inputs: types.Object, ctx: Any, run: CamRun) -> None:
@@ -161,12 +140,14 @@ def _class_map(inputs: types.Object, ctx: Any, run: CamRun) -> None:
     try:
         typed = class_map(params.get("class_map"))
     except CamError as error:
-        forms.refuse(prop, str(error))
+        forms.mark_invalid(prop, str(error))
         return
     mapping = stored if typed is None else typed
     unknown = sorted(set(mapping or ()) - set(run.classes))
     if unknown:
-        forms.refuse(prop, f"the classifier has no class {_some(unknown)}: expected words such as {run.classes[0]}")
+        forms.mark_invalid(
+            prop, f"the classifier has no class {_some(unknown)}: expected words such as {run.classes[0]}"
+        )
         return
     truth = params.get("ground_truth")
     if not truth or not ctx.dataset.has_field(truth):
@@ -182,7 +163,7 @@ def _class_map(inputs: types.Object, ctx: Any, run: CamRun) -> None:
             f"{_some(lost)}"
         )
         if all_lost:
-            forms.refuse(prop, text)
+            forms.mark_invalid(prop, text)
         else:
             forms.notice(inputs, "unmatched", text, "warning")
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fiftyone as fo
-import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.dataset import app_config
 from fiftyone_cam.engines.settings import Engine, Local, Ray, as_engine
-from fiftyone_cam.plugin import forms, model_sources, work
+from fiftyone_cam.plugin import compute_form, forms, model_sources, work
+from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.plugin.operators.restore_colors import recolor
 
 if TYPE_CHECKING:
@@ -23,70 +23,50 @@ if TYPE_CHECKING:
 COLORS = {"": "Inferno, even to the eye", "jet": "As in the posts on class activation maps; bright edges mean nothing"}
 
 
-class ComputeCam(foo.Operator):
+LOADING = ("classes", "arch")
+"""What Python may give the operator of ``load_classifier``'s arguments, as the form does."""
+
+
+class Computed(NamedTuple):
+    """What computing came to: the run, and whether the sidebar had a group for its fields before."""
+
+    run: CamRun
+    was_grouped: bool
+
+
+class ComputeCam(CamOperator[Computed]):
     """A classifier over a view: predictions, and where it looked."""
 
-    @property
-    def config(self) -> foo.OperatorConfig:
-        return foo.OperatorConfig(
-            name="compute_cam",
-            label="Compute class activation maps",
-            description="Run a classifier over images and see where it looked",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_delegated_execution=True,
-            risk_level="medium",
-            **forms.icon("cam"),
-        )
+    operator = "compute_cam"
+    title = "Compute class activation maps"
+    description = "Run a classifier over images and see where it looked"
+    submit = "Compute"
+    icon = "cam"
+    preparing = "Loading the classifier"
 
-    def __call__(
-        self,
-        samples: fo.Dataset | fo.DatasetView,
-        classifier: Any,
-        key: str = "cam",
-        *,
-        delegate: bool = False,
-        **kwargs: Any,
-    ) -> CamRun | Any:
-        """The same from Python.
-
-        Args:
-            samples: a dataset or view of images.
-            classifier: anything that ``load_classifier`` takes; a name if it is delegated.
-            key: the run's key.
-            delegate: queue it for ``fiftyone delegated launch`` instead of doing it now.
-            kwargs: further arguments of ``compute_cam``; also ``classes`` and ``arch``, of ``load_classifier``.
-
-        Returns:
-            the run, or FiftyOne's record of the delegated operation.
-
-        >>> foo.get_operator("fiftyone_cam/compute_cam")(dataset, classifier="efficientnet_lite0", key="cam")
-        """
-        if delegate:
-            params = {"classifier": classifier, "key": key, **kwargs, **engine_params(kwargs.get("engine", "local"))}
-            return foo.execute_operator(self.uri, {"view": samples.view()}, params=params, request_delegation=True)
-
+    def function(self) -> Callable[..., CamRun]:
+        """``compute_cam``, with those arguments of ``load_classifier`` that a form has."""
         from fiftyone_cam.classifiers.classifier import load_classifier
         from fiftyone_cam.compute.compute_cam import compute_cam
 
-        loading = {name: kwargs.pop(name) for name in ("classes", "arch") if name in kwargs}
-        return compute_cam(samples, load_classifier(classifier, **loading), key, **kwargs)
+        def load_and_compute(samples: Any, classifier: Any, *args: Any, **kwargs: Any) -> CamRun:
+            loading = {name: kwargs.pop(name) for name in LOADING if name in kwargs}
+            return compute_cam(samples, load_classifier(classifier, **loading), *args, **kwargs)
+
+        signature = inspect.signature(compute_cam)
+        more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in LOADING]
+        known = signature.replace(parameters=[*signature.parameters.values(), *more])
+        setattr(load_and_compute, "__signature__", known)  # noqa: B010, mypy knows no such attribute
+        return load_and_compute
 
     def resolve_placement(self, ctx: Any) -> types.Placement:
-        return forms.button(types.Places.SAMPLES_GRID_ACTIONS, "Compute class activation maps", "cam")
+        return forms.button(types.Places.SAMPLES_GRID_ACTIONS, self.title, self.icon)
 
-    def resolve_input(self, ctx: Any) -> types.Property:
-        inputs = types.Object()
-        view = types.PromptView(label="Compute class activation maps", submit_button_label="Compute")
+    def draw(self, inputs: types.Object, ctx: Any) -> None:
         work.import_ahead()
-        problem = forms.dataset_problem(ctx.dataset)
-        if problem:
-            forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
-            return types.Property(inputs, view=view)
-
-        forms.classifier(inputs, ctx.dataset, ctx.params)
+        model_sources.draw_classifier(inputs, ctx.dataset, ctx.params)
         forms.ground_truth(inputs, ctx.dataset, ctx.params)
-        forms.run_key(inputs, ctx.dataset, ctx.params)
+        compute_form.run_key(inputs, ctx.dataset, ctx.params)
         inputs.view_target(ctx, action_description="Explain", require_flat=True)
         inputs.bool(
             "advanced",
@@ -97,11 +77,10 @@ class ComputeCam(foo.Operator):
         )
         if ctx.params.get("advanced"):
             self._advanced(inputs, ctx)
-        return types.Property(inputs, view=view)
 
     def _advanced(self, inputs: types.Object, ctx: Any) -> None:
         forms.device(inputs, ctx)
-        forms.engine(inputs, ctx.params)
+        compute_form.engine(inputs, ctx.params)
         inputs.int(
             "batch_size",
             label="Batch size",
@@ -110,10 +89,10 @@ class ComputeCam(foo.Operator):
         )
         inputs.enum(
             "precision",
-            list(forms.PRECISIONS),
+            list(compute_form.PRECISIONS),
             label="Precision",
             default="float32",
-            view=forms.choices(forms.PRECISIONS),
+            view=forms.choices(compute_form.PRECISIONS),
         )
         inputs.int(
             "top_k", label="Classes per image", description="Maps of the strongest classes, one field for each rank",
@@ -127,45 +106,65 @@ class ComputeCam(foo.Operator):
             view=types.CheckboxView(),
         )
 
-    def execute(self, ctx: Any) -> Iterator[Any]:
+    def arguments(self, ctx: Any) -> dict[str, Any]:
         params = ctx.params
-        key = params.get("key") or "cam"
+        source, loading = model_sources.loader_arguments(params)
+        return {
+            "classifier": source,
+            **loading,
+            "key": params.get("key") or "cam",
+            "ground_truth": params.get("ground_truth") or None,
+            "class_map": forms.class_map(params.get("class_map")),
+            "top_k": params.get("top_k") or 1,
+            "batch_size": params.get("batch_size") or None,
+            "device": params.get("device") or None,
+            "precision": params.get("precision") or "float32",
+            "engine": engine_params(chosen_engine(params)),
+            "overwrite": bool(params.get("overwrite")),
+            "retry_failed": bool(params.get("retry_failed")),
+        }
 
-        def compute(report: work.Report) -> CamRun:
-            from fiftyone_cam.compute.compute_cam import compute_cam
+    def to_record(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return arguments | ({"engine": engine_params(arguments["engine"])} if "engine" in arguments else {})
 
-            source, kwargs = model_sources.asked(params)
-            samples = ctx.target_view(require_flat=True)
+    def run(self, ctx: Any, report: work.Report | None) -> Computed:
+        from fiftyone_cam.compute.compute_cam import compute_cam
 
-            run = compute_cam(
-                samples,
-                model_sources.load(source, kwargs, ctx.secret),
-                key,
-                ground_truth=params.get("ground_truth") or None,
-                class_map=forms.class_map(params.get("class_map")),
-                top_k=params.get("top_k") or 1,
-                batch_size=params.get("batch_size") or None,
-                device=params.get("device") or None,
-                precision=params.get("precision") or "float32",
-                engine=chosen_engine(params),
-                overwrite=bool(params.get("overwrite")),
-                retry_failed=bool(params.get("retry_failed")),
-                progress=report,
-            )
-            run.update(loaded_from=[source, kwargs])
-            if params.get("colors"):
-                run.show(colors=params["colors"])
-            return run
+        was_grouped = _is_grouped(ctx.dataset)
+        arguments = self.given(ctx)
+        engine = arguments.get("engine") or {}
+        arguments["engine"] = chosen_engine({"engine": engine} if isinstance(engine, str) else engine)
+        source = arguments.pop("classifier")
+        loading = {name: arguments.pop(name) for name in model_sources.LOADING if name in arguments}
+        samples = ctx.target_view(require_flat=True)
+        run = compute_cam(samples, model_sources.load(source, loading, ctx.secret), **arguments, progress=report)
+        run.update(loaded_from=[source, loading])
+        if ctx.params.get("colors"):
+            run.show(colors=ctx.params["colors"])
+        return Computed(run, was_grouped)
 
-        grouped = _is_grouped(ctx.dataset)
-        run = yield from work.run(ctx, compute, "Loading the classifier", first=partial(show, ctx))
-        if not ctx.delegated:
-            ctx.dataset.reload()
-            yield from show(ctx)
-        words = run.describe().markdown()
-        if not grouped:  # the App keeps the sidebar's groups that it has for as long as the dataset stays open
+    def first(self, ctx: Any) -> Iterator[Any]:
+        return show(ctx)
+
+    def refresh(self, ctx: Any, result: Computed) -> Iterator[Any]:
+        return show(ctx)
+
+    def finished(self, ctx: Any, result: Computed) -> Any:
+        words = result.run.describe().markdown()
+        if not result.was_grouped:  # the App keeps the sidebar's groups that it has while the dataset stays open
             words += f"\n\nReload the page once, and the sidebar shows these fields as the group {app_config.GROUP}."
-        yield work.summary(ctx, "Class activation maps", words)
+        return work.summary(ctx, "Class activation maps", words)
+
+    def answer(self, ctx: Any, result: Computed) -> dict[str, Any]:
+        run = result.run
+        return {
+            "key": run.key,
+            "fields": list(run.fields),
+            "counts": asdict(run.counts),
+            "failures": dict(run.failures),
+            "accuracy": run.record.accuracy,
+            "certificate": run.certificate if run.counts.computed else None,
+        }
 
 
 def engine_params(engine: str | Engine) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
-import fiftyone.operators as foo
 from fiftyone.operators import types
 
-from fiftyone_cam.core.errors import SourceError
+from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, model_sources, work
+from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.runs import catalog
 
 if TYPE_CHECKING:
@@ -24,65 +24,45 @@ SIDE = 560
 """Pixels of the picture's longer side."""
 
 
-class ExplainSample(foo.Operator):
+class ExplainSample(CamOperator[fo.Heatmap]):
     """The map of any class, for the sample that is open."""
 
-    @property
-    def config(self) -> foo.OperatorConfig:
-        return foo.OperatorConfig(
-            name="explain_sample",
-            label="Explain this sample",
-            description="What in this image speaks for a class? Pick any class of the model",
-            dynamic=True,
-            execute_as_generator=True,
-            risk_level="medium",
-            view_target=False,
-            **forms.icon("explain"),
-        )
+    operator = "explain_sample"
+    title = "Explain this sample"
+    description = "What in this image speaks for a class? Pick any class of the model"
+    submit = "Explain"
+    icon = "explain"
+    preparing = "Explaining; the first time, the classifier is loaded"
+    delegable = False
+    takes_view = False
 
-    def __call__(
-        self,
-        samples: fo.Dataset | fo.DatasetView,
-        sample_id: str,
-        classifier: Any,
-        label: str | None = None,
-        key: str = "cam",
-    ) -> fo.Heatmap:
-        """The same from Python: see ``fiftyone_cam.explain_sample``.
-
-        >>> foo.get_operator("fiftyone_cam/explain_sample")(dataset, sample.id, "efficientnet_lite0", "tabby")
-        """
+    def function(self) -> Callable[..., fo.Heatmap]:
         from fiftyone_cam.compute.explain_sample import explain_sample
 
-        return explain_sample(samples, sample_id, classifier, label, key)
+        return explain_sample
 
     def resolve_placement(self, ctx: Any) -> types.Placement:
-        return forms.button(types.Places.SAMPLES_VIEWER_ACTIONS, "Explain this sample", "explain")
+        return forms.button(types.Places.SAMPLES_VIEWER_ACTIONS, self.title, self.icon)
 
-    def resolve_input(self, ctx: Any) -> types.Property:
-        inputs = types.Object()
-        view = types.PromptView(label="Explain this sample", submit_button_label="Explain")
+    def problem(self, ctx: Any) -> str | None:
+        return None if _sample_id(ctx) else "Open a sample, or select one"
+
+    def draw(self, inputs: types.Object, ctx: Any) -> None:
         work.import_ahead()
-        sample_id = _sample_id(ctx)
-        problem = forms.dataset_problem(ctx.dataset) or (None if sample_id else "Open a sample, or select one")
-        if problem or sample_id is None:
-            forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
-            return types.Property(inputs, view=view)
-
         run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: run.record.classifier.model)
         if run is None:
-            return types.Property(inputs, view=view)
+            return
         prop = inputs.str(
             "label",
             label="Class",
             description="What in this image speaks for it?",
-            default=_suggestion(ctx.dataset, sample_id, run),
+            default=_suggestion(ctx.dataset, str(_sample_id(ctx)), run),
             required=True,
             view=forms.completion(run.classes[:MOST]),
         )
         label = ctx.params.get("label")
         if label and label not in run.classes:
-            forms.refuse(prop, f"{label} is none of the {len(run.classes):,} classes{_near(label, run.classes)}")
+            forms.mark_invalid(prop, f"{label} is none of the {len(run.classes):,} classes{_near(label, run.classes)}")
         if model_sources.of_record(run.record) is None:
             inputs.str(
                 "classifier",
@@ -91,53 +71,55 @@ class ExplainSample(foo.Operator):
                 "loaded from: a name, a checkpoint folder, or a file",
                 required=True,
             )
-        return types.Property(inputs, view=view)
 
-    def execute(self, ctx: Any) -> Iterator[Any]:
-        run = catalog.load_run(ctx.dataset, ctx.params["key"])
-        sample_id, label = _sample_id(ctx), ctx.params.get("label")
-        if sample_id is None:
-            raise SourceError("no sample is open, and none is selected: open one, or select one")
+    def arguments(self, ctx: Any) -> dict[str, Any]:
+        run, named = self._run(ctx), ctx.params.get("classifier")
+        source, loading = (
+            (named, {"classes": run.classes}) if named else model_sources.of_record(run.record) or ("", {})
+        )
+        return {
+            "sample_id": _sample_id(ctx),
+            "classifier": model_sources.load(source, loading, ctx.secret),
+            "label": ctx.params.get("label"),
+            "key": run.key,
+        }
 
-        def explain(report: work.Report) -> fo.Heatmap:
-            from fiftyone_cam.compute.explain_sample import explain_sample
+    def run(self, ctx: Any, report: work.Report | None) -> fo.Heatmap:
+        return self.function()(ctx.dataset, **self.given(ctx))
 
-            named = ctx.params.get("classifier")
-            source, kwargs = (
-                (named, {"classes": run.classes}) if named else model_sources.of_record(run.record) or ("", {})
-            )
-            classifier = model_sources.load(source, kwargs, ctx.secret)
-            if classifier.fingerprint != run.record.classifier.sha256:
-                raise SourceError(
-                    f"{source} has other weights than the classifier of run {run.key!r}: "
-                    "expected the same, since their maps are compared"
-                )
-            return explain_sample(ctx.dataset, sample_id, classifier, label, run.key)
-
-        known = ctx.dataset.has_field(run.field("explained"))
-        heat = yield from work.run(ctx, explain, "Explaining; the first time, the classifier is loaded")
-        if not known:
-            yield ctx.ops.reload_dataset()
+    def refresh(self, ctx: Any, result: fo.Heatmap) -> Iterator[Any]:
+        yield ctx.ops.reload_dataset()
         yield ctx.ops.reload_samples()
-        yield _answer(ctx, run, heat, ctx.dataset[sample_id].filepath)
 
+    def finished(self, ctx: Any, result: fo.Heatmap) -> Any:
+        """The picture with the map on it, and its numbers.
 
-def _answer(ctx: Any, run: CamRun, heat: fo.Heatmap, filepath: str) -> Any:
-    """The picture with the map on it, and its numbers.
+        The App asks for an open sample once and keeps what it got, so the map itself has to come in the prompt.
+        """
+        run = self._run(ctx)
+        words = (
+            f"**{escape_markdown(result.label)}** has the logit {result.logit:,.2f}: "
+            f"{result.logit - result.bias:+,.2f} from the image, {result.bias:+,.2f} from the bias. The map is in the "
+            f"field {escape_markdown(run.field('explained'))}; reload the page to see it on the sample."
+        )
+        outputs = types.Object()
+        outputs.str("picture", view=types.ImageView(alt=f"What speaks for {result.label}"))
+        outputs.str("words", view=types.MarkdownView())
+        schema = types.Property(outputs, view=types.View(label="What speaks for this class"))
+        filepath = ctx.dataset[_sample_id(ctx)].filepath
+        return ctx.ops.show_output(schema.to_json(), {"picture": picture(run, result, filepath), "words": words})
 
-    The App asks for an open sample once and keeps what it got, so the map itself has to come in the prompt.
-    """
-    words = (
-        f"**{forms.plain(heat.label)}** has the logit {heat.logit:,.2f}: {heat.logit - heat.bias:+,.2f} from the "
-        f"image, {heat.bias:+,.2f} from the bias. The map is in the field {forms.plain(run.field('explained'))}; "
-        "reload the page to see it on the sample."
-    )
-    outputs = types.Object()
-    outputs.str("picture", view=types.ImageView(alt=f"What speaks for {heat.label}"))
-    outputs.str("words", view=types.MarkdownView())
-    schema = types.Property(outputs, view=types.View(label="What speaks for this class"))
-    results = {"picture": picture(run, heat, filepath), "words": words}
-    return ctx.ops.show_output(schema.to_json(), results)
+    def answer(self, ctx: Any, result: fo.Heatmap) -> dict[str, Any]:
+        return {
+            "sample_id": _sample_id(ctx),
+            "label": result.label,
+            "logit": float(result.logit),
+            "bias": float(result.bias),
+            "field": self._run(ctx).field("explained"),
+        }
+
+    def _run(self, ctx: Any) -> CamRun:
+        return catalog.load_run(ctx.dataset, ctx.params["key"])
 
 
 def picture(run: CamRun, heat: fo.Heatmap, filepath: str) -> str:
@@ -164,7 +146,9 @@ def picture(run: CamRun, heat: fo.Heatmap, filepath: str) -> str:
 
 
 def _sample_id(ctx: Any) -> str | None:
-    """The sample that is open in the modal, or the only one that is selected."""
+    """The sample that the caller names, that is open in the modal, or that is the only one selected."""
+    if ctx.params.get("sample_id"):
+        return str(ctx.params["sample_id"])
     if ctx.current_sample:
         return str(ctx.current_sample)
     return str(ctx.selected[0]) if len(ctx.selected) == 1 else None

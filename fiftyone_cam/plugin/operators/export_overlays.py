@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fiftyone as fo
-import fiftyone.operators as foo
 from fiftyone.operators import types
 from PIL import Image
 
 from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, work
+from fiftyone_cam.plugin.operators.base import CamOperator
 
 if TYPE_CHECKING:
     from fiftyone_cam.analysis.export_overlays import Overlays
@@ -25,47 +24,30 @@ COLORMAPS = {
     "viridis": "Even to the eye",
     "turbo": "A smoother jet",
 }
-"""The ones that the form offers; ``export_overlays`` takes all of OpenCV's."""
+"""The colormaps that the form offers; ``export_overlays`` takes all of OpenCV's."""
 
 WIDTH = 1000
 """Pixels of the contact sheet in the prompt."""
 
 
-class ExportOverlays(foo.Operator):
+class ExportOverlays(CamOperator["Overlays"]):
     """Photos with the heatmap of a run, a list of them, and a contact sheet."""
 
-    @property
-    def config(self) -> foo.OperatorConfig:
-        return foo.OperatorConfig(
-            name="export_overlays",
-            label="Export CAM overlays",
-            description="Heatmaps on photos at full resolution, as files, with a list and a contact sheet of the worst",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_delegated_execution=True,
-            risk_level="medium",
-            **forms.icon("export"),
-        )
+    operator = "export_overlays"
+    title = "Export CAM overlays"
+    description = "Heatmaps on photos at full resolution, as files, with a list and a contact sheet of the worst"
+    submit = "Export"
+    icon = "export"
 
-    def __call__(self, samples: fo.Dataset | fo.DatasetView, key: str, out_dir: str, **kwargs: Any) -> Overlays:
-        """The same from Python: see ``fiftyone_cam.export_overlays``.
-
-        >>> foo.get_operator("fiftyone_cam/export_overlays")(dataset, "cam", "overlays", side_by_side=True)
-        """
+    def function(self) -> Callable[..., Overlays]:
         from fiftyone_cam.analysis.export_overlays import export_overlays
 
-        return export_overlays(samples, key, out_dir, **kwargs)
+        return export_overlays
 
-    def resolve_input(self, ctx: Any) -> types.Property:
-        inputs = types.Object()
-        view = types.PromptView(label="Export CAM overlays", submit_button_label="Export")
-        problem = forms.dataset_problem(ctx.dataset)
-        if problem:
-            forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
-            return types.Property(inputs, view=view)
-        run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: f"{run.counts.computed:,} maps")
+    def draw(self, inputs: types.Object, ctx: Any) -> None:
+        run = forms.existing_run(inputs, ctx.dataset, ctx.params, forms.count_maps)
         if run is None:
-            return types.Property(inputs, view=view)
+            return
         default = forms.folder("overlays", ctx.dataset) / run.key
         prop = inputs.str(
             "out_dir",
@@ -76,7 +58,7 @@ class ExportOverlays(foo.Operator):
         )
         folder = Path(ctx.params.get("out_dir") or default).expanduser()
         if folder.exists() and not folder.is_dir():
-            forms.refuse(prop, f"{folder} is a file: give a folder")
+            forms.mark_invalid(prop, f"{folder} is a file: give a folder")
         inputs.str("colormap", label="Colours", default="jet", required=True, view=forms.choices(COLORMAPS))
         inputs.float(
             "alpha",
@@ -89,26 +71,30 @@ class ExportOverlays(foo.Operator):
         inputs.bool("text", label="Class and confidence above the photo", default=True, view=types.CheckboxView())
         inputs.bool("side_by_side", label="The photo alone beside it", default=False, view=types.CheckboxView())
         inputs.view_target(ctx, action_description="Export", require_flat=True)
-        return types.Property(inputs, view=view)
 
-    def execute(self, ctx: Any) -> Iterator[Any]:
-        params = ctx.params
-        samples = ctx.target_view(require_flat=True)
+    def arguments(self, ctx: Any) -> dict[str, Any]:
+        names = ("key", "out_dir", "colormap", "alpha", "text", "side_by_side")
+        return {name: ctx.params[name] for name in names if ctx.params.get(name) is not None}
 
-        def export(report: work.Report) -> Overlays:
-            from fiftyone_cam.analysis.export_overlays import export_overlays
+    def refresh(self, ctx: Any, result: Overlays) -> Iterator[Any]:
+        return iter(())  # nothing was written to the dataset
 
-            names = ("colormap", "alpha", "text", "side_by_side")
-            given = {name: params[name] for name in names if params.get(name) is not None}
-            return export_overlays(samples, params["key"], params["out_dir"], progress=report, **given)
-
-        found = yield from work.run(ctx, export, "Reading the maps")
-        summary = found.describe()
-        words = f"{escape_markdown(summary.title)}\n\n{summary.markdown()}"
+    def finished(self, ctx: Any, result: Overlays) -> Any:
+        described = result.describe()
+        words = f"{escape_markdown(described.title)}\n\n{described.markdown()}"
         sheet = {}
-        if found.contact_sheet is not None:
-            sheet = {"sheet": (types.ImageView(alt="The worst"), _picture(found.contact_sheet))}
-        yield work.summary(ctx, "CAM overlays", words, **sheet)
+        if result.contact_sheet is not None:
+            sheet = {"sheet": (types.ImageView(alt="The worst"), _picture(result.contact_sheet))}
+        return work.summary(ctx, "CAM overlays", words, **sheet)
+
+    def answer(self, ctx: Any, result: Overlays) -> dict[str, Any]:
+        return {
+            "folder": str(result.folder),
+            "written": result.written,
+            "skipped": dict(result.skipped),
+            "manifest": str(result.manifest),
+            "contact_sheet": result.contact_sheet and str(result.contact_sheet),
+        }
 
 
 def _picture(path: Path) -> str:

