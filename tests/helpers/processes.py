@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def said(progress):
             sys.stdin.readline()
 print("ready", flush=True)
 sys.stdin.readline()
+kwargs["recipe"] = focam.Recipe(**kwargs["recipe"])
 focam.train_classifier(dataset, "ground_truth", out_dir, progress=said, **kwargs)
 print(json.dumps({"done": True}), flush=True)
 """
@@ -125,7 +127,8 @@ class TrainingChild(Child):
     def __init__(
         self, dataset: fo.Dataset, out_dir: Path, *, pause: float = 0.0, hold: int | None = None, **kwargs: Any
     ) -> None:
-        self._start(_TRAIN, dataset.name, str(out_dir), pause, hold, kwargs)
+        given = {**kwargs, "recipe": asdict(kwargs["recipe"])}
+        self._start(_TRAIN, dataset.name, str(out_dir), pause, hold, given)
 
 
 class Servant:

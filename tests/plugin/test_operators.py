@@ -136,7 +136,8 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
         "export_overlays": ("second", tmp_path / "out"),
         "train_gap_classifier": ("ground_truth", tmp_path / "out"),
     }[operator.operator]
-    kwargs = {"arch": "small_gap_net", "size": 16, "epochs": 1} if operator.operator.startswith("train") else {}
+    short = {"arch": "small_gap_net", "size": 16, "recipe": focam.Recipe(epochs=1)}
+    kwargs: dict[str, Any] = short if operator.operator.startswith("train") else {}
     uri = f"fiftyone_cam/{operator.operator}"
     call = foo.get_operator(uri)
     call(computed, *args, delegate=True, delegation_target="somewhere", **kwargs)

@@ -17,9 +17,7 @@ from fiftyone_cam.runs.record import Process
 from fiftyone_cam.training import record as training_record
 from fiftyone_cam.training.progress import Clock, Progress
 from tests.helpers.processes import TrainingChild
-from tests.helpers.trainings import striped
-
-QUICK = {"arch": "small_gap_net", "size": 16, "epochs": 3, "batch_size": 8}
+from tests.helpers.trainings import QUICK, quick, striped
 
 
 @pytest.fixture()
@@ -116,12 +114,12 @@ def test_it_gives_signs_of_life_with_its_progress_and_ends_where_another_took_ov
 
 
 def test_killed_before_its_parts_were_written_they_are_written_by_the_next(stripes: fo.Dataset, tmp_path: Path) -> None:
-    focam.train_classifier(stripes, "ground_truth", tmp_path / "out", **{**QUICK, "epochs": 1})
+    focam.train_classifier(stripes, "ground_truth", tmp_path / "out", **quick(epochs=1))
     before = stripes.values("out_split")
     training = catalog.load_training(stripes, "out")
     training.clear_field("split")
     training.update(status="running", process=Process(host=socket.gethostname(), pid=2**22 + 1, started=0.0))
     assert training.status == "interrupted"
-    focam.train_classifier(stripes, "ground_truth", tmp_path / "out", **{**QUICK, "epochs": 1})
+    focam.train_classifier(stripes, "ground_truth", tmp_path / "out", **quick(epochs=1))
     assert stripes.values("out_split") == before
     assert catalog.load_training(stripes, "out").complete
