@@ -12,6 +12,7 @@ from .classifiers.classifier import Classifier as Classifier
 from .classifiers.classifier import load_classifier as load_classifier
 from .compute.compute_cam import compute_cam as compute_cam
 from .compute.explain_sample import explain_sample as explain_sample
+from .core.checks import Check as Check
 from .core.errors import CamError as CamError
 from .core.errors import DatabaseError as DatabaseError
 from .core.errors import FieldError as FieldError
@@ -26,9 +27,12 @@ from .core.errors import Terminated as Terminated
 from .core.errors import TrainingError as TrainingError
 from .core.preprocessing import Bound as Bound
 from .core.preprocessing import CenterCrop as CenterCrop
+from .core.preprocessing import CropShare as CropShare
+from .core.preprocessing import Margin as Margin
 from .core.preprocessing import Pad as Pad
 from .core.preprocessing import Preprocessing as Preprocessing
 from .core.preprocessing import Resize as Resize
+from .dataset.crop_patches import crop_patches as crop_patches
 from .engines.settings import Local as Local
 from .engines.settings import Ray as Ray
 from .runs.cam_run import CamRun as CamRun

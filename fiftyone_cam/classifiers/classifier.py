@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,12 @@ import fiftyone.utils.torch as fout
 import torch
 from torch import Tensor, nn
 
-from fiftyone_cam.classifiers import checkpoint, sources, transforms
-from fiftyone_cam.core.errors import SourceError, did_you_mean
+from fiftyone_cam.classifiers import checkpoint, modules, sources
+from fiftyone_cam.classifiers.dispatch import collect, load_source
+from fiftyone_cam.classifiers.processors import of_processor
+from fiftyone_cam.classifiers.transforms import of_transforms
+from fiftyone_cam.core.checks import Check
+from fiftyone_cam.core.errors import CamError, SourceError, did_you_mean, first_line
 from fiftyone_cam.core.explain import Explainer, Prepared, prepare, wait_for_prepared
 from fiftyone_cam.core.files import write_atomically
 from fiftyone_cam.core.limits import limits
@@ -34,10 +38,11 @@ def load_classifier(
     source: Any,
     classes: Sequence[str] | None = None,
     *,
-    weights: str | None = "DEFAULT",
+    weights: Any = "DEFAULT",
     arch: str | None = None,
     preprocessing: Any = None,
     activation: str | None = None,
+    output: str | int | None = None,
     trust_pickle: bool = False,
     **kwargs: Any,
 ) -> Classifier:
@@ -47,13 +52,17 @@ def load_classifier(
         source: what to load. A name: ``"efficientnet_lite0"`` (1, 2; extra ``lite``), a torchvision classifier
             (``"resnet18"``), ``"timm:resnet50.a1_in1k"``, ``"hf:microsoft/resnet-50"``, a FiftyOne zoo model
             (``"resnet50-imagenet-torch"``); a path: a checkpoint folder of this project, or a file of weights (with
-            ``arch``); or an object: a zoo model, a Hugging Face model, any ``torch.nn.Module``.
-        classes: a name for each logit, in order, where the source does not know better.
-        weights: torchvision's weights by name, or None for random ones.
+            ``arch``); or an object: a zoo model, a Hugging Face model or pipeline, any ``torch.nn.Module``. Of an
+            object a copy is taken: it is never cast, moved or changed, and later changes of it do not count.
+        classes: a name for each logit, in order, where the source does not know better. Two classes of one name get
+            the numbers of their logits: ``crane (134)``.
+        weights: torchvision's weights, by name or as its enum, or None for random ones.
         arch: the architecture of a file of weights, as in :func:`fiftyone_cam.networks.build`.
-        preprocessing: a :class:`Preprocessing`, or torchvision evaluation transforms, instead of the source's own.
+        preprocessing: a :class:`Preprocessing`, evaluation transforms (torchvision, timm, albumentations) or a Hugging
+            Face image processor, instead of the source's own.
         activation: ``"softmax"``, or ``"sigmoid"`` for labels that do not exclude each other; by default the
-            checkpoint's, else softmax.
+            checkpoint's or the Hugging Face configuration's, else softmax.
+        output: what to take of a forward that returns several things that may be logits: a key or a number.
         trust_pickle: unpickle a whole module from the file. That runs whatever code the file names.
         kwargs: for the loader of a torchvision, timm or Hugging Face model.
 
@@ -61,124 +70,70 @@ def load_classifier(
         a :class:`Classifier`.
 
     Raises:
-        SourceError: nothing that can be loaded, or a keyword that this kind of source does not use; the message says
-            what was found and what to do.
+        SourceError: nothing that can be loaded, pixels that would differ from the source's own, or a keyword that this
+            kind of source does not use; the message says what was found and what to do.
         HeadError: the network has no exact head (VGG, ViT, …); the message names what it has instead.
 
     >>> classifier = focam.load_classifier("efficientnet_lite0")
     >>> len(classifier.classes), classifier.network.head.error < 1e-5
     (1000, True)
     """
-    given = dict(kwargs)
-    for name, value, default in (
-        ("weights", weights, "DEFAULT"),
-        ("arch", arch, None),
-        ("trust_pickle", trust_pickle, False),
-    ):
-        if value != default:
-            given[name] = value
     if isinstance(source, Classifier):
+        given = {**collect(weights, arch, trust_pickle, kwargs), "output": output}
         given |= {"classes": classes, "preprocessing": preprocessing, "activation": activation}
         if found := [name for name, value in given.items() if value is not None]:
             raise SourceError(
                 f"a loaded classifier stays as it is: leave out {', '.join(found)}, or load it anew with them"
             )
         return source
-    preprocessing = None if preprocessing is None else transforms.convert(preprocessing)
-    loaded = _load(source, classes, weights, arch, preprocessing, trust_pickle, kwargs, given)
-    network = GapNetwork(
-        loaded.module,
-        list(classes or loaded.classes),
-        preprocessing or loaded.preprocessing,
-        activation or loaded.activation,
+    loaded = load_source(
+        source,
+        classes,
+        _fed(preprocessing),
+        weights=weights,
+        arch=arch,
+        trust_pickle=trust_pickle,
+        kwargs=kwargs,
     )
-    return Classifier(network, loaded.origin)
+    told, pixels = loaded.fed
+    module = (modules.own_copy(loaded.module) if loaded.borrowed else loaded.module).float()
+    module, count = modules.with_output(module, told, output)
+    names, activation = numbered(classes or loaded.classes), activation or loaded.activation
+    if count == 1:
+        if len(names) != 2:
+            raise SourceError(
+                f"the network has one logit, and {len(names)} classes were given: pass two names, of the class below "
+                "zero and of the class above it: classes=['ok', 'defect']. A number (a regression) has no classes"
+            )
+        if _network(module, names[1:], told, "sigmoid").head.logits_at.on_top is not None:
+            raise SourceError("the network's one output is a probability: let it return the logit, before the sigmoid")
+        module, activation = modules.with_two_sides(module), "sigmoid"
+    return Classifier(_network(module, names, told, activation), loaded.origin, [pixels])
 
 
-def _load(
-    source: Any,
-    classes: Sequence[str] | None,
-    weights: str | None,
-    arch: str | None,
-    preprocessing: Preprocessing | None,
-    trust_pickle: bool,
-    kwargs: dict[str, Any],
-    given: Mapping[str, Any],
-) -> sources.Source:
-    """What the source is, by its own function; ``given``: the keywords that not every kind of source uses."""
-    if isinstance(source, fom.Model):
-        _refuse_unused(given, "a zoo model")
-        return sources.from_zoo(source)
-    if type(source).__module__.startswith("transformers."):
-        _refuse_unused(
-            given, "a Hugging Face model", sources.HUB if kwargs.get("processor") is None else ("processor",)
-        )
-        return sources.from_huggingface(source, classes=classes, **kwargs)
-    if isinstance(source, nn.Module):
-        _refuse_unused(given, "a torch.nn.Module")
-        return sources.from_module(source, classes, preprocessing)
-    if not isinstance(source, (str, os.PathLike)):
-        raise SourceError(f"expected a name, a path, a zoo model or a torch.nn.Module, found {type(source).__name__}")
-
-    name = os.fspath(source)
-    path = Path(os.path.expanduser(name))  # pathlib's raises for an unknown user
-    if name in LITE:
-        _refuse_unused(given, name)
-        return sources.from_lite(name, classes)
-    if name.startswith("timm:"):
-        if weights not in (None, "DEFAULT"):
-            raise SourceError(f"timm's names say which weights: timm:resnet50.a1_in1k, not weights={weights!r}")
-        _refuse_unused(given, "a timm model", ("weights",), passes_on=True)
-        return sources.from_timm(name[5:], weights is not None, classes, **kwargs)
-    if name.startswith("hf:"):
-        _refuse_unused(given, "a Hugging Face model", ("processor",), passes_on=True)
-        return sources.from_huggingface(name[3:], classes=classes, **kwargs)
-    if name in architectures():
-        _refuse_unused(given, "a torchvision model", ("weights",), passes_on=True)
-        return sources.from_torchvision(name, weights, classes, **kwargs)
-    if os.path.isdir(path):  # pathlib's raise where the name is too long
-        _refuse_unused(given, "a checkpoint folder")
-        return sources.from_checkpoint(path)
-    if os.path.isfile(path):
-        if trust_pickle:
-            _refuse_unused(given, "a pickled module", ("trust_pickle",))
-            return sources.from_pickle(path, classes, preprocessing)
-        _refuse_unused(given, "a file of weights", ("arch", "trust_pickle"))
-        return sources.from_state_dict(path, arch, classes, preprocessing)
-    if name.endswith("-torch"):  # FiftyOne's zoo names its models so
-        _refuse_unused(given, "a zoo model")
-        return sources.from_zoo(name)
-    raise SourceError(
-        f"{name!r} is neither a classifier name nor an existing path{did_you_mean(name, [*LITE, *architectures()])}. "
-        "Expected efficientnet_lite0, a torchvision classifier, timm:…, hf:…, a FiftyOne zoo model (…-torch), "
-        "a checkpoint folder or a file of weights"
-    )
+def _network(module: nn.Module, classes: Sequence[str], preprocessing: Preprocessing, activation: str) -> GapNetwork:
+    try:
+        return GapNetwork(module, classes, preprocessing, activation)
+    except CamError:
+        raise
+    except Exception as error:  # the module is anybody's
+        raise SourceError(f"the network cannot be looked into: {type(error).__name__}: {first_line(error)}") from error
 
 
-_ALWAYS = ("classes", "preprocessing", "activation")
-_OWN = (*_ALWAYS, "weights", "arch", "trust_pickle")
+def _fed(preprocessing: Any) -> sources.Fed | None:
+    if preprocessing is None:
+        return None
+    return of_processor(preprocessing) if hasattr(preprocessing, "model_input_names") else of_transforms(preprocessing)
 
 
-def _refuse_unused(given: Mapping[str, Any], kind: str, used: Sequence[str] = (), *, passes_on: bool = False) -> None:
-    """Refuse keywords that a kind of source would pass over in silence.
+def numbered(classes: Sequence[str]) -> list[str]:
+    """Names that are all different: classes that share one get the number of their logit.
 
-    Args:
-        given: the keywords that not every kind uses.
-        kind: in words.
-        used: those that this kind uses.
-        passes_on: other keywords go to its loader, which refuses what it does not know. Not those that are almost one
-            of :func:`load_classifier`'s: some loaders pass over ``activatoin``.
-
-    Raises:
-        SourceError: naming the first such keyword, never its value, which may be a token.
+    >>> numbered(["crane", "heron", "crane"])
+    ['crane (0)', 'heron', 'crane (2)']
     """
-    known = (*_ALWAYS, *used)
-    for name in given:
-        misspelt = bool(difflib.get_close_matches(name, _OWN, n=1, cutoff=0.8))
-        if name not in used and (misspelt or not passes_on):
-            meant = did_you_mean(name, known)
-            further = ", and what its loader takes" if passes_on else ""
-            raise SourceError(f"{kind} does not use {name}={meant}: it uses {', '.join(known)}{further}")
+    counts = Counter(classes)
+    return [f"{name} ({index})" if counts[name] > 1 else str(name) for index, name in enumerate(classes)]
 
 
 class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
@@ -190,15 +145,19 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
     Attributes:
         network: the :class:`~fiftyone_cam.core.network.GapNetwork`.
         origin: plain data that says where the classifier came from.
+        checks: what it was held against when it was loaded, by name: ``pixels`` (our input against the source's own)
+            and ``maps`` (mean of the map plus bias against the logit).
 
     >>> classifier = focam.load_classifier("efficientnet_lite0")
     >>> classifier.explain("cat.jpg").maps[0].label
     'tabby'
     """
 
-    def __init__(self, network: GapNetwork, origin: Mapping[str, Any]) -> None:
+    def __init__(self, network: GapNetwork, origin: Mapping[str, Any], checks: Sequence[Check] = ()) -> None:
         self.network = network
         self.origin = dict(origin)
+        maps = Check("maps", True, network.head.error, "of the largest logit", "on noise, when it was loaded")
+        self.checks: dict[str, Check] = {check.name: check for check in (*checks, maps)}
         self._fingerprint: str | None = None
         self._preprocess = True
 
@@ -237,6 +196,7 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
             arch=arch,
             weights=weights,
             details=details,
+            checks={name: check.to_dict() for name, check in self.checks.items()},
             **self.network.describe(),
         )
 

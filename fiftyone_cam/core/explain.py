@@ -17,7 +17,6 @@ from fiftyone_cam.core.boxes import Box, clip_to_image, to_image_coordinates
 from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate
 from fiftyone_cam.core.errors import CamError, ImageError, NotDoneError, first_line
 from fiftyone_cam.core.heads import Reading, scale_of_terms
-from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing
 from fiftyone_cam.core.results import ClassMap, Explanation, Failure, Item, Result
@@ -38,7 +37,7 @@ class Prepared:
 def prepare(item: Item, preprocessing: Preprocessing) -> Prepared | Failure:
     """Decode one image and shape it for the network. Never raises for what is wrong with the file."""
     try:
-        image = read_image(item.path, min_size=preprocessing.least)
+        image = preprocessing.pixels(item.path)
         height, width = image.shape[:2]
         pixels = preprocessing.apply(torch.from_numpy(image).permute(2, 0, 1))
         return Prepared(item, pixels, preprocessing.frame(height, width), (height, width))

@@ -12,7 +12,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -27,6 +27,9 @@ from fiftyone_cam.core.remote_files import fetch, is_url
 _MOST_METADATA = 64 << 20
 
 _SMALL = 1 << 20
+
+Range: TypeAlias = "float | tuple[float, float]"
+"""The value that means white, or the values that mean black and white."""
 
 # Recognised by content, never by the file's name. Not everything that Pillow opens: EPS, say, would run Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
@@ -65,6 +68,7 @@ def read_image(
     *,
     min_size: int | Callable[[int, int], int] | None = None,
     max_pixels: int | None = None,
+    full: Range | None = None,
 ) -> NDArray[np.uint8]:
     """Read an image file as the App shows it: upright, first frame, 8 bits a channel.
 
@@ -73,10 +77,12 @@ def read_image(
 
     - Orientation: as a browser applies it; a tag that is not 1 to 8 is ignored.
     - Transparency lies over white, the paper that cut-outs are made for. (Simply dropping alpha, as ``convert("RGB")``
-      does, would show whatever colours lie hidden under the transparent pixels, often black.)
+      does, would show whatever colours lie hidden under the transparent pixels, often black.) A fourth band of a TIFF
+      that is mostly neither 0 nor 255 is no transparency but a band, such as near infrared: it is left out.
     - 16 bits are divided by 257, full range to full range; likewise what a TIFF declares as 12 bits. Twelve bits in
       a file that declares sixteen stay as dark as every viewer shows them: guessing the range from the pixels would
-      brighten every night picture. (16-bit colour comes from Pillow cut to its high byte: one level off at most.)
+      brighten every night picture: say it, ``full=4095``. (16-bit colour comes from Pillow cut to its high byte: one
+      level off at most.)
     - Float and 32-bit pixels say nothing of their range: floats must lie in 0 to 1, integers in 0 to 65535.
     - CMYK is converted by the plain formula that browsers use, to within a few levels. Colour profiles and gamma are
       not applied, here the App may differ: the networks were trained on pixels as they are stored.
@@ -91,6 +97,9 @@ def read_image(
         max_pixels: refuse more than this many pixels (width x height), told by the header, before anything is decoded;
             by default as :func:`~fiftyone_cam.core.limits.limits` says. Above its default, decoders may still refuse by
             limits of their own (a WebP right away, a JPEG at 2^30).
+        full: the value that means white in pixels of more than 8 bits, or those that mean black and white:
+            ``4095`` (12 bits), ``10000`` (reflectance), ``(-1000, 1000)``. What lies beyond is cut off. Files of 8
+            bits stay as they are.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB, C-contiguous, writable.
@@ -104,7 +113,7 @@ def read_image(
         content = fetch(url, 8 * max_pixels)  # what 16-bit RGBA would take, uncompressed
         if not content:
             raise ImageError("empty file")
-        return _read(io.BytesIO(content), min_size, max_pixels)
+        return _read(io.BytesIO(content), min_size, max_pixels, full)
     try:
         # Before it is opened: opening a FIFO waits for its writer.
         status = os.stat(path)
@@ -115,7 +124,7 @@ def read_image(
         with open(path, "rb") as file:
             # Pillow reads a header in some forty bites, each of which costs more from a file than from memory.
             source = io.BytesIO(file.read()) if status.st_size <= _SMALL else file
-            return _read(source, min_size, max_pixels)
+            return _read(source, min_size, max_pixels, full)
     except FileNotFoundError:
         raise ImageError("file not found") from None
     except PermissionError:
@@ -124,7 +133,57 @@ def read_image(
         raise ImageError(f"cannot open: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _read(file: IO[bytes], min_size: int | Callable[[int, int], int] | None, max_pixels: int) -> NDArray[np.uint8]:
+def call_reader(
+    reader: Callable[[str], Any], path: str | os.PathLike[str], full: Range | None = None
+) -> NDArray[np.uint8]:
+    """The pixels that a caller's own function reads from a file, as 8 bits a channel.
+
+    Args:
+        reader: from a path to ``(H, W)`` or ``(H, W, C)``: bytes, or other numbers together with ``full``.
+        path: of the file.
+        full: the value that means white, or those that mean black and white.
+
+    Returns:
+        ``(H, W, C)`` uint8.
+
+    Raises:
+        ImageError: the function fails, or returns something else.
+
+    >>> call_reader(np.load, "scan.npy", full=(-1000, 1000)).shape
+    (512, 512, 1)
+    """
+    try:
+        values = np.asarray(reader(os.fspath(path)))
+    except Exception as error:  # the function is anybody's
+        raise ImageError(f"read= fails on it: {type(error).__name__}: {str(error)[:200]}") from error
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or not values.size or values.dtype.kind not in "uif":
+        raise ImageError(f"read= gave {values.dtype} {values.shape}, expected numbers of shape (H, W) or (H, W, C)")
+    if values.dtype == np.uint8 and full is None:
+        return np.ascontiguousarray(values)
+    if full is None:
+        raise ImageError(
+            f"read= gave {values.dtype}, whose range is not known: give bytes, or a Preprocessing with full="
+        )
+    return _scaled(values, full)
+
+
+def _scaled(values: NDArray[Any], full: Range) -> NDArray[np.uint8]:
+    """From a range of values to 0 to 255; what lies beyond is cut off."""
+    low, high = full if isinstance(full, tuple) else (0.0, full)
+    if not np.isfinite(values.min()):
+        raise ImageError("there are pixels that are no finite numbers")
+    levels = (values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    return np.asarray(np.rint(levels.clip(0, 255)), np.uint8)
+
+
+def _read(
+    file: IO[bytes],
+    min_size: int | Callable[[int, int], int] | None,
+    max_pixels: int,
+    full: Range | None = None,
+) -> NDArray[np.uint8]:
     prefix = file.read(16)
     # Not Image.open: it warns of, and refuses, what is too large for Pillow's own global limit, not for ours.
     for name in _FORMATS:
@@ -149,6 +208,10 @@ def _read(file: IO[bytes], min_size: int | Callable[[int, int], int] | None, max
             image = _decode_jpeg(
                 file.read(_MOST_METADATA + 8 * pixels), factor
             )  # there may be a film after the picture
+        elif full is not None and name in ("PNG", "TIFF") and (deep := _decode_deep(file, name)) is not None:
+            image = _scaled(deep, full)
+            if name == "TIFF":  # turned below as Pillow would, while it loads
+                orientation = int(getattr(header, "tag_v2", {}).get(274, 1))
         else:
             image = _decode_other(header)
         if turn := _TURN.get(orientation):
@@ -184,12 +247,35 @@ def _decode_other(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
     image.load()
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _eight_bits(image)
-    if image.has_transparency_data:
+    if image.has_transparency_data and not (image.format == "TIFF" and _is_a_band(image)):
         paper = Image.new("RGB", image.size, "white")
         picture = image.convert("RGBA")
         paper.paste(picture, mask=picture)
         return np.array(paper)
     return np.array(image.convert("RGB"))
+
+
+def _is_a_band(image: Image.Image) -> bool:
+    """Whether a TIFF's fourth band is pixels as the others are: transparency is mostly all or nothing."""
+    if image.mode != "RGBA":
+        return False
+    fourth = np.asarray(image.getchannel("A"))
+    return float(((fourth == 0) | (fourth == 255)).mean()) < 0.5
+
+
+def _decode_deep(file: IO[bytes], name: str) -> NDArray[Any] | None:
+    """Pixels of more than 8 bits as RGB, in their own numbers; None where there are none."""
+    file.seek(0)
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION if name == "PNG" else cv2.IMREAD_UNCHANGED
+    values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flags)
+    if values is None or values.dtype == np.uint8:
+        return None
+    bands = values.shape[2] if values.ndim == 3 else 1
+    if bands not in (1, 3, 4):
+        raise ImageError(
+            f"{bands} bands, expected 1, 3 or 4: read it with a function of your own, Preprocessing(read=…)"
+        )
+    return np.repeat(values.reshape(*values.shape[:2], 1), 3, 2) if bands == 1 else values[..., 2::-1]
 
 
 def _eight_bits(image: ImageFile.ImageFile) -> NDArray[np.uint8]:

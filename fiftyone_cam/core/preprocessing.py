@@ -6,161 +6,46 @@ All boxes are ``(x, y, width, height)``, relative to the whole image as displaye
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from fiftyone_cam.core.boxes import Box
+from fiftyone_cam.core.image import Range, call_reader, read_image
+from fiftyone_cam.core.steps import STEPS, Axis, Bound, CenterCrop, CropShare, Margin, Pad, Resize, Shape, Step
 
+__all__ = ["Bound", "CenterCrop", "CropShare", "Margin", "Pad", "Preprocessing", "Resize", "Step"]
 
-class Axis(NamedTuple):
-    """One axis of the way from image to network input, in pixels: ``input = scale * image + offset``."""
-
-    size: int
-    scale: float = 1.0
-    offset: float = 0.0
-
-
-class Shape(NamedTuple):
-    """Both axes of the way from image to network input."""
-
-    y: Axis
-    x: Axis
-
-
-class _Resizing:
-    """A step that is fully said by its target size."""
-
-    def target(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after the step."""
-        raise NotImplementedError
-
-    def place(self, shape: Shape) -> Shape:
-        height, width = self.target(shape.y.size, shape.x.size)
-        return Shape(_scaled(shape.y, height), _scaled(shape.x, width))
-
-    def apply(self, image: Tensor, interpolation: InterpolationMode, antialias: bool) -> Tensor:
-        height, width = self.target(*image.shape[-2:])
-        if (height, width) == tuple(image.shape[-2:]):
-            return image
-        resized: Tensor = F.resize_image(image, [height, width], interpolation=interpolation, antialias=antialias)
-        return resized
-
-
-@dataclass(frozen=True)
-class Resize(_Resizing):
-    """Resize the short or the long side (aspect kept, rounded as in torchvision), or both sides to ``size``.
-
-    >>> Resize(short=256).target(480, 640)
-    (256, 341)
-    """
-
-    short: int | None = None
-    long: int | None = None
-    size: tuple[int, int] | None = None  # height, width
-
-    def __post_init__(self) -> None:
-        if sum(value is not None for value in (self.short, self.long, self.size)) != 1:
-            raise ValueError(f"Resize takes exactly one of short, long and size, found {self}")
-
-    def target(self, height: int, width: int) -> tuple[int, int]:
-        if self.size is not None:
-            return self.size
-        short, long = sorted((height, width))
-        if self.short is not None:
-            short, long = self.short, max(1, int(self.short * long / short))
-        elif self.long is not None:
-            short, long = max(1, int(self.long * short / long)), self.long
-        return (short, long) if height <= width else (long, short)
-
-
-@dataclass(frozen=True)
-class Bound(_Resizing):
-    """Enlarge until both sides are at least ``least``, then shrink until both are at most ``most``; aspect kept.
-
-    The sizes of the inputs differ then, and images are only batched with those of their own size.
-
-    >>> Bound(least=224).target(112, 300)
-    (224, 600)
-    """
-
-    least: int | None = None
-    most: int | None = None
-
-    def target(self, height: int, width: int) -> tuple[int, int]:
-        if self.least is not None and min(height, width) < self.least:
-            factor = self.least / min(height, width)
-            height, width = round(height * factor), round(width * factor)
-        if self.most is not None and max(height, width) > self.most:
-            factor = self.most / max(height, width)
-            height, width = max(1, round(height * factor)), max(1, round(width * factor))
-        return height, width
-
-
-@dataclass(frozen=True)
-class CenterCrop:
-    """Cut ``size`` (height, width) out of the middle; a smaller image is padded with zeros first, as in torchvision.
-
-    >>> Preprocessing((CenterCrop((224, 224)),)).frame(height=448, width=448)
-    (0.25, 0.25, 0.5, 0.5)
-    """
-
-    size: tuple[int, int]
-
-    def place(self, shape: Shape) -> Shape:
-        return Shape(_centred(shape.y, self.size[0]), _centred(shape.x, self.size[1]))
-
-    def apply(self, image: Tensor, interpolation: InterpolationMode, antialias: bool) -> Tensor:
-        cropped: Tensor = F.center_crop_image(image, list(self.size))
-        return cropped
-
-
-@dataclass(frozen=True)
-class Pad:
-    """Pad to ``size`` (height, width) with the image in the middle: after ``Resize(long=…)``, a letterbox.
-
-    >>> Preprocessing((Resize(long=224), Pad((224, 224)))).frame(height=112, width=224)
-    (0.0, -0.5, 1.0, 2.0)
-    """
-
-    size: tuple[int, int]
-    fill: int = 0
-
-    def _before(self, size: int, target: int) -> int:
-        if size > target:
-            raise ValueError(f"cannot pad {size} pixels to {target}: resize the long side first")
-        return (target - size) // 2
-
-    def place(self, shape: Shape) -> Shape:
-        y, x = (
-            Axis(target, axis.scale, axis.offset + self._before(axis.size, target))
-            for axis, target in zip(shape, self.size, strict=True)
-        )
-        return Shape(y, x)
-
-    def apply(self, image: Tensor, interpolation: InterpolationMode, antialias: bool) -> Tensor:
-        height, width = image.shape[-2:]
-        top, left = self._before(height, self.size[0]), self._before(width, self.size[1])
-        padding = [left, top, self.size[1] - width - left, self.size[0] - height - top]
-        padded: Tensor = F.pad_image(image, padding, fill=[self.fill])
-        return padded
-
-
-Step = Resize | Bound | CenterCrop | Pad
-_STEPS: Mapping[str, type[Step]] = {"resize": Resize, "bound": Bound, "center_crop": CenterCrop, "pad": Pad}
+_GREY = (19595, 38470, 7471)
+"""Of 65536: red, green and blue in Pillow's grey (ITU-R 601-2)."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """From a decoded picture to the network's input, and back: steps, interpolation, mean and standard deviation.
 
-    ``mean`` and ``std`` are for pixels in [0, 1]: ``input = (pixel / 255 - mean) / std``.
+    Args:
+        steps: in the order in which they are taken.
+        mean, std: for pixels in [0, 1], a number for each channel: ``input = (pixel / 255 - mean) / std``.
+        interpolation: of every resizing, by torchvision's name.
+        antialias: False where the network was trained on pixels that were picked, not averaged.
+        channels: a letter for each channel of the input, ``R``, ``G``, ``B`` or ``L`` (grey): ``"BGR"``, ``"L"``. By
+            default ``"RGB"``, ``"L"`` where there is one mean, or with ``read`` the channels as they are read.
+        full: the value that means white in pixels of more than 8 bits, or those that mean black and white, as in
+            :func:`~fiftyone_cam.core.image.read_image`: 4095, 10000, (-1000, 1000).
+        read: a function from a path to pixels, ``(H, W)`` or ``(H, W, C)``, for files that are no pictures (DICOM,
+            ``.npy``) or have other channels than red, green and blue. Bytes, or other numbers and ``full``. It must be
+            safe to call from several threads, and for Ray it must be picklable.
+
+    Raises:
+        ValueError: the settings contradict each other.
 
     >>> preprocessing = Preprocessing((Resize(short=256), CenterCrop((224, 224))))
     >>> preprocessing.apply(image).shape                      # image: (3, H, W) uint8
@@ -174,20 +59,74 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
     antialias: bool = True
+    channels: str | None = None
+    full: Range | None = None
+    read: Callable[[str], Any] | None = None
 
     def __post_init__(self) -> None:
         InterpolationMode(self.interpolation)  # an unknown name fails here, not in a decode thread
+        letters = self._letters()
+        if letters is not None and (len(letters) != len(self.mean) or not set(letters) <= set("RGBL")):
+            raise ValueError(
+                f"expected a mean for each of the channels {letters!r} (letters R, G, B, L), found {self.mean}: "
+                "pass channels=, such as 'L' for grey or 'BGR', or read=, a function that gives other channels"
+            )
+        low, high = self.full if isinstance(self.full, tuple) else (0, 1 if self.full is None else self.full)
+        if not low < high:
+            raise ValueError(f"full is {self.full}, expected the value of white, or those of black and white in order")
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
             raise ValueError(f"expected as many means as positive deviations, found {self.mean} and {self.std}")
 
     def apply(self, image: Tensor) -> Tensor:
-        """The steps on a ``(3, H, W)`` uint8 image; still uint8, so that a batch travels small."""
+        """The steps on a ``(3, H, W)`` uint8 image; still uint8, so that a batch travels small.
+
+        Returns:
+            ``(C, height, width)`` uint8, C the number of means.
+        """
         for step in self.steps:
             image = step.apply(image, InterpolationMode(self.interpolation), self.antialias)
-        return image
+        return self._channels(image)
+
+    def pixels(self, path: str) -> NDArray[np.uint8]:
+        """An image file's pixels, ``(H, W, C)``: read as a picture, or by the caller's own function.
+
+        Raises:
+            ImageError: with a short reason.
+
+        >>> preprocessing.pixels("cat.jpg").shape
+        (300, 451, 3)
+        """
+        if self.read is not None:
+            return call_reader(self.read, path, self.full)
+        return read_image(path, min_size=self.least, full=self.full)
+
+    def _letters(self) -> str | None:
+        """The channels of the input; None where they are those that the caller's function reads."""
+        if self.channels is not None or (self.read is not None and len(self.mean) not in (1, 3)):
+            return self.channels
+        return "L" if len(self.mean) == 1 else "RGB"
+
+    def _channels(self, image: Tensor) -> Tensor:
+        """What was read as the channels that the network takes."""
+        letters = self._letters()
+        if letters is None or (letters == "L" and len(image) == 1):
+            if len(image) != len(self.mean):
+                raise ValueError(f"found {len(image)} channels, expected {len(self.mean)}: one for each mean")
+            return image
+        if len(image) == 1:
+            return image.expand(len(letters), -1, -1)
+        if len(image) != 3:
+            raise ValueError(f"found {len(image)} channels, expected red, green and blue")
+        if letters == "RGB":
+            return image
+        if "L" not in letters:
+            return image[["RGB".index(letter) for letter in letters]]
+        weights = torch.tensor(_GREY, dtype=torch.int32).view(3, 1, 1)
+        grey = (((image.int() * weights).sum(0, keepdim=True) + (1 << 15)) >> 16).to(torch.uint8)
+        return torch.cat([grey if letter == "L" else image["RGB".index(letter)][None] for letter in letters])
 
     def normalize(self, batch: Tensor) -> Tensor:
-        """``(N, 3, H, W)`` uint8 to the network's float32 input, on whatever device the batch is."""
+        """``(N, C, H, W)`` uint8 to the network's float32 input, on whatever device the batch is."""
         mean = torch.tensor(self.mean, device=batch.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=batch.device).view(1, -1, 1, 1)
         return batch.float().div_(255).sub_(mean).div_(std)
@@ -220,15 +159,16 @@ class Preprocessing:
         return shape
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, the same before and after JSON; :meth:`from_dict` is the inverse."""
-        names = {cls: name for name, cls in _STEPS.items()}
+        """Plain data, the same before and after JSON; :meth:`from_dict` is the inverse, but for ``read``."""
+        names = {cls: name for name, cls in STEPS.items()}
         steps = []
         for step in self.steps:
-            values = {
-                key: list(value) if isinstance(value, tuple) else value
-                for key, value in asdict(step).items()
-                if value is not None
-            }
+            values: dict[str, Any] = {}
+            for entry in fields(step):
+                value = getattr(step, entry.name)
+                # what is at its default is left out, so that records stay the same when a setting is added
+                if value != entry.default or (isinstance(step, Pad) and entry.name == "fill"):
+                    values[entry.name] = list(value) if isinstance(value, tuple) else value
             steps.append({"step": names[type(step)], **values})
         return {
             "steps": steps,
@@ -236,24 +176,36 @@ class Preprocessing:
             "std": list(self.std),
             "interpolation": self.interpolation,
             "antialias": self.antialias,
+            **({"channels": self.channels} if self.channels is not None else {}),
+            **({"full": list(self.full) if isinstance(self.full, tuple) else self.full} if self.full else {}),
+            **({"read": _name(self.read)} if self.read is not None else {}),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
+        if "read" in data:
+            raise ValueError(f"its pixels were read by {data['read']}, which data cannot hold: pass preprocessing=")
         steps = []
         for entry in data.get("steps", ()):
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
             name = values.pop("step", None)
-            if name not in _STEPS:
-                raise ValueError(f"unknown preprocessing step {name!r}, expected one of {sorted(_STEPS)}")
-            steps.append(_STEPS[name](**values))
+            if name not in STEPS:
+                raise ValueError(f"unknown preprocessing step {name!r}, expected one of {sorted(STEPS)}")
+            steps.append(STEPS[name](**values))
         return cls(
             tuple(steps),
             mean=tuple(data["mean"]),
             std=tuple(data["std"]),
             interpolation=data["interpolation"],
             antialias=data["antialias"],
+            channels=data.get("channels"),
+            full=tuple(full) if isinstance(full := data.get("full"), list) else full,
         )
+
+
+def _name(function: Callable[..., Any]) -> str:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 @lru_cache(maxsize=1024)
@@ -262,17 +214,6 @@ def _frame(preprocessing: Preprocessing, height: int, width: int) -> Box:
     x, w = _back(shape.x, width)
     y, h = _back(shape.y, height)
     return (x, y, w, h)
-
-
-def _scaled(axis: Axis, size: int) -> Axis:
-    factor = size / axis.size
-    return Axis(size, axis.scale * factor, axis.offset * factor)
-
-
-def _centred(axis: Axis, size: int) -> Axis:
-    # torchvision pads (crop - size) // 2 before, then cuts at round(rest / 2): with the pad, the rest is 0
-    before = (size - axis.size) // 2 if size > axis.size else -round((axis.size - size) / 2)
-    return Axis(size, axis.scale, axis.offset + before)
 
 
 def _back(axis: Axis, size: int) -> tuple[float, float]:

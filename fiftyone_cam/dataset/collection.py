@@ -23,15 +23,27 @@ def require_images(samples: Collection) -> Collection:
     >>> require_images(dataset.limit(3)).count()
     3
     """
-    if isinstance(samples, (fop.PatchesView, fop.EvaluationPatchesView, foc.ClipsView, fov.FramesView)):
+    if isinstance(samples, (fop.PatchesView, fop.EvaluationPatchesView)):
+        raise RunError(
+            f"expected whole images, found a {type(samples).__name__}: its samples refer to their whole image. "
+            "Cut the objects out first: focam.crop_patches(patches, 'crops') makes a dataset of them"
+        )
+    if isinstance(samples, (foc.ClipsView, fov.FramesView)):
         raise RunError(
             f"expected a dataset or a view of whole images, found a {type(samples).__name__}, whose samples are made "
             "anew each time. Export it as a dataset of its own: view.clone()"
         )
     if not isinstance(samples, (fo.Dataset, fo.DatasetView)):
         raise RunError(f"expected a FiftyOne dataset or view, found {type(samples).__name__}")
+    if samples.media_type == "group" and samples._dataset.media_type != "group":  # the App's Group by
+        samples = samples.flatten()
     if samples.media_type == "group":
         samples = samples.select_group_slices(samples.group_slice)
+    if _are_cloned_patches(samples):
+        raise RunError(
+            "the samples are patches that were cloned, and their files are the whole images: every patch of an image "
+            "would get the same map. Cut the objects out: focam.crop_patches(dataset.to_patches(…), 'crops')"
+        )
     if samples.media_type is not None and samples.media_type != "image":
         hint = (
             ": take its frames, dataset.to_frames(sample_frames=True).clone()" if samples.media_type == "video" else ""
@@ -40,3 +52,10 @@ def require_images(samples: Collection) -> Collection:
     if samples.count("id") == 0:  # count() takes MongoDB's estimate, which is 0 after MongoDB crashed
         raise RunError("there are no samples: add some, or widen the view")
     return samples
+
+
+def _are_cloned_patches(samples: Collection) -> bool:
+    """Whether it is the clone of a patches view: the id of an image beside a single object, and no crop."""
+    schema = samples.get_field_schema()
+    objects = samples.get_field_schema(embedded_doc_type=(fo.Detection, fo.Polyline))
+    return isinstance(schema.get("sample_id"), fo.ObjectIdField) and bool(objects)

@@ -98,7 +98,8 @@ def timm_names() -> tuple[str, ...]:
 def zoo_names() -> tuple[str, ...]:
     """FiftyOne's torch classifiers that need no prompt."""
     names = foz.list_zoo_models(tags=["classification", "torch"])
-    return tuple(name for name in names if name.endswith("-torch") and "zero" not in name and "clip" not in name)
+    left_out = ("zero", "clip", "yolo")  # need a prompt, or are loaded by Ultralytics in a way of its own
+    return tuple(name for name in names if name.endswith("-torch") and not any(word in name for word in left_out))
 
 
 def lite_names() -> tuple[str, ...]:

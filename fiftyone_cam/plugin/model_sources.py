@@ -160,6 +160,8 @@ class TimmForm(SourceForm):
         return installed.timm_names()
 
     def name_problem(self, name: str) -> str | None:
+        if name.startswith(("hf_hub:", "hf-hub:")):  # somebody's own, on the Hub
+            return None
         names = self.names()
         return _unknown(self.label, name.split(".")[0], names) if installed.answered("timm") else None
 

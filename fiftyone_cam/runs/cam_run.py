@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
+from fiftyone_cam.core.checks import Check
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.names import COMPILING_PAYS, ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.core.tables import Summary
@@ -92,7 +93,7 @@ class CamRun(Run[CamRecord]):
     def describe(self) -> Summary:
         """The run in words: the classifier, how many maps there are, how exact they are, and where the time went.
 
-        >>> run.describe().rows[1]
+        >>> run.describe().rows[2]
         ('samples', '259 with a map, 0 failed, of 259; 259 new')
         """
         record = self.record
@@ -100,6 +101,8 @@ class CamRun(Run[CamRecord]):
         network = f"{classifier.model} ({classifier.source}), {len(classifier.classes)} classes"
         done = f"{counts.computed:,} with a map, {counts.failed:,} failed, of {counts.samples:,}; {counts.new:,} new"
         rows = [("classifier", f"{network}, weights {classifier.sha256[:12]}"), ("samples", done)]
+        if "pixels" in classifier.checks:
+            rows.insert(1, ("pixels", Check.from_dict(classifier.checks["pixels"]).words()))
         missing = counts.samples - counts.computed - counts.failed
         if missing > 0:
             rows.append(("", f"{missing:,} have neither: the same call of compute_cam goes on with them"))

@@ -81,6 +81,7 @@ class ClassifierRecord:
         arch: the architecture's name, where ``model`` is none.
         weights: the name of the weights, where there are several.
         details: what else its source says.
+        checks: what it was held against when it was loaded: each as :meth:`Check.to_dict` gives it.
     """
 
     source: str
@@ -94,6 +95,7 @@ class ClassifierRecord:
     arch: str | None = None
     weights: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

@@ -49,7 +49,7 @@ def _new_network(arch: str, weights: str | None, classes: Sequence[str], size: i
         source = sources.from_lite(arch) if arch in LITE else sources.from_torchvision(arch, weights)
     except SourceError as error:
         raise SourceError(f"{error}. To begin with random weights: weights=None") from error
-    network = GapNetwork(module, classes, _preprocessing(source.preprocessing, size))
+    network = GapNetwork(module, classes, _preprocessing(source.fed[0], size))
     _transfer(source.module, network)
     # the head was certified with random weights before it: probe again what will be trained
     return GapNetwork(module, classes, network.preprocessing)

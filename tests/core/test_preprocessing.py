@@ -131,7 +131,7 @@ def _save_turned(picture: np.ndarray, orientation: int, path) -> None:
 
 
 def test_a_step_says_what_it_cannot_do():
-    with pytest.raises(ValueError, match="exactly one of short, long and size"):
+    with pytest.raises(ValueError, match="exactly one of short, long, size"):
         Resize(short=3, long=4)
     with pytest.raises(ValueError, match="resize the long side first"):
         Preprocessing((Pad((10, 10)),)).frame(20, 5)

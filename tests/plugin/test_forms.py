@@ -69,6 +69,13 @@ def test_zoo_names_are_in_the_zoo() -> None:
 
     assert {"resnet50-imagenet-torch", "densenet121-imagenet-torch"} <= set(installed.zoo_names())
     assert set(installed.zoo_names()) <= set(foz.list_zoo_models())
+    assert not any("yolo" in name for name in installed.zoo_names())  # they cannot be loaded through the zoo
+
+
+def test_timm_models_of_ones_own_on_the_hub_pass_the_form() -> None:
+    timm = sources.SOURCES["timm"]
+    assert timm.problem("hf_hub:someone/pets_resnet18") is None
+    assert "has no" in str(timm.problem("resnet18x"))
 
 
 def test_the_manifest_lists_every_operator_and_the_app_no_torch() -> None:

@@ -1,0 +1,212 @@
+"""The caller's module as it is run here: a copy of its own, that takes an image and returns logits.
+
+Nothing is taken silently: where a forward returns several things that may be logits, the caller chooses.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fiftyone_cam.core.errors import SourceError, first_line
+from fiftyone_cam.core.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
+
+
+def own_copy(module: nn.Module) -> nn.Module:
+    """A copy that may be cast and moved, of what lies inside ``DataParallel`` and ``torch.compile``.
+
+    The caller's module is never changed. What cannot be copied is used itself, and the log says so.
+
+    >>> own_copy(module) is module
+    False
+    """
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            break
+        module = inner
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # modules hold anything: locks, graphs, handles
+        logger.warning(
+            "%s cannot be copied (%s): it is used itself, in float32 and on the device of the run",
+            *(type(module).__name__, first_line(error)[:200]),
+        )
+        return module
+
+
+def with_output(
+    module: nn.Module, preprocessing: Preprocessing, output: str | int | None = None
+) -> tuple[nn.Module, int]:
+    """The module with one output, ``(N, classes)``, whatever else it returns; and how many classes.
+
+    Args:
+        module: that takes an image batch.
+        preprocessing: how it is fed.
+        output: the name or the number of what to take, where there are several.
+
+    Raises:
+        SourceError: the forward fails, returns nothing that may be logits, or several things and none was chosen.
+
+    >>> module, count = with_output(module, preprocessing, output="animal")
+    >>> module(batch).shape
+    torch.Size([N, 3])
+    """
+    returned = _returned(module, preprocessing)
+    if isinstance(returned, Tensor):
+        if output is not None:
+            raise SourceError(f"the forward returns one tensor: leave out output={output!r}")
+        logits = _logits(returned, "the forward")
+        return (module if logits is returned else _Chosen(module, None, logits)), logits.shape[1]
+    parts = _parts(returned)
+    key = _chosen(parts, output)
+    logits = _logits(parts[key], f"output {key!r}")
+    readable = key == "logits" and logits is parts[key]  # Hugging Face's word, known everywhere
+    return (module if readable else _Chosen(module, key, logits)), logits.shape[1]
+
+
+def _chosen(parts: Mapping[str | int, Any], output: str | int | None) -> str | int:
+    """Which of the things that a forward returned are the logits."""
+    if output is not None:
+        if output not in parts:
+            raise SourceError(f"the forward returns no {output!r}, but {_told(parts)}")
+        return output
+    if isinstance(parts.get("logits"), Tensor):
+        return "logits"
+    fitting = {key: part for key, part in parts.items() if _may_be_logits(part)}
+    for key, part in fitting.items():  # logits, with what softmax or sigmoid makes of them beside
+        if all(other is part or _is_squashed(other, part) for other in fitting.values()):
+            return key
+    if not fitting:
+        raise SourceError(f"expected the forward to return logits of shape (N, classes), found {_told(parts)}")
+    first = next(iter(fitting))
+    raise SourceError(f"the forward returns several things: {_told(parts)}. Pass output={first!r}, or another of them")
+
+
+def with_two_sides(module: nn.Module) -> nn.Module:
+    """A module of one logit, z, as one of two: -z for the class below zero, z for the class above.
+
+    The map of the class below is then the same with its sign turned, and the confidence of each the sigmoid of its own.
+
+    >>> with_two_sides(module)(batch).shape
+    torch.Size([N, 2])
+    """
+    return _TwoSides(module)
+
+
+class _TwoSides(nn.Module):
+    """Its weights have the module's own names."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        returned = self.module(*args, **kwargs)
+        logit = returned if isinstance(returned, Tensor) else _parts(returned)["logits"]
+        return torch.cat([-logit, logit], 1)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module.state_dict(*args, **kwargs)
+
+
+class _Chosen(nn.Module):
+    """One of the outputs of a module, as ``(N, classes)``. Its weights have the module's own names."""
+
+    def __init__(self, module: nn.Module, key: str | int | None, example: Tensor) -> None:
+        super().__init__()
+        self.module = module
+        self.key = key
+        self.classes = example.shape[1]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        returned = self.module(*args, **kwargs)
+        chosen = returned if self.key is None else _parts(returned)[self.key]
+        return chosen.reshape(-1, self.classes)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module.state_dict(*args, **kwargs)
+
+
+def _returned(module: nn.Module, preprocessing: Preprocessing) -> Any:
+    """What the forward returns for two inputs of noise."""
+    height, width = preprocessing.input_size()
+    noise = torch.randn(2, len(preprocessing.mean), height, width, generator=torch.Generator().manual_seed(0))
+    parameter = next(module.parameters(), noise)
+    flags = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            return module(noise.to(parameter.device))
+    except Exception as error:  # the module is anybody's
+        reason = first_line(error)[:300]
+        raise SourceError(
+            f"the network fails on an input of shape {tuple(noise.shape)}, which its preprocessing makes: "
+            f"{type(error).__name__}: {reason}. {_advice(error, noise.shape[1])}"
+        ) from error
+    finally:
+        for part, flag in flags:
+            part.training = flag
+
+
+def _advice(error: Exception, channels: int) -> str:
+    if isinstance(error, TypeError):
+        return "If it needs more than the image, wrap it in a module whose forward takes the image alone"
+    if "channels" in str(error):
+        grey = "mean=(0.5,), std=(0.5,) for grey" if channels != 1 else "three means for colour"
+        return f"If it takes other channels, pass preprocessing=Preprocessing(…) with a mean for each: {grey}"
+    return "If it takes another size, pass preprocessing=Preprocessing((Resize(size=(…, …)),))"
+
+
+def _parts(returned: Any) -> dict[str | int, Any]:
+    """Everything that a forward returned, by name or number."""
+    if isinstance(returned, Mapping):
+        return dict(returned)
+    if isinstance(returned, tuple) and hasattr(returned, "_fields"):
+        return dict(zip(returned._fields, returned, strict=True))
+    if isinstance(returned, (tuple, list)):
+        return dict(enumerate(returned))
+    return {key: value for key, value in vars(returned).items() if isinstance(value, Tensor)}
+
+
+def _may_be_logits(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.is_floating_point() and (part.ndim == 2 or _trailing(part))
+
+
+def _trailing(part: Tensor) -> bool:
+    """Whether it is ``(N, C, 1, 1)``."""
+    return part.ndim > 2 and part[0, 0].numel() == 1
+
+
+def _logits(part: Any, name: str) -> Tensor:
+    if isinstance(part, Tensor) and part.ndim == 1:  # (N,): one logit, squeezed
+        return part[:, None]
+    if not _may_be_logits(part):
+        shape = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+        raise SourceError(f"expected logits of shape (N, classes) from {name}, found {shape}: not a classifier")
+    return part if part.ndim == 2 else part.flatten(1)
+
+
+def _is_squashed(other: Tensor, logits: Tensor) -> bool:
+    """Whether the one is the softmax or the sigmoid of the other."""
+    if other.shape != logits.shape:
+        return False
+    made = (logits.float().softmax(1), logits.float().sigmoid())
+    return any(torch.allclose(other.float(), each, atol=1e-5) for each in made)
+
+
+def _told(parts: Mapping[str | int, Any]) -> str:
+    found = (
+        f"{key!r}: {tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__}"
+        for key, part in list(parts.items())[:8]
+    )
+    return ", ".join(found) or "nothing"
