@@ -46,7 +46,7 @@ def load_classifier(
     trust_pickle: bool = False,
     **kwargs: Any,
 ) -> Classifier:
-    """Load a classifier that ends in global average pooling and a linear layer; find and certify its head.
+    """Load a classifier; find out how its logits come from feature maps, and certify it.
 
     Args:
         source: what to load. A name: ``"efficientnet_lite0"`` (1, 2; extra ``lite``), a torchvision classifier
@@ -72,7 +72,7 @@ def load_classifier(
     Raises:
         SourceError: nothing that can be loaded, pixels that would differ from the source's own, or a keyword that this
             kind of source does not use; the message says what was found and what to do.
-        HeadError: the network has no exact head (VGG, ViT, …); the message names what it has instead.
+        HeadError: its logits are no function of places in feature maps; the message names what was found.
 
     >>> classifier = focam.load_classifier("efficientnet_lite0")
     >>> len(classifier.classes), classifier.network.head.error < 1e-5

@@ -93,7 +93,7 @@ def compute_cam(
     Raises:
         RunError: the key is taken, or the run under it has another configuration.
         FieldError: a field is missing, of the wrong type, or not this project's.
-        SourceError, HeadError: the classifier cannot be loaded, or has no exact head.
+        SourceError, HeadError: the classifier cannot be loaded, or its logits are no function of places.
         CamError: a setting makes no sense, or Ray or its cluster is not there.
 
     >>> run = focam.compute_cam(dataset, "efficientnet_lite0", key="cam", ground_truth="ground_truth")

@@ -101,6 +101,8 @@ class CamRun(Run[CamRecord]):
         network = f"{classifier.model} ({classifier.source}), {len(classifier.classes)} classes"
         done = f"{counts.computed:,} with a map, {counts.failed:,} failed, of {counts.samples:,}; {counts.new:,} new"
         rows = [("classifier", f"{network}, weights {classifier.sha256[:12]}"), ("samples", done)]
+        if "grade" in classifier.head:
+            rows.insert(1, ("maps", f"{classifier.head['grade']} ({classifier.head['kind']})"))
         if "pixels" in classifier.checks:
             rows.insert(1, ("pixels", Check.from_dict(classifier.checks["pixels"]).words()))
         missing = counts.samples - counts.computed - counts.failed
