@@ -8,25 +8,31 @@ from pathlib import Path
 
 import fiftyone as fo
 import fiftyone.zoo as foz
+from _pictures import pictures
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared" / "data" / "cifar10"
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 UNPACKED = ROOT / ".demo" / "cifar10"
 
 
-def cifar10(folder: Path, split: str, count: int) -> fo.Dataset:
+def cifar10(folder: Path | None, split: str, count: int, quick: bool = False) -> fo.Dataset:
     """The first images of each class, together ``count``.
 
     Args:
-        folder: with ``train/<class>/*`` and ``test/<class>/*``, or with an archive of those, ``*.tar.xz``.
+        folder: with ``train/<class>/*`` and ``test/<class>/*``, or with an archive of those, ``*.tar.xz``. None:
+            FiftyOne's zoo.
         split: ``"train"`` or ``"test"``.
         count: how many; the same number of each class.
+        quick: without a folder, take generated pictures instead of the zoo's, which are a download.
     """
+    if folder is None and quick:
+        return pictures(CLASSES, count, 32, seed=split == "test")
+    if folder is None:
+        return from_zoo(split, count)
     if not (folder / split).is_dir():
         archive = next(iter(sorted(folder.glob("*.tar.xz"))), None)
         if archive is None:
-            print(f"{folder} holds no CIFAR-10: taking it from FiftyOne's zoo")
-            return foz.load_zoo_dataset("cifar10", split=split, max_samples=count, shuffle=True, seed=0)
+            raise SystemExit(f"{folder} holds no CIFAR-10: expected {split}/<class>/* in it, or a *.tar.xz of that")
         unpack(archive, split, count // 10)
         folder = UNPACKED
     paths = [path for kind in sorted((folder / split).iterdir()) for path in sorted(kind.iterdir())[: count // 10]]
@@ -35,6 +41,14 @@ def cifar10(folder: Path, split: str, count: int) -> fo.Dataset:
         [fo.Sample(filepath=str(path), ground_truth=fo.Classification(label=path.parent.name)) for path in paths]
     )
     return dataset
+
+
+def from_zoo(split: str, count: int) -> fo.Dataset:
+    """FiftyOne's copy, which is downloaded the first time."""
+    try:
+        return foz.load_zoo_dataset("cifar10", split=split, max_samples=count, shuffle=True, seed=0)
+    except Exception as error:  # whatever a download can raise
+        raise SystemExit(f"CIFAR-10 cannot be downloaded ({error}): --data names a folder with it") from error
 
 
 def unpack(archive: Path, split: str, each: int) -> None:

@@ -1,7 +1,7 @@
 """The second post, redone: cats and dogs, and what a network looks at when it takes one for the other.
 
     python examples/cats_and_dogs.py --data photos/train --audit photos/test
-    python examples/cats_and_dogs.py --quick --headless     a few photos, one epoch, no App: to see that it runs
+    python examples/cats_and_dogs.py --quick --headless     one epoch, no App; without --data on generated pictures
 
 Each folder holds a folder of photos for each class: Kaggle's "Dogs vs. Cats", or any photos of yours. Two networks
 learn from --data: ResNet-18 from random weights, as in the post, and EfficientNet-Lite0, of which only the last layer
@@ -18,11 +18,11 @@ from typing import Any
 import fiftyone as fo
 import matplotlib.pyplot as plt
 import numpy as np
+from _pictures import pictures
 from fiftyone import ViewField as F
 
 import fiftyone_cam as focam
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet18": {"arch": "resnet18", "weights": None, "size": 112, "recipe": focam.Recipe(epochs=15)},
     "lite0": {"arch": "efficientnet_lite0", "recipe": focam.Recipe(epochs=10, freeze="backbone")},
@@ -31,18 +31,19 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cats and dogs, and what the errors look at.")
-    parser.add_argument("--data", type=Path, default=SHARED / "dogs_vs_cats_train_2000", help="to train on")
-    parser.add_argument(
-        "--audit", type=Path, default=SHARED / "dogs_vs_cats_400", help="to ask about, never seen before"
-    )
+    parser.add_argument("--data", type=Path, help="to train on")
+    parser.add_argument("--audit", type=Path, help="to ask about, never seen before")
     parser.add_argument("--out", type=Path, default=Path("runs/cats_and_dogs"), help="checkpoints, overlays, a chart")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--quick", action="store_true", help="a few photos, one epoch")
     parser.add_argument("--headless", action="store_true", help="no App")
     options = parser.parse_args()
 
-    train = photos(options.data, 60 if options.quick else None)
-    test = photos(options.audit, 30 if options.quick else None)
+    if options.quick and options.data is None:
+        train, test = pictures(["disc", "stripes"], 60, 96, seed=0), pictures(["disc", "stripes"], 30, 96, seed=1)
+    else:
+        train = photos(options.data, 60 if options.quick else None)
+        test = photos(options.audit, 30 if options.quick else None)
 
     figure, panels = plt.subplots(1, len(options.networks), figsize=(9, 3), layout="constrained", squeeze=False)
     for key, panel in zip(options.networks, panels.flat, strict=True):
@@ -63,9 +64,11 @@ def main() -> None:
         right, wrong = test.match(F(f"{key}_correct") == True), test.match(F(f"{key}_correct") == False)  # noqa: E712
         for name, view in (("right", right), ("wrong", wrong)):
             if len(view):
-                border, spread = view.mean(f"{key}_border"), view.mean(f"{key}_spread")
+                # None where nothing speaks for the class
+                border, spread = view.mean(f"{key}_border") or 0.0, view.mean(f"{key}_spread") or 0.0
                 print(f"  {len(view):,} {name}: {border:.0%} of the evidence at the border, spread {spread:.2f} of 1")
-                panel.hist(view.values(f"{key}_border"), np.linspace(0, 1, 21), density=True, alpha=0.6,
+                borders = view.exists(f"{key}_border").values(f"{key}_border")
+                panel.hist(borders, np.linspace(0, 1, 21), density=True, alpha=0.6,
                            label=f"{len(view):,} {name}: {border:.0%}")  # fmt: skip
         print(f"  (The border is {outer:.0%} of what was seen.)")
         panel.axvline(outer, color="black", linestyle=":", label=f"evenly: {outer:.0%}")
@@ -80,13 +83,15 @@ def main() -> None:
     if len(options.networks) > 1:
         print(focam.compare(test, *options.networks[:2]))
     if not options.headless:
-        fo.launch_app(wrong).wait()
+        fo.launch_app(wrong).wait(-1)  # also over a reload; Ctrl-C ends it
 
 
-def photos(folder: Path, count: int | None) -> fo.Dataset:
+def photos(folder: Path | None, count: int | None) -> fo.Dataset:
     """A folder for each class; the folder's name is the label."""
-    if not folder.is_dir():
-        raise SystemExit(f"found no folder {folder}: --data and --audit name folders with a folder of photos per class")
+    if folder is None or not folder.is_dir():
+        raise SystemExit(
+            f"found no folder {folder or ''}: --data and --audit name folders with a folder of photos per class"
+        )
     kind = fo.types.ImageClassificationDirectoryTree
     return fo.Dataset.from_dir(str(folder.resolve()), kind, max_samples=count, shuffle=count is not None, seed=0)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import fiftyone as fo
 import matplotlib.pyplot as plt
 import numpy as np
-from _cifar10 import SHARED, cifar10
+from _cifar10 import cifar10
 from fiftyone import ViewField as F
 
 import fiftyone_cam as focam
@@ -24,9 +24,7 @@ import fiftyone_cam as focam
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Attention after few and after many epochs.")
-    parser.add_argument(
-        "--data", type=Path, default=SHARED, help="a folder of CIFAR-10; FiftyOne's zoo if there is none"
-    )
+    parser.add_argument("--data", type=Path, help="a folder of CIFAR-10; by default FiftyOne's zoo")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10_epochs"), help="checkpoints and chart")
     parser.add_argument("--images", type=int, default=5_000, help="to train on")
     parser.add_argument("--epochs", type=int, nargs=2, default=[5, 50], help="to compare")
@@ -37,7 +35,7 @@ def main() -> None:
     count, asked = (400, 200) if options.quick else (options.images, 2000)
 
     # One training, and a checkpoint of each of the two epochs.
-    train = cifar10(options.data, "train", count)
+    train = cifar10(options.data, "train", count, options.quick)
     focam.train_classifier(
         train,
         "ground_truth",
@@ -49,7 +47,7 @@ def main() -> None:
         progress=True,
     )
 
-    test = cifar10(options.data, "test", asked)
+    test = cifar10(options.data, "test", asked, options.quick)
     keys = [f"epoch_{few}", f"epoch_{many}"]
     for key in keys:
         print(focam.compute_cam(test, options.out / key, key=key, ground_truth="ground_truth"))
@@ -78,7 +76,7 @@ def main() -> None:
     figure.savefig(options.out / "spread.png", dpi=100)
 
     if not options.headless:
-        fo.launch_app(test).wait()
+        fo.launch_app(test).wait(-1)  # also over a reload; Ctrl-C ends it
 
 
 def interval(differences: np.ndarray, resamples: int = 2000) -> tuple[float, float]:

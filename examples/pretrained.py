@@ -54,7 +54,7 @@ def main() -> None:
     # The heatmaps on the photos, for those who do not have the App at hand.
     print(focam.export_overlays(dataset, "cam", options.out))
     if not options.headless:
-        fo.launch_app(dataset).wait()
+        fo.launch_app(dataset).wait(-1)  # also over a reload; Ctrl-C ends it
 
 
 if __name__ == "__main__":

@@ -53,6 +53,22 @@ def test_an_example_shows_its_options(script):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("script", ["cats_and_dogs.py", "checkpoint_from_elsewhere.py", "cifar10_epochs.py"])
+def test_what_a_fresh_clone_has_is_enough_for_a_quick_try(script, tmp_path):
+    found = certificates(run(script, "--quick", "--out", tmp_path))
+    assert found
+    assert max(found) < 1e-5
+
+
+@pytest.mark.parametrize("script", ["cats_and_dogs.py", "checkpoint_from_elsewhere.py"])
+def test_what_is_missing_is_said_in_one_line(script):
+    process = subprocess.run([sys.executable, EXAMPLES / script, "--headless"], capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert re.search(r"--(data|weights)", process.stderr.splitlines()[-1])
+
+
+@pytest.mark.slow
 def test_pretrained(tmp_path):
     text = run("pretrained.py", "--model", "efficientnet_lite0", "--out", tmp_path)
     assert "coffee.png: espresso 9" in text
