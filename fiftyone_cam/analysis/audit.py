@@ -12,7 +12,7 @@ import numpy as np
 from fiftyone import ViewField as F
 
 from fiftyone_cam.analysis.audit_report import BACKGROUND, THRESHOLD, VERDICTS, AuditReport
-from fiftyone_cam.core import evidence
+from fiftyone_cam.core import class_maps, evidence
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import HEATMAP
 from fiftyone_cam.core.regions import contains, partition
@@ -49,7 +49,7 @@ def audit(
     objects: str | Sequence[str] | None = None,
     *,
     object_labels: ObjectLabels = None,
-    class_map: Mapping[str, str] | None = None,
+    class_map: Mapping[str, str] | str | None = None,
     threshold: float = THRESHOLD,
     progress: Any = None,
 ) -> AuditReport:
@@ -84,8 +84,8 @@ def audit(
             ground truth all things are the object.
         object_labels: more labels, or values of masks, that mean the object: by true class,
             ``{"cat": ["head", "tail"]}``, or for all classes, ``["animal"]``.
-        class_map: translates predicted labels into the ground truth's words; by default the run's. A prediction that
-            is not in it is wrong.
+        class_map: translates predicted labels into the ground truth's words, as in :func:`compute_cam`; by default
+            the run's. A prediction that is not in it is wrong.
         threshold: evidence is on the object from this focus: 0.5 is chance; at 0.6 the evidence is 1.5 times as dense
             on the object as off it, at 0.75 three times.
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
@@ -210,12 +210,13 @@ class _Auditor:
         ground_truth: str | None,
         objects: str | Sequence[str] | None,
         object_labels: ObjectLabels,
-        class_map: Mapping[str, str] | None,
+        class_map: Mapping[str, str] | str | None,
         threshold: float,
     ) -> None:
         settings = run.record.settings
         ground_truth = settings.ground_truth if ground_truth is None else ground_truth
-        class_map = settings.class_map if class_map is None else class_map
+        given = class_maps.resolve(class_map, run.classes)
+        class_map = settings.class_map if given is None else given
         names = [objects] if isinstance(objects, str) else list(objects or ())
         run.refuse_own([] if ground_truth is None else [ground_truth], "ground truth")
         run.refuse_own(names, "objects")

@@ -16,6 +16,7 @@ from fiftyone import ViewField as F
 
 from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.compute.writer import Writer
+from fiftyone_cam.core import class_maps
 from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.names import ERROR, HEATMAP, PRECISIONS, PREDICTION
@@ -44,7 +45,7 @@ def compute_cam(
     key: str = "cam",
     *,
     ground_truth: str | None = None,
-    class_map: Mapping[str, str] | None = None,
+    class_map: Mapping[str, str] | str | None = None,
     top_k: int = 1,
     batch_size: int | None = None,
     device: str | None = None,
@@ -72,7 +73,8 @@ def compute_cam(
         classifier: a :class:`Classifier`, or anything that :func:`load_classifier` takes.
         key: the run's name, and the beginning of its fields' names.
         ground_truth: a ``Classification`` field with the true class.
-        class_map: translates predicted labels into the ground truth's words, many to one: ``{"tabby": "cat", …}``. A
+        class_map: translates predicted labels into the ground truth's words, many to one: ``{"tabby": "cat", …}``; or
+            ``"imagenet-groups"``, ImageNet's classes in everyday words (cat, dog, bird, car, …), or a JSON file. A
             prediction that is not in it is wrong; the contrast is then against the strongest class of the true group.
         top_k: how many classes to explain, strongest first.
         batch_size: images per forward; by default 32, on a GPU of this process as many as keep it busy. Halved by
@@ -103,7 +105,8 @@ def compute_cam(
     _check_settings(collection, key, ground_truth, batch_size, precision, top_k)
     engine = as_engine(engine, device)
     classifier = load_classifier(classifier)
-    truth = GroundTruth.read(collection, ground_truth, classifier.classes, class_map)
+    words = class_maps.resolve(class_map, classifier.classes)
+    truth = GroundTruth.read(collection, ground_truth, classifier.classes, words)
     if isinstance(engine, Ray):
         classifier.network.to("cpu")  # from where the actors get it: this process computes nothing
     else:
@@ -113,7 +116,7 @@ def compute_cam(
     explainer = Explainer(classifier.network.for_inference(), precision=precision, top_k=top_k)
     settings = Settings(
         ground_truth=ground_truth,
-        class_map=dict(class_map) if class_map else None,
+        class_map=dict(words) if words else None,
         precision=precision,
         top_k=top_k,
     )

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import fiftyone as fo
 
-from fiftyone_cam.core.errors import FieldError
+from fiftyone_cam.core.errors import FieldError, did_you_mean
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.internals import dataset_of
 
@@ -40,8 +40,8 @@ class Translation:
         unknown = [label for label in class_map or () if label not in set(classes)]
         if unknown:
             raise FieldError(
-                f"class_map translates {unknown[:5]}, which the classifier does not predict: expected its classes, "
-                f"such as {list(classes[:3])}"
+                f"class_map translates {unknown[:5]}, which the classifier does not predict"
+                f"{did_you_mean(unknown[0], classes)}: expected its classes, such as {list(classes[:3])}"
             )
         self.class_map = None if class_map is None else dict(class_map)
         self._indices: dict[str, tuple[int, ...]] = {}

@@ -6,6 +6,7 @@ Drawn on the server's event loop at every keystroke: schema and run records only
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any, TypeVar
 import fiftyone as fo
 from fiftyone.operators import types
 
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.class_maps import READY
+from fiftyone_cam.core.errors import CamError, did_you_mean
 from fiftyone_cam.plugin import installed
 from fiftyone_cam.runs import catalog, store
 from fiftyone_cam.runs.cam_run import CamRun
@@ -105,7 +107,7 @@ def ground_truth(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str,
     prop = inputs.str(
         "class_map",
         label="Translation of classes",
-        description='Where the model says other words than the ground truth, as JSON: {"tabby": "cat", "pug": "dog"}',
+        description=TRANSLATION,
         view=types.TextFieldView(multiline=True, rows=2),
     )
     try:
@@ -127,14 +129,31 @@ def label_fields(dataset: fo.Dataset) -> list[str]:
     return [path for path in dataset.get_field_schema(embedded_doc_type=fo.Classification) if path not in ours]
 
 
-def class_map(typed: Any) -> dict[str, str] | None:
-    """What was typed as a translation of classes.
+TRANSLATION = (
+    "Where the model says other words than the ground truth: imagenet-groups (ImageNet's classes as cat, dog, bird, "
+    'car, …), JSON such as {"tabby": "cat", "pug": "dog"}, or the path of a JSON file'
+)
+
+
+def class_map(typed: Any) -> dict[str, str] | str | None:
+    """What was typed as a translation of classes: a ready one by its name, JSON, or the path of a file with it.
 
     Raises:
-        CamError: it is no JSON object of words.
+        CamError: it is none of them.
     """
     if not typed:
         return None
+    if isinstance(typed, str) and typed.strip() in READY:
+        return typed.strip()
+    if isinstance(typed, str) and typed.strip() and not typed.lstrip().startswith("{"):
+        path = Path(os.path.expanduser(typed.strip()))  # pathlib's raises for an unknown user
+        try:
+            typed = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            near = did_you_mean(typed.strip(), READY)
+            raise CamError(
+                f"{path} cannot be read{near}: expected imagenet-groups, JSON, or the path of a JSON file ({error})"
+            ) from error
     try:
         found = typed if isinstance(typed, Mapping) else json.loads(typed)
     except ValueError as error:

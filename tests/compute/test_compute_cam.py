@@ -166,6 +166,19 @@ def test_top_k_and_sigmoid(photos):
             assert c.confidence == pytest.approx(1 / (1 + np.exp(-h.logit)), rel=1e-4)
 
 
+def test_imagenets_classes_have_everyday_words_ready(photos):
+    photos.set_values("animal", [fo.Classification(label=word) for word in ("cat", "dog", "bird") * 4])
+    network = focam.load_classifier("squeezenet1_1", weights=None, preprocessing=SQUARE)
+    run = focam.compute_cam(photos, network, ground_truth="animal", class_map="imagenet-groups")
+    words = run.record.settings.class_map
+    assert (words["tabby"], words["Chihuahua"], words["cock"]) == ("cat", "dog", "bird")
+    right = [words.get(sample.cam_prediction.label) == sample.animal.label for sample in photos]
+    assert run.record.accuracy == pytest.approx(np.mean(right))
+    report = focam.audit(photos, "cam", class_map="imagenet-groups")
+    assert photos.values("cam_correct") == right
+    assert report.run.record.audit.class_map == sorted(map(list, words.items()))
+
+
 def test_class_map_decides_what_is_right(photos, classifier):
     photos.set_values("species", [fo.Classification(label=["pet", "fish"][i % 2]) for i in range(12)])
     with pytest.raises(focam.FieldError, match=r"class_map translates .*horse"):

@@ -18,8 +18,8 @@ import fiftyone_cam as focam
 from fiftyone_cam.analysis import audit_report
 from fiftyone_cam.analysis.split_logits import stored_logits
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.plugin import queries
-from fiftyone_cam.plugin.operators.audit_attention import AuditAttention, class_map, object_labels
+from fiftyone_cam.plugin import forms, queries
+from fiftyone_cam.plugin.operators.audit_attention import AuditAttention, object_labels
 from fiftyone_cam.plugin.operators.compare_cam_runs import CompareCamRuns
 from fiftyone_cam.plugin.operators.localize_from_cam import LocalizeFromCam
 from fiftyone_cam.plugin.panels.audit import AuditPanel
@@ -111,7 +111,7 @@ def test_the_form_says_what_does_not_match_before_it_runs(computed: fo.Dataset, 
 
     file = tmp_path / "map.json"
     file.write_text('{"cat": "dog"}', encoding="utf-8")
-    assert class_map(str(file)) == class_map('{"cat": "dog"}') == {"cat": "dog"}
+    assert forms.class_map(str(file)) == forms.class_map('{"cat": "dog"}') == {"cat": "dog"}
     assert object_labels("a, b") == ["a", "b"]
     with pytest.raises(CamError, match="no JSON"):
         object_labels("{a")

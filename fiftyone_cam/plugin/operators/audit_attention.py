@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fiftyone.operators import types
 
 from fiftyone_cam.analysis.audit_report import THRESHOLD
+from fiftyone_cam.core.class_maps import resolve
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.plugin import forms, work
 from fiftyone_cam.plugin.operators.base import CamOperator
@@ -73,7 +72,7 @@ class AuditAttention(CamOperator["AuditReport"]):
             "ground_truth": params.get("ground_truth") or None,
             "objects": params.get("objects") or None,
             "object_labels": object_labels(params.get("object_labels")),
-            "class_map": class_map(params.get("class_map")),
+            "class_map": forms.class_map(params.get("class_map")),
             "threshold": params.get("threshold") or THRESHOLD,
         }
 
@@ -133,12 +132,11 @@ def _class_map(inputs: types.Object, ctx: Any, run: CamRun) -> None:
     prop = inputs.str(
         "class_map",
         label="Translation of classes",
-        description='Where the model says other words than the ground truth: JSON, {"tabby": "cat", "pug": "dog"}, or '
-        "the path of a JSON file" + (f". Empty: the run's own, of {len(stored):,} words" if stored else ""),
+        description=forms.TRANSLATION + (f". Empty: the run's own, of {len(stored):,} words" if stored else ""),
         view=types.TextFieldView(multiline=True, rows=2),
     )
     try:
-        typed = class_map(params.get("class_map"))
+        typed = resolve(forms.class_map(params.get("class_map")), run.classes)
     except CamError as error:
         forms.mark_invalid(prop, str(error))
         return
@@ -166,21 +164,6 @@ def _class_map(inputs: types.Object, ctx: Any, run: CamRun) -> None:
             forms.mark_invalid(prop, text)
         else:
             forms.notice(inputs, "unmatched", text, "warning")
-
-
-def class_map(typed: Any) -> dict[str, str] | None:
-    """What was typed as a translation: JSON, or the path of a file with it.
-
-    Raises:
-        CamError: it is neither.
-    """
-    if isinstance(typed, str) and typed.strip() and not typed.lstrip().startswith("{"):
-        path = Path(os.path.expanduser(typed.strip()))  # pathlib's raises for an unknown user
-        try:
-            typed = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise CamError(f"{path} cannot be read: expected JSON, or the path of a JSON file ({error})") from error
-    return forms.class_map(typed)
 
 
 def object_labels(typed: Any) -> Mapping[str, Sequence[str]] | list[str] | None:
