@@ -25,8 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "install":
             print(f"FiftyOne finds the plugin at {_install.install()}")
-            print("Next: open a dataset in the App (`fiftyone app launch --wait -1`, which survives a reload),")
-            print("press ` and type: class activation maps")
+            print("Next: fiftyone app launch --wait -1 (it survives a reload); then press ` and type: activation maps")
         elif options.command == "uninstall":
             target = _install.uninstall()
             print(f"Removed {target}" if target else "There was nothing to remove")
