@@ -35,7 +35,9 @@ def require_images(samples: Collection) -> Collection:
         )
     if not isinstance(samples, (fo.Dataset, fo.DatasetView)):
         raise RunError(f"expected a FiftyOne dataset or view, found {type(samples).__name__}")
-    if samples.media_type == "group" and samples._dataset.media_type != "group":  # the App's Group by
+    if (
+        samples.media_type == "group" and fo.load_dataset(samples.dataset_name).media_type != "group"
+    ):  # the App's Group by
         samples = samples.flatten()
     if samples.media_type == "group":
         samples = samples.select_group_slices(samples.group_slice)

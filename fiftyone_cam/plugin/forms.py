@@ -145,7 +145,7 @@ def class_map(typed: Any) -> dict[str, str] | str | None:
         return None
     if isinstance(typed, str) and typed.strip() in READY:
         return typed.strip()
-    if isinstance(typed, str) and typed.strip() and not typed.lstrip().startswith("{"):
+    if isinstance(typed, str) and typed.strip() and not typed.lstrip().startswith(("{", "[")):
         path = Path(os.path.expanduser(typed.strip()))  # pathlib's raises for an unknown user
         try:
             typed = path.read_text(encoding="utf-8")

@@ -209,7 +209,7 @@ def test_class_map_decides_what_is_right(photos, classifier):
         ({"precision": "float16", "device": "cpu"}, "float16 needs a GPU"),
         ({"device": "gpu"}, "device 'gpu' cannot be used"),
         ({"key": None}, "None is not a valid key"),
-        ({"class_map": "pets"}, "class_map is pets, expected classes with their labels"),
+        ({"class_map": "pets"}, "neither a ready translation nor a JSON file"),
         ({"class_map": {"cat": ["pet"]}}, "expected classes with their labels"),
     ],
 )
