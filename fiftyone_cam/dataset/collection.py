@@ -35,9 +35,8 @@ def require_images(samples: Collection) -> Collection:
         )
     if not isinstance(samples, (fo.Dataset, fo.DatasetView)):
         raise RunError(f"expected a FiftyOne dataset or view, found {type(samples).__name__}")
-    if (
-        samples.media_type == "group" and fo.load_dataset(samples.dataset_name).media_type != "group"
-    ):  # the App's Group by
+    grouped_view = samples.media_type == "group" and isinstance(samples, fo.DatasetView)
+    if grouped_view and fo.load_dataset(samples.dataset_name).media_type != "group":  # the App's Group by
         samples = samples.flatten()
     if samples.media_type == "group":
         samples = samples.select_group_slices(samples.group_slice)
