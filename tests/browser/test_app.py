@@ -62,7 +62,7 @@ def compute(app: AppPage, dataset: fo.Dataset) -> list[str]:
             said.append(words)
             if "samples/s" in words and "0 s left" not in words:
                 app.shot("progress")
-        return True if "Certificate" in words else None
+        return True if "certificate" in words else None
 
     app.until(finished, f"the summary of the run after {said}")
     return said
