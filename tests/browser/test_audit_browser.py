@@ -209,7 +209,7 @@ def test_the_panel_audits_what_has_no_audit(unaudited: fo.Dataset, app: AppPage)
     expect(app.prompt.get_by_text("Fields that say where things are")).to_be_visible()
     app.shot("audit_form")
     app.submit("Audit")
-    words = app.until(lambda: app.words() if "of the positive evidence lies on the object" in app.words() else None,
+    words = app.until(lambda: app.words() if "on the object, which covers" in app.words() else None,
                       "the summary of the audit")  # fmt: skip
     app.done()
 

@@ -59,7 +59,7 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
             said.append(words)
             if "features of training" in words:
                 app.shot("train_progress")
-        return True if "The checkpoint" in words else None
+        return True if "mean of the classes" in words else None
 
     app.until(finished, f"the summary of the training after {said}")
     app.shot("train_summary")
@@ -77,7 +77,7 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
     app.shot("train_offer")
     app.submit("Compute")
     words = app.until(lambda: app.words() if "certificate" in app.words() else None, "the summary of the run")
-    assert "things on 28 samples" in words
+    assert "28 with a map" in words
     app.done()
 
     dataset.reload()
