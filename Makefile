@@ -8,17 +8,18 @@
 # make profile               where the time of a run goes (IMAGES=/folder)
 # make clean                 remove .venv and everything else that make made
 
+# A failure of pip's is not to be lost in what filters its words
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check
 # Of what pip says, one line for each package that it fetches
 NAMES  := (grep --line-buffered -o '^Collecting [^ (;<>=!~]*' || true)
-# PyTorch's own index has builds for a CPU alone, a fifth of the size. Where it cannot be reached, PyPI's build is taken.
-CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-CPU_TORCH := command -v nvidia-smi >/dev/null || $(BIN)/python -c 'import torch' 2>/dev/null || \
-	timeout 600 $(PIP) -qq --index-url $(CPU_INDEX) --retries 0 --timeout 10 torch torchvision 2>/dev/null || \
-	echo "PyTorch's CPU build cannot be had from $(CPU_INDEX): taking PyPI's"
+# PyTorch's own index of CPU builds, if you name it, spares a machine without a GPU 4 GB; otherwise PyPI's build is taken
+TORCH_INDEX ?=
 CORE   := tests/core tests/engines/test_local.py tests/training/test_loop.py
 WORKERS ?= 2
 
@@ -62,7 +63,7 @@ install: $(VENV)/.installed-dev
 # The extra [lite] for the demo, [dev] (which includes it) for the rest. pip leaves alone what is there.
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), some minutes the first time: PyTorch (1 GB for a CPU, 5 GB with CUDA), FiftyOne (1 GB), the rest"
-	@$(CPU_TORCH)
+	@$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) torch torchvision | $(NAMES))
 	@$(PIP) --editable '.[$*]' | $(NAMES)
 	@$(BIN)/python -m fiftyone_cam doctor --fix >/dev/null
 	@touch $@
