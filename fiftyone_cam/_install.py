@@ -13,8 +13,9 @@ import shutil
 from pathlib import Path
 
 from fiftyone_cam.core.errors import InstallError
+from fiftyone_cam.core.names import PLUGIN
 
-NAME = "fiftyone_cam"
+FOLDER = "fiftyone_cam"
 
 # What the plugin consists of; pyproject.toml puts the same files into the wheel's bundle.
 BUNDLE = ("fiftyone.yml", "fiftyone_cam/plugin/entry.py", "fiftyone_cam/plugin/assets")
@@ -79,7 +80,7 @@ def _bundle() -> Path:
 def _target() -> Path:
     import fiftyone as fo  # late: it takes seconds
 
-    return Path(fo.config.plugins_dir).expanduser() / NAME
+    return Path(fo.config.plugins_dir).expanduser() / FOLDER
 
 
 def _describe(source: Path, target: Path) -> str:
@@ -91,7 +92,7 @@ def _describe(source: Path, target: Path) -> str:
     if target.is_symlink():
         # Only `install` links to a folder of this name; it may belong to another environment, or to one long gone.
         link = Path(os.readlink(target))
-        return "ours" if link.parts[-2:] == (NAME, "_bundle") else f"a link to {link}"
+        return "ours" if link.parts[-2:] == (FOLDER, "_bundle") else f"a link to {link}"
     if (target / _MARKER).is_file():
         return "ours"
     return f"a {'folder' if target.is_dir() else 'file'}"
@@ -110,9 +111,9 @@ def _refuse_second(target: Path) -> None:
     import fiftyone.plugins as fop
 
     for plugin in fop.list_plugins(enabled="all", builtin=False, shadowed="all"):
-        if plugin.name == NAME and Path(plugin.directory) != target:
+        if plugin.name == PLUGIN and Path(plugin.directory) != target:
             raise InstallError(
-                f"found the plugin {NAME} in {plugin.directory} already, expected it nowhere in {target.parent}; "
+                f"found the plugin {PLUGIN} in {plugin.directory} already, expected it nowhere in {target.parent}; "
                 "use that one, or remove it and run this again"
             )
 

@@ -34,7 +34,7 @@ status = [main(["install"]), main(["install"])]
 
 import fiftyone.plugins as fop, fiftyone_cam
 from fiftyone.plugins.context import PluginContext
-plugins = [plugin for plugin in fop.list_plugins(shadowed="all") if plugin.name == "fiftyone_cam"]
+plugins = [plugin for plugin in fop.list_plugins(shadowed="all") if plugin.name == "@fiftyone-cam/cam"]
 contexts = [PluginContext(plugin) for plugin in plugins]
 for context in contexts:
     context.register_all()
@@ -101,7 +101,7 @@ def plugin_files() -> set[str]:
 
 
 def listed() -> list[str]:
-    return [plugin.directory for plugin in fop.list_plugins(shadowed="all") if plugin.name == "fiftyone_cam"]
+    return [plugin.directory for plugin in fop.list_plugins(shadowed="all") if plugin.name == "@fiftyone-cam/cam"]
 
 
 @pytest.mark.parametrize("kind", ["wheel", "clone"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+PLUGIN = "@fiftyone-cam/cam"
+"""The plugin as FiftyOne knows it: the ``name`` of ``fiftyone.yml``, and the beginning of its operators' URIs."""
+
 PREDICTION, HEATMAP, CONTRAST, ERROR, TOP = "prediction", "heatmap", "contrast", "error", "top"
 """What a run's fields are called behind its key: ``cam_heatmap`` is the heatmap of the run ``cam``."""
 
@@ -25,3 +28,12 @@ CHECKPOINT_JSON = "classifier.json"
 
 CHECKPOINT_WEIGHTS = "model.safetensors"
 """The file of a checkpoint folder that holds the weights."""
+
+
+def operator_uri(operator: str) -> str:
+    """What FiftyOne calls an operator of this plugin.
+
+    >>> operator_uri("compute_cam")
+    '@fiftyone-cam/cam/compute_cam'
+    """
+    return f"{PLUGIN}/{operator}"

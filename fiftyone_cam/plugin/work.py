@@ -14,7 +14,7 @@ import fiftyone as fo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError, Stopped
-from fiftyone_cam.core.names import FIRST_CHUNK
+from fiftyone_cam.core.names import FIRST_CHUNK, operator_uri
 from fiftyone_cam.training.progress import Progress, duration
 
 Result = TypeVar("Result")
@@ -108,7 +108,7 @@ def _progress(ctx: Any, progress: float | None, label: str, name: str) -> Any:
     """A live bar with a button that stops the work."""
     outputs = types.Object()
     outputs.float("progress", view=types.ProgressView(label=label, variant="linear" if progress else "circular"))
-    outputs.btn("stop", label="Stop", on_click="fiftyone_cam/stop_work", params={"work": name}, variant="outlined")
+    outputs.btn("stop", label="Stop", on_click=operator_uri("stop_work"), params={"work": name}, variant="outlined")
     return ctx.ops.show_output(types.Property(outputs).to_json(), {"progress": progress})
 
 

@@ -118,7 +118,7 @@ def test_a_training_is_scheduled_by_default_and_then_listed(app: AppPage, datase
     # as "fiftyone delegated launch" does, once; in a process, because an event loop runs in this thread
     code = "from fiftyone.operators.delegated import DelegatedOperationService as S; S().execute_queued_operations()"
     subprocess.run([sys.executable, "-c", code], check=True)
-    [done] = queue.list_operations(operator="fiftyone_cam/train_gap_classifier")
+    [done] = queue.list_operations(operator="@fiftyone-cam/cam/train_gap_classifier")
     assert (done.run_state, done.status.progress) == (ExecutionRunState.COMPLETED, 1), done.result
     assert done.status.label.startswith("evaluating")
 

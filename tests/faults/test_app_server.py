@@ -90,7 +90,7 @@ def asked(dataset: fo.Dataset, tmp_path: Path) -> dict[str, Any]:
     network.origin["arch"] = "small_gap_net"
     checkpoint = network.save(tmp_path / "checkpoint")
     return {
-        "operator_uri": "fiftyone_cam/compute_cam",
+        "operator_uri": "@fiftyone-cam/cam/compute_cam",
         "dataset_name": dataset.name,
         "view": [],
         "extended_selection": None,
@@ -127,7 +127,7 @@ def test_a_delegated_run_outlives_the_server(dataset, server, asked):
     operations = foo.get_db_conn()["delegated_ops"]
 
     def state() -> str:
-        return str(operations.find_one({"operator": "fiftyone_cam/compute_cam"})["run_state"])
+        return str(operations.find_one({"operator": "@fiftyone-cam/cam/compute_cam"})["run_state"])
 
     assert state() == "queued"
     delegated = start(DELEGATED)

@@ -8,6 +8,8 @@ from typing import Any
 import fiftyone as fo
 from fiftyone.operators.executor import ExecutionContext, ValidationContext
 
+from fiftyone_cam.core.names import PLUGIN
+
 
 def form(operator: type[Any], dataset: fo.Dataset, **params: Any) -> dict[str, Any]:
     """The fields of an operator's form by name, each with its error or None."""
@@ -23,7 +25,7 @@ def _resolved(
     operator: type[Any], dataset: fo.Dataset, params: dict[str, Any]
 ) -> tuple[dict[str, Any], ValidationContext]:
     instance = operator()
-    instance.plugin_name = "fiftyone_cam"
+    instance.plugin_name = PLUGIN
     request = {"dataset_name": dataset.name, "params": params, "extended_selection": None}  # as the App sends it
     context = ExecutionContext(request, operator_uri=instance.uri)
     resolved = instance.resolve_type(context, "inputs")

@@ -95,7 +95,7 @@ dataset.add_sample(fo.Sample(filepath="/nowhere/a.jpg", ground_truth=fo.Classifi
 names = []
 for cls in OPERATORS:
     operator = cls()
-    operator.plugin_name = "fiftyone_cam"
+    operator.plugin_name = "@fiftyone-cam/cam"
     names.append(operator.name)
     for params in ({}, {"advanced": True, "ground_truth": "ground_truth", "source": "timm", "engine": "ray"}):
         context = ExecutionContext({"dataset_name": dataset.name, "params": params}, operator_uri=operator.uri)

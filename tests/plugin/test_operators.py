@@ -64,7 +64,7 @@ def computed(photos: fo.Dataset) -> fo.Dataset:
 
 def ask(name: str, dataset: fo.Dataset, **params: Any) -> dict[str, Any]:
     """What an operator answers who calls it with these parameters, through JSON as an agent gets it."""
-    answer = foo.execute_operator(f"fiftyone_cam/{name}", {"dataset": dataset}, params=params).result
+    answer = foo.execute_operator(f"@fiftyone-cam/cam/{name}", {"dataset": dataset}, params=params).result
     dataset.reload()
     found: dict[str, Any] = json.loads(json.dumps(answer))
     return found
@@ -138,7 +138,7 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
     }[operator.operator]
     short = {"arch": "small_gap_net", "size": 16, "recipe": focam.Recipe(epochs=1)}
     kwargs: dict[str, Any] = short if operator.operator.startswith("train") else {}
-    uri = f"fiftyone_cam/{operator.operator}"
+    uri = f"@fiftyone-cam/cam/{operator.operator}"
     call = foo.get_operator(uri)
     call(computed, *args, delegate=True, delegation_target="somewhere", **kwargs)
     service = DelegatedOperationService()
@@ -155,12 +155,12 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
 def test_what_no_record_can_hold_is_not_scheduled(computed: fo.Dataset) -> None:
     classifier = focam.load_classifier("squeezenet1_1", weights=None)
     with pytest.raises(CamError, match="classifier cannot be scheduled: found Classifier"):
-        foo.get_operator("fiftyone_cam/compute_cam")(computed, classifier, delegate=True)
+        foo.get_operator("@fiftyone-cam/cam/compute_cam")(computed, classifier, delegate=True)
     with pytest.raises(CamError, match="cannot be scheduled: call it without"):
-        foo.get_operator("fiftyone_cam/delete_cam_run")(computed, "second", delegate=True)
+        foo.get_operator("@fiftyone-cam/cam/delete_cam_run")(computed, "second", delegate=True)
     assert focam.list_runs(computed) == ["first", "second"]
 
 
 def test_a_call_from_python_is_the_sdks(computed: fo.Dataset) -> None:
-    assert foo.get_operator("fiftyone_cam/localize_from_cam")(computed, "second", threshold=0.5) == "second_boxes"
+    assert foo.get_operator("@fiftyone-cam/cam/localize_from_cam")(computed, "second", threshold=0.5) == "second_boxes"
     assert focam.load_run(computed, "second").record.localization.threshold == 0.5

@@ -158,7 +158,7 @@ def test_the_form_trains_as_python_does_and_shows_the_loss(stripes: fo.Dataset, 
 
     # it ends with an offer, and what that opens can be computed as it is
     offer = last["outputs"]["type"]["properties"]["offer"]["view"]
-    assert (offer["operator"], offer["prompt"]) == ("fiftyone_cam/compute_cam", True)
+    assert (offer["operator"], offer["prompt"]) == ("@fiftyone-cam/cam/compute_cam", True)
     assert offer["params"]["checkpoint"] == str(out)
     assert valid(ComputeCam, stripes, **offer["params"])
     summary = run(ComputeCam(), stripes, **offer["params"])[-1]["results"]["summary"]

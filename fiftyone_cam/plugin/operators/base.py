@@ -123,7 +123,7 @@ class CamOperator(foo.Operator, Generic[Result]):
         Raises:
             CamError: it cannot be scheduled, or not with these arguments.
 
-        >>> foo.get_operator("fiftyone_cam/localize_from_cam")(dataset, "cam", threshold=0.3)
+        >>> foo.get_operator("@fiftyone-cam/cam/localize_from_cam")(dataset, "cam", threshold=0.3)
         'cam_boxes'
         """
         function = self.function()

@@ -7,6 +7,7 @@ from typing import Any
 
 import fiftyone.operators as foo
 
+from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.dataset import app_config
 
 
@@ -42,4 +43,4 @@ def recolor(ctx: Any) -> Iterator[Any]:
     for scheme in schemes:
         yield ctx.trigger("set_color_scheme", scheme)
     if schemes:
-        yield ctx.trigger("fiftyone_cam/restore_colors", {"paint": False})
+        yield ctx.trigger(operator_uri("restore_colors"), {"paint": False})

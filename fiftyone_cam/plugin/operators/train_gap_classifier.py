@@ -11,7 +11,7 @@ import fiftyone as fo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError, TrainingError
-from fiftyone_cam.core.names import LITE, SMALL
+from fiftyone_cam.core.names import LITE, SMALL, operator_uri
 from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, installed, model_sources, work
 from fiftyone_cam.plugin.operators.base import CamOperator
@@ -104,7 +104,7 @@ class TrainGapClassifier(CamOperator[TrainingRun]):
     def finished(self, ctx: Any, result: TrainingRun) -> Any:
         offer = types.Button(
             label="Compute class activation maps with it",
-            operator="fiftyone_cam/compute_cam",
+            operator=operator_uri("compute_cam"),
             params={
                 "source": "checkpoint",
                 "checkpoint": str(result.checkpoint),

@@ -12,6 +12,7 @@ from fiftyone.operators import types
 
 from fiftyone_cam.analysis.audit_report import VERDICTS, AuditReport, ClassRow, load_audit
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.core.tables import percent
 from fiftyone_cam.dataset import internals
 from fiftyone_cam.plugin import forms, plots, queries
@@ -80,7 +81,7 @@ class AuditPanel(foo.Panel):
         """What is missing, done."""
         operator = ACTIONS[ctx.panel.state.missing][1]
         key = ctx.panel.state.key
-        ctx.prompt(f"fiftyone_cam/{operator}", params={"key": key} if key else {}, on_success=self.refresh)
+        ctx.prompt(operator_uri(operator), params={"key": key} if key else {}, on_success=self.refresh)
 
     def show_all(self, ctx: Any) -> None:
         ctx.ops.clear_view()

@@ -9,6 +9,7 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, model_sources, plots, queries
 from fiftyone_cam.runs import catalog
@@ -50,10 +51,10 @@ class WhyPanel(foo.Panel):
         self._update(ctx)
 
     def compute(self, ctx: Any) -> None:
-        ctx.prompt("fiftyone_cam/compute_cam", on_success=self.refresh)
+        ctx.prompt(operator_uri("compute_cam"), on_success=self.refresh)
 
     def audit(self, ctx: Any) -> None:
-        ctx.prompt("fiftyone_cam/audit_attention", params={"key": ctx.panel.state.key}, on_success=self.refresh)
+        ctx.prompt(operator_uri("audit_attention"), params={"key": ctx.panel.state.key}, on_success=self.refresh)
 
     def explain_top(self, ctx: Any) -> None:
         """The five strongest, from the network itself: where a run keeps the map of the strongest only."""
@@ -97,7 +98,7 @@ class WhyPanel(foo.Panel):
         origin = model_sources.of_record(run.record)
         if origin is None:
             params = {"key": state.key, "label": label}
-            ctx.prompt("fiftyone_cam/explain_sample", params=params, on_success=self.show_explained)
+            ctx.prompt(operator_uri("explain_sample"), params=params, on_success=self.show_explained)
             return
         from fiftyone_cam.compute.explain_sample import explain_sample
 
