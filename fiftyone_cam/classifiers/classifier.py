@@ -10,18 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fiftyone.core.models as fom
-import fiftyone.utils.torch as fout
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fiftyone_cam.classifiers import checkpoint, modules, sources
 from fiftyone_cam.classifiers.dispatch import collect, load_source
+from fiftyone_cam.classifiers.fiftyone_model import FiftyOneModel
 from fiftyone_cam.classifiers.processors import of_processor
 from fiftyone_cam.classifiers.transforms import of_transforms
 from fiftyone_cam.core.checks import Check
 from fiftyone_cam.core.errors import CamError, SourceError, did_you_mean, first_line
-from fiftyone_cam.core.explain import Explainer, Prepared, prepare, wait_for_prepared
+from fiftyone_cam.core.explain import Explainer, prepare, wait_for_prepared
 from fiftyone_cam.core.files import write_atomically
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import CHECKPOINT_JSON, CHECKPOINT_WEIGHTS, LITE
@@ -30,7 +29,6 @@ from fiftyone_cam.core.preprocessing import Preprocessing
 from fiftyone_cam.core.results import Explanation, Failure, Item
 from fiftyone_cam.core.workers import Workers
 from fiftyone_cam.networks import architectures
-from fiftyone_cam.runs.heatmaps import heatmap, prediction
 from fiftyone_cam.runs.record import ClassifierRecord
 
 
@@ -136,11 +134,13 @@ def numbered(classes: Sequence[str]) -> list[str]:
     return [f"{name} ({index})" if counts[name] > 1 else str(name) for index, name in enumerate(classes)]
 
 
-class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
+class Classifier(FiftyOneModel):
     """A GAP classifier with an exact head: made by :func:`load_classifier`.
 
     It is a FiftyOne model as well: ``dataset.apply_model(classifier, label_field="cam", batch_size=32)`` gives
     ``cam_prediction`` and ``cam_heatmap``. :func:`fiftyone_cam.compute_cam` gives the same faster, and keeps a record.
+    With ``store_logits=True`` the predictions hold their logits, for ``fob.compute_hardness``. Its embeddings are the
+    pooled features: ``dataset.compute_embeddings(classifier)``, ``fob.compute_similarity(dataset, model=classifier)``.
 
     Attributes:
         network: the :class:`~fiftyone_cam.core.network.GapNetwork`.
@@ -154,12 +154,11 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
     """
 
     def __init__(self, network: GapNetwork, origin: Mapping[str, Any], checks: Sequence[Check] = ()) -> None:
-        self.network = network
+        super().__init__(network)
         self.origin = dict(origin)
         maps = Check("maps", True, network.head.error, "of the largest logit", "on noise, when it was loaded")
         self.checks: dict[str, Check] = {check.name: check for check in (*checks, maps)}
         self._fingerprint: str | None = None
-        self._preprocess = True
 
     def __repr__(self) -> str:
         return f"Classifier({self.origin.get('model')!r}, {len(self.classes)} classes, {self.network.device})"
@@ -273,77 +272,3 @@ class Classifier(fom.SupportsGetItem, fom.TorchModelMixin, fom.Model):
             near = did_you_mean(label, self.classes)
             raise SourceError(f"{label!r} is none of the {len(self.classes)} classes{near}")
         return self.classes.index(label)
-
-    # fo.Model
-
-    @property
-    def media_type(self) -> str:
-        return "image"
-
-    @property
-    def ragged_batches(self) -> bool:
-        return False  # sizes may differ, but the explainer groups them itself
-
-    @property
-    def transforms(self) -> None:
-        return None
-
-    @property
-    def preprocess(self) -> bool:
-        return self._preprocess
-
-    @preprocess.setter
-    def preprocess(self, value: bool) -> None:
-        self._preprocess = value
-
-    @property
-    def has_collate_fn(self) -> bool:
-        return True
-
-    @staticmethod
-    def collate_fn(batch: list[Any]) -> list[Any]:
-        return batch
-
-    def build_get_item(self, field_mapping: Mapping[str, str] | None = None) -> fout.GetItem:
-        return _Prepare(self.network.preprocessing, field_mapping=field_mapping)
-
-    def predict(self, arg: Any) -> dict[str, Any] | None:
-        return self.predict_all([arg])[0]
-
-    def predict_all(self, args: Sequence[Any]) -> list[dict[str, Any] | None]:
-        """Labels for images: what :meth:`build_get_item` made of files, or ``(H, W, 3)`` uint8 arrays."""
-        batch = [self._prepare(i, arg) for i, arg in enumerate(args)]
-        results = iter(Explainer(self.network)([entry for entry in batch if isinstance(entry, Prepared)]))
-        return [_labels(next(results) if isinstance(entry, Prepared) else entry) for entry in batch]
-
-    def _prepare(self, i: int, arg: Any) -> Prepared | Failure:
-        if isinstance(arg, Failure):
-            return arg
-        if isinstance(arg, Prepared):  # a batch from a data loader has no ids: number it
-            return Prepared(Item(str(i), arg.item.path), arg.pixels, arg.frame, arg.size)
-        pixels = arg if isinstance(arg, Tensor) else torch.tensor(arg).permute(2, 0, 1)
-        height, width = pixels.shape[-2:]
-        preprocessing = self.network.preprocessing
-        frame = preprocessing.frame(height, width)
-        return Prepared(Item(str(i), ""), preprocessing.apply(pixels), frame, (height, width))
-
-
-def _labels(result: Explanation | Failure) -> dict[str, Any] | None:
-    if isinstance(result, Failure):
-        return None  # what FiftyOne passes over; an empty dict would cost the whole batch
-    return {"prediction": prediction(result.maps[0]), "heatmap": heatmap(result.maps[0], result)}
-
-
-class _Prepare(fout.GetItem):
-    """Decodes and preprocesses in the data loader's workers; an unreadable file costs one sample, not its batch."""
-
-    def __init__(self, preprocessing: Preprocessing, field_mapping: Mapping[str, str] | None = None) -> None:
-        super().__init__(field_mapping=field_mapping)
-        self._preprocessing = preprocessing
-
-    @property
-    def required_keys(self) -> list[str]:
-        return ["filepath"]
-
-    def __call__(self, d: Mapping[str, Any]) -> Prepared | Failure:
-        return prepare(Item("", d["filepath"]), self._preprocessing)

@@ -71,6 +71,7 @@ class Explainer:
         precision: of the forward; maps are always float32.
         top_k: how many classes to explain, strongest first.
         classes: indices of classes to explain instead of the strongest.
+        vectors: give all logits and the pooled features of each image as well.
 
     >>> explainer = Explainer(network, top_k=2)
     >>> [explanation] = explainer([prepare(Item("1", "cat.jpg"), network.preprocessing)])
@@ -85,6 +86,7 @@ class Explainer:
         precision: str = "float32",
         top_k: int = 1,
         classes: Sequence[int] | None = None,
+        vectors: bool = False,
     ) -> None:
         if not 1 <= top_k <= len(network.classes):
             raise CamError(f"top_k is {top_k}, expected 1 to {len(network.classes)}, the number of classes")
@@ -92,6 +94,7 @@ class Explainer:
         self.precision = precision
         self.top_k = top_k
         self.classes = classes
+        self.vectors = vectors
         self.batch_limit: int | None = None
         """The largest batch that fitted after memory ran out; None as long as it never did."""
 
@@ -161,6 +164,7 @@ class Explainer:
             picked, chosen = logits.gather(1, chosen).cpu(), chosen.cpu()
             errors = certificate(maps, bias, picked, scale_of_terms(maps, bias, on_cpu)).amax(1)
             finite = on_cpu.isfinite().all(1)
+            pooled = reading.pooled().cpu() if self.vectors and reading.pooled is not None else None
 
         results: list[Result] = []
         for i, prepared in enumerate(batch):
@@ -194,6 +198,8 @@ class Explainer:
                     seen=clip_to_image(prepared.frame),
                     size=prepared.size,
                     error=float(errors[i]),
+                    logits=on_cpu[i].numpy().copy() if self.vectors else None,
+                    pooled=None if pooled is None else pooled[i].numpy().copy(),
                 )
             )
         return results

@@ -178,6 +178,21 @@ class GapNetwork:
             parts = [self._read(part, precision) for part in self._slices(batch)]
             return parts[0] if len(parts) == 1 else self._joined(parts)
 
+    def embed(self, batch: Tensor) -> Tensor:
+        """The pooled features of a batch, ``(N, D)`` float32: what enters the last linear layer. No maps are computed.
+
+        Raises:
+            HeadError: the network pools no vector for each image.
+
+        >>> network.embed(batch).shape
+        torch.Size([N, 512])
+        """
+        with self.evaluating(), self.no_gradients():
+            reading = self.read(batch)
+            if reading.pooled is None:
+                raise HeadError("the network has no pooled features: its last linear layer works on each place alone")
+            return reading.pooled()
+
     @contextlib.contextmanager
     def no_gradients(self) -> Iterator[None]:
         """For a block of forwards: inference mode, or less where the head's gradient will be asked for."""
@@ -195,8 +210,14 @@ class GapNetwork:
         def rest() -> Tensor:
             return torch.cat([part.rest() for part in parts if part.rest is not None])
 
+        def pooled() -> Tensor:
+            return torch.cat([part.pooled() for part in parts if part.pooled is not None])
+
         logits, features = (torch.cat(each) for each in zip(*((p.logits, p.features) for p in parts), strict=True))
-        return Reading(logits, features, maps, None if parts[0].rest is None else rest)
+        one = parts[0]
+        return Reading(
+            logits, features, maps, None if one.rest is None else rest, None if one.pooled is None else pooled
+        )
 
     def batch_size(self) -> int:
         """The default batch size: on a GPU as many images as keep it busy, a power of two from 32 to 512.

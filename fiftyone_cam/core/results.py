@@ -49,7 +49,10 @@ class ClassMap:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The strongest classes' maps of one image, and the contrast to the truth where the strongest is wrong."""
+    """The strongest classes' maps of one image, and the contrast to the truth where the strongest is wrong.
+
+    ``logits`` of all classes and the ``pooled`` features are there where the explainer was asked for them.
+    """
 
     id: str
     maps: tuple[ClassMap, ...]
@@ -58,6 +61,8 @@ class Explanation:
     seen: Box
     size: tuple[int, int]
     error: float
+    logits: NDArray[np.float32] | None = None
+    pooled: NDArray[np.float32] | None = None
 
 
 Result = Explanation | Failure

@@ -55,7 +55,7 @@ class ConstantHead(Head):
         def maps(indices: Tensor) -> tuple[Tensor, Tensor]:
             return class_activation_maps(features, self.weight[indices]), self.bias[indices]
 
-        return Reading(logits.float(), features, maps)
+        return Reading(logits.float(), features, maps, pooled=lambda: features.float().mean((2, 3)))
 
     def logits(self, features: Tensor) -> Tensor:
         """``(N, K, h, w)`` feature maps to float32 logits, ``(N, C)``, as exactly as the maps.

@@ -286,7 +286,7 @@ def certified(module: nn.Module, example: Tensor, head: Head) -> Head:
             f"the certificate fails: mean of the map plus bias differs from the logit by {error:.1e} (relative), "
             f"expected at most {tolerance:.0e}: what was found is not the head"
         )
-    return head.with_error(error)
+    return head.certified_by(reading, error)
 
 
 def scale_of_terms(maps: Tensor, bias: Tensor, logits: Tensor) -> Tensor:

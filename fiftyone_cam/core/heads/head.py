@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -26,7 +26,8 @@ class Reading:
 
     ``maps`` takes ``(N, k)`` indices of classes and gives signed maps ``(N, k, h, w)`` and their biases ``(N, k)``, so
     that ``maps.mean((2, 3)) + bias`` are those classes' logits. ``rest``, where not all of the logit lies in the cells
-    (a class token), is the part of every logit that does not, ``(N, C)``.
+    (a class token), is the part of every logit that does not, ``(N, C)``. ``pooled`` is one vector for each image,
+    ``(N, D)``: what the head pools, or what enters its last linear layer; None where there is no such vector.
 
     >>> maps, bias = reading.maps(reading.logits.topk(2).indices)
     """
@@ -35,6 +36,7 @@ class Reading:
     features: Tensor
     maps: Callable[[Tensor], tuple[Tensor, Tensor]]
     rest: Callable[[], Tensor] | None = None
+    pooled: Callable[[], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Head(ABC):
     classes: int
     steps: tuple[str, ...]
     error: float
+    width: int | None = field(default=None, kw_only=True)
+    """Of :attr:`Reading.pooled`."""
 
     constant: ClassVar[bool] = False
     """Whether maps are one product with a weight that holds for every image."""
@@ -89,8 +93,9 @@ class Head(ABC):
     def to(self: _H, device: torch.device) -> _H:
         return self
 
-    def with_error(self: _H, error: float) -> _H:
-        return replace(self, error=error)
+    def certified_by(self: _H, reading: Reading, error: float) -> _H:
+        """This head with what a probe showed of it."""
+        return replace(self, error=error, width=None if reading.pooled is None else int(reading.pooled().shape[1]))
 
     def describe(self) -> dict[str, Any]:
         """Plain data for the run's record."""

@@ -5,7 +5,8 @@ Also the exact heads whose weight is no single vector for all cells: sum and max
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,8 @@ from fiftyone_cam.core.cam import class_activation_maps, product_dtype
 from fiftyone_cam.core.errors import HeadError
 from fiftyone_cam.core.heads.frozen import MAXIMA, Frozen
 from fiftyone_cam.core.heads.head import EXACT, PER_IMAGE, Head, Reading
-from fiftyone_cam.core.heads.tap import LogitsAt, Tap, read_logits
-from fiftyone_cam.core.heads.tape import Tape, between
+from fiftyone_cam.core.heads.tap import LogitsAt, Tap, read_logits, words
+from fiftyone_cam.core.heads.tape import Replay, Tape, between
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class PerImageHead(Head):
             cells = grids.shape[2] * grids.shape[3]
             return (grids * cells).float(), (rest.gather(1, indices) + unplaced).float()
 
-        return Reading(logits.float(), features, maps)
+        return Reading(logits.float(), features, maps, pooled=before_last_linear(tape, 0, end, tape.begin))
 
 
 def taped_forward(
@@ -113,6 +114,29 @@ def linearised(frozen: Frozen, begin: Tensor, indices: Tensor) -> tuple[Tensor, 
         with torch.no_grad():
             rest = frozen(torch.zeros_like(begin))
     return torch.stack(columns, 1), rest.detach()
+
+
+_LINEAR = words("linear addmm matmul bmm conv2d conv1d")
+
+
+def before_last_linear(tape: Tape, begin: int, end: int, value: Tensor) -> Callable[[], Tensor] | None:
+    """What enters the last linear layer of a tail that begins with a value, ``(N, D)``.
+
+    None where that is not one vector for each image, but one for each place.
+    """
+    linear = [i for i in between(tape.steps, begin, end) if tape.steps[i].name in _LINEAR]
+    if not linear:
+        return None
+    node, *others = tape.steps[linear[-1]].reads
+    _, *sizes = tape.shapes[node]
+    if others or not sizes or math.prod(sizes) != sizes[0]:
+        return None
+
+    def pooled() -> Tensor:
+        with torch.no_grad():
+            return Replay(tape, begin, node, torch.float32)(value.float().clone()).flatten(1)
+
+    return pooled
 
 
 def check_path(tape: Tape, end: int, expected: tuple[str, ...]) -> None:

@@ -33,7 +33,7 @@ from fiftyone_cam.core.heads.frozen import (
     value_projection,
 )
 from fiftyone_cam.core.heads.head import REMAINDER, Head, Reading
-from fiftyone_cam.core.heads.per_image import linearised, taped_forward
+from fiftyone_cam.core.heads.per_image import before_last_linear, linearised, taped_forward
 from fiftyone_cam.core.heads.tap import Tap
 from fiftyone_cam.core.heads.tape import Ref, Step, Tape, mapped
 
@@ -256,7 +256,8 @@ class ClassTokenHead(Head):
             plain = replace(self.tap, layout="NCL", prefix=0)
             return plain.feature_maps(evidence.float(), size), rest.gather(1, indices)
 
-        return Reading(logits.float(), self.tap.feature_maps(tokens.float(), size), maps, lambda: rest)
+        pooled = before_last_linear(tape, self.last, end, tokens)
+        return Reading(logits.float(), self.tap.feature_maps(tokens.float(), size), maps, lambda: rest, pooled)
 
 
 def entered(stream: Stream, rows: Tensor, gradient: Tensor) -> Tensor:
