@@ -76,7 +76,7 @@ def test_a_run_takes_the_gpu_by_itself_and_a_batch_that_keeps_it_busy(dataset, t
     run = focam.compute_cam(dataset, classifier)
     assert run.counts.computed == 40
     assert run.record.timing.device.startswith("cuda")
-    assert classifier.network.batch_size() > 32
+    assert classifier.network.to("cuda").batch_size() > 32
 
 
 @pytest.mark.parametrize("head", ["linear", "convolution"])

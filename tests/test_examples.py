@@ -23,7 +23,7 @@ def run(name: str, *arguments: str | Path) -> str:
 
 
 def certificates(text: str) -> list[float]:
-    return [float(found) for found in re.findall(r"certificate +(\S+) relative", text)]
+    return [float(found) for found in re.findall(r"maps equal to (\S+)", text)]
 
 
 def written(folder: Path) -> list[str]:

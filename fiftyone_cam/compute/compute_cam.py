@@ -17,8 +17,10 @@ from fiftyone import ViewField as F
 from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.compute.writer import Writer
 from fiftyone_cam.core import class_maps
+from fiftyone_cam.core.checks import Check
 from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Explainer
+from fiftyone_cam.core.logits_check import Reference
 from fiftyone_cam.core.names import ERROR, HEATMAP, PRECISIONS, PREDICTION
 from fiftyone_cam.core.network import check_precision, resolve_device
 from fiftyone_cam.core.results import Item
@@ -31,7 +33,7 @@ from fiftyone_cam.engines import local
 from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.engines.settings import Engine, Ray, as_engine
 from fiftyone_cam.runs import catalog, lease
-from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.cam_run import CamRun, maps_check
 from fiftyone_cam.runs.heatmaps import field_schema
 from fiftyone_cam.runs.interruption import is_database_gone, reason_of, terminable
 from fiftyone_cam.runs.record import CamRecord, ClassifierRecord, Counts, Settings
@@ -79,7 +81,7 @@ def compute_cam(
         top_k: how many classes to explain, strongest first.
         batch_size: images per forward; by default 32, on a GPU of this process as many as keep it busy. Halved by
             itself where memory runs out.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …; by default a GPU where there is one.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, …; by default a GPU where there is one.
         precision: of the forward: ``"float32"``, ``"bfloat16"`` or, on a GPU, ``"float16"``. Maps are float32 always.
         engine: where to compute. ``"local"`` or :class:`Local`: in this process. ``"ray"`` or :class:`Ray`: with actors
             on a Ray cluster. Both write the same fields, and only this process writes, so a run that began with one
@@ -93,7 +95,8 @@ def compute_cam(
         the :class:`CamRun`, whose printed form is the summary.
 
     Raises:
-        RunError: the key is taken, or the run under it has another configuration.
+        RunError: the key is taken, the run under it has another configuration, or what the device computes is not what
+            the module computes on the CPU.
         FieldError: a field is missing, of the wrong type, or not this project's.
         SourceError, HeadError: the classifier cannot be loaded, or its logits are no function of places.
         CamError: a setting makes no sense, or Ray or its cluster is not there.
@@ -107,13 +110,16 @@ def compute_cam(
     classifier = load_classifier(classifier)
     words = class_maps.resolve(class_map, classifier.classes)
     truth = GroundTruth.read(collection, ground_truth, classifier.classes, words)
+    network = classifier.network
     if isinstance(engine, Ray):
-        classifier.network.to("cpu")  # from where the actors get it: this process computes nothing
+        network.to("cpu")  # from where the actors get it: this process computes nothing
     else:
-        classifier.network.to(resolve_device(device))
-        check_precision(classifier.network.device, precision)
-
-    explainer = Explainer(classifier.network.for_inference(), precision=precision, top_k=top_k)
+        check_precision(resolve_device(device), precision)
+    reference = Reference(network)
+    running = network.for_inference()
+    if not isinstance(engine, Ray):
+        running.to(resolve_device(device))
+    explainer = Explainer(running, precision=precision, top_k=top_k, reference=reference)
     settings = Settings(
         ground_truth=ground_truth,
         class_map=dict(words) if words else None,
@@ -122,7 +128,7 @@ def compute_cam(
     )
     database.refresh(dataset_of(collection))
     run = _open(dataset_of(collection), key, classifier, settings, overwrite)
-    timing = Timing(device=str(classifier.network.device))
+    timing = Timing(device=str(running.device))
     with _noting_what_stops_it(run, collection), terminable():
         schema = field_schema(top_k, contrast=ground_truth is not None)
         _declare(run, schema)
@@ -146,7 +152,7 @@ def compute_cam(
                     bar.update()
             timing.seconds = time.perf_counter() - started
         _declare(run, schema)
-        _finish(run, collection, truth, timing, len(items))
+        _finish(run, collection, truth, timing, len(items), explainer.logits_check)
     database.refresh(run.dataset)
     run.show()
     return run
@@ -265,7 +271,9 @@ def _counts(samples: Collection, run: CamRun, new: int) -> Counts:
     )
 
 
-def _finish(run: CamRun, samples: Collection, truth: GroundTruth, timing: Timing, new: int) -> None:
+def _finish(
+    run: CamRun, samples: Collection, truth: GroundTruth, timing: Timing, new: int, logits: Check | None
+) -> None:
     """Bring the record up to date, from what is in the database."""
     error = run.field(ERROR)
     failures = {str(reason): int(n) for reason, n in run.dataset.count_values(error).items() if reason is not None}
@@ -277,6 +285,10 @@ def _finish(run: CamRun, samples: Collection, truth: GroundTruth, timing: Timing
     }
     if timing.images:
         entries["timing"] = timing
+    logits = logits or run.checks.get("logits")  # nothing new was computed
+    maps = maps_check(run.certificate, entries["counts"].computed)
+    pixels = run.checks.get("pixels")
+    entries["checks"] = {check.name: check.to_dict() for check in (pixels, logits, maps) if check is not None}
     if truth.field is not None:
         entries["accuracy"] = _accuracy(samples, run, truth)
         entries["unknown_labels"] = sum(truth.unmatched.values())

@@ -39,6 +39,19 @@ class Check:
         """
         return cls(name, None, detail=reason)
 
+    def brief(self) -> str:
+        """Its name and what was found, in a few words; of a comparison that could not be made also why.
+
+        >>> Check("maps", True, 4.5e-7, "relative", "on 800 images").brief()
+        'maps equal to 4.5e-07'
+        """
+        if self.passed is None:
+            return f"{self.name} not compared ({self.detail})"
+        found = f"{self.difference:.2g}" if self.difference is not None else "?"
+        return f"{self.name} {'equal to' if self.passed else 'DIFFERENT by'} {found}" + (
+            f" {self.unit}" if self.unit.startswith("of 255") else ""
+        )
+
     def words(self) -> str:
         """What was found, without the name.
 
@@ -65,3 +78,16 @@ class Check:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Check:
         return cls(**data)
+
+
+def worst(first: Check | None, second: Check) -> Check:
+    """Of two results of the same comparison the one that says less for it.
+
+    >>> worst(Check("logits", True, 1e-6), Check("logits", True, 1e-5)).difference
+    1e-05
+    """
+    if first is None or first.passed is None or second.passed is False:
+        return second
+    if second.passed is None or first.passed is False:
+        return first
+    return max(first, second, key=lambda check: check.difference or 0.0)

@@ -5,6 +5,7 @@ Both halves know neither FiftyOne nor a database, so any engine (threads here, a
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from fiftyone_cam.core.boxes import Box, clip_to_image, to_image_coordinates
 from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate
+from fiftyone_cam.core.checks import Check, worst
 from fiftyone_cam.core.errors import CamError, ImageError, NotDoneError, first_line
 from fiftyone_cam.core.heads import Reading, scale_of_terms
+from fiftyone_cam.core.logits_check import IMAGES, Reference, refuse
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing
 from fiftyone_cam.core.results import ClassMap, Explanation, Failure, Item, Result
@@ -62,6 +65,9 @@ def wait_for_prepared(workers: Workers, task: Task[Prepared | Failure], item: It
 _forwards = SharedExclusiveLock()
 """Shared by all explainers, because they share the process's memory."""
 
+_checking = threading.Lock()
+"""Of several streams one compares, and the others wait for what it finds."""
+
 
 class Explainer:
     """Batches in, results out, in order. Remembers the batch size that fits into memory.
@@ -72,6 +78,7 @@ class Explainer:
         top_k: how many classes to explain, strongest first.
         classes: indices of classes to explain instead of the strongest.
         vectors: give all logits and the pooled features of each image as well.
+        reference: what the first logits are held against, see :mod:`fiftyone_cam.core.logits_check`; None: nothing.
 
     >>> explainer = Explainer(network, top_k=2)
     >>> [explanation] = explainer([prepare(Item("1", "cat.jpg"), network.preprocessing)])
@@ -87,6 +94,7 @@ class Explainer:
         top_k: int = 1,
         classes: Sequence[int] | None = None,
         vectors: bool = False,
+        reference: Reference | None = None,
     ) -> None:
         if not 1 <= top_k <= len(network.classes):
             raise CamError(f"top_k is {top_k}, expected 1 to {len(network.classes)}, the number of classes")
@@ -97,6 +105,10 @@ class Explainer:
         self.vectors = vectors
         self.batch_limit: int | None = None
         """The largest batch that fitted after memory ran out; None as long as it never did."""
+        self.logits_check: Check | None = None
+        """How the first logits compare with the reference's; None as long as they were not compared."""
+        self._reference = reference
+        self._compare_next = reference is not None
 
     def __call__(self, batch: Sequence[Prepared], timing: Timing | None = None) -> list[Result]:
         """The results of a batch; ``timing`` gets the seconds of ``forward`` and ``maps``."""
@@ -116,7 +128,9 @@ class Explainer:
         groups = _same_shape(batch)
         if self.precision != "float32" or len(groups) != 1 or self.batch_limit is not None:
             return False
-        return self.network.compile(_stack(batch))
+        compiled = self.network.compile(_stack(batch))
+        self._compare_next |= compiled and self._reference is not None
+        return compiled
 
     def _attempt(self, batch: Sequence[Prepared], forward: _Stopwatch, alone: bool = False) -> list[Result]:
         """Explain a batch. If memory runs out or one image breaks it, halve it, down to the single image.
@@ -148,7 +162,8 @@ class Explainer:
         network, count = self.network, len(batch)
         with network.evaluating(), network.no_gradients():
             with forward:
-                reading = network.read(_stack(batch), self.precision)
+                stacked = _stack(batch)
+                reading = network.read(stacked, self.precision)
                 logits = reading.logits
                 on_cpu = logits.cpu()  # a GPU is waited for here
             if self.classes is None:
@@ -162,9 +177,12 @@ class Explainer:
             shares = _remainder_shares(reading, chosen)
             confidences = network.confidences(logits).gather(1, chosen).cpu()
             picked, chosen = logits.gather(1, chosen).cpu(), chosen.cpu()
-            errors = certificate(maps, bias, picked, scale_of_terms(maps, bias, on_cpu)).amax(1)
+            scale = scale_of_terms(maps, bias, on_cpu)
+            errors = certificate(maps, bias, picked, scale).amax(1)
             finite = on_cpu.isfinite().all(1)
             pooled = reading.pooled().cpu() if self.vectors and reading.pooled is not None else None
+            if self._compare_next:
+                self._compare(stacked[:IMAGES], on_cpu[:IMAGES], scale[:IMAGES])
 
         results: list[Result] = []
         for i, prepared in enumerate(batch):
@@ -203,6 +221,23 @@ class Explainer:
                 )
             )
         return results
+
+    def _compare(self, batch: Tensor, logits: Tensor, scale: Tensor) -> None:
+        """Hold what was computed against the reference, once; and once more after the network was compiled.
+
+        Raises:
+            RunError: it is not what the network computes.
+        """
+        with _checking:
+            if self._reference is None or not self._compare_next:
+                return
+            found = self._reference.check(self.network, self.precision, batch, logits, scale)
+            if found is None:
+                return
+            self._compare_next = found.passed is False  # the other streams' results are as wrong
+            self.logits_check = worst(self.logits_check, found)
+        if found.passed is False:
+            refuse(found, self.network, self.precision)
 
     @staticmethod
     def _rival(prepared: Prepared, logits: Tensor) -> int:

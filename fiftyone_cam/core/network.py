@@ -230,7 +230,8 @@ class GapNetwork:
         if self.device.type != "cuda":
             return _BATCH
         height, width = self.preprocessing.input_size()
-        fitting = _GPU_LAYER / (self._largest_layer_ratio * 4 * 3 * height * width)
+        channels = len(self.preprocessing.mean)
+        fitting = _GPU_LAYER / (self._largest_layer_ratio * 4 * channels * height * width)
         return min(_MOST_IN_BATCH, max(_BATCH, 1 << int(math.log2(max(1.0, fitting)))))
 
     def slice_size(self, shape: Sequence[int], threads: int) -> int:
@@ -252,14 +253,15 @@ class GapNetwork:
         if self._compiled is not None and precision == "float32" and batch.shape == self._compiled[0]:
             assert isinstance(self.head, ConstantHead)  # no other is compiled
             return self.head.reading(*self._compiled[1](pixels))
-        anew = precision != "float32" or self.device.type == "cuda"
+        anew = precision != "float32" or self.device.type != "cpu"
         return self.head.read(self.module, pixels, _autocast(self.device, precision), anew)
 
     def _input(self, batch: Tensor) -> Tensor:
-        if self.device.type == "cuda":
+        on_cuda = self.device.type == "cuda"  # elsewhere what reads the copy may not wait for it: MPS gave stale pixels
+        if on_cuda:
             with contextlib.suppress(RuntimeError):  # some systems limit pinned memory
                 batch = batch.pin_memory()  # else the copy would block
-        pixels = self.preprocessing.normalize(batch.to(self.device, non_blocking=True))
+        pixels = self.preprocessing.normalize(batch.to(self.device, non_blocking=on_cuda))
         return pixels.contiguous(memory_format=torch.channels_last)
 
     def confidences(self, logits: Tensor) -> Tensor:
@@ -306,8 +308,8 @@ def _fitted(head: Head, module: nn.Module, example: Tensor) -> Head:
         return find_head(module, example)
 
 
-def resolve_device(device: str | torch.device | None) -> torch.device:
-    """A device by its name; by default a GPU where there is one.
+def resolve_device(device: str | torch.device | None, *, apple: bool = True) -> torch.device:
+    """A device by its name; by default a GPU where there is one: CUDA's, or Apple's (MPS) unless ``apple`` is False.
 
     Raises:
         CamError: there is no such device.
@@ -316,7 +318,8 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     device(type='cuda', index=0)
     """
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        on_mac = apple and torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if on_mac else "cpu"
     try:
         device = torch.device(device)
         if device.type == "cuda" and device.index is None:  # name the current one: each thread has its own

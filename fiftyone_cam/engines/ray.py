@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fiftyone_cam.core.checks import Check, worst
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.results import Failure, Item, Result
@@ -95,7 +96,9 @@ def explain_all(
             blocks = [todo[i : i + size] for i in range(0, len(todo), size)]
             computed = _Round(blocks, work, isolated=size == 1)
             with contextlib.closing(computed.results()) as results:
-                for block, spent in results:
+                for block, spent, check in results:
+                    if check is not None:
+                        explainer.logits_check = worst(explainer.logits_check, check)
                     timing.starting = timing.starting or time.perf_counter() - started
                     timing.add(spent)
                     for result in block:
@@ -156,7 +159,7 @@ class _Actor:
         try:
             items = pickle.loads(packed)
             results = list(local.explain_all(items, self._explainer, work.batch_size, work.plan.cpus, spent))
-            return {"results": [pickle.dumps((results, spent))]}
+            return {"results": [pickle.dumps((results, spent, self._explainer.logits_check))]}
         except torch.AcceleratorError:
             # A lost device does not come back within this process, which would go on to fail block after block.
             logger.exception("the device is lost: this actor ends, and Ray starts another")
@@ -175,8 +178,8 @@ class _Round:
         self.error: Exception | None = None
         """What ended the round early, if something did."""
 
-    def results(self) -> Generator[tuple[list[Result], Timing], None, None]:
-        """Results and timing, block by block, in order."""
+    def results(self) -> Generator[tuple[list[Result], Timing, Check | None], None, None]:
+        """Results, timing and the actor's check of its logits, block by block, in order."""
         batches: Any = iter(self._dataset().iter_batches(batch_size=None, prefetch_batches=0))  # a generator: it closes
         with _quiet(), contextlib.closing(batches) as rows:
             while True:

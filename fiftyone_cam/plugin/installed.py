@@ -35,16 +35,17 @@ def _ask_timm() -> tuple[str, ...]:
     return tuple(sorted(timm.list_models()))
 
 
-def _count_gpus() -> int:
+def _list_gpus() -> dict[str, str]:
     import torch
 
-    return int(torch.cuda.device_count())
+    cards = {f"cuda:{index}": f"GPU {index} of this machine" for index in range(torch.cuda.device_count())}
+    return cards | ({"mps": "The GPU of this Mac"} if torch.backends.mps.is_available() else {})
 
 
 _QUESTIONS: Mapping[str, Callable[[], Any]] = {
     "torchvision": _ask_torchvision,
     "timm": _ask_timm,
-    "torch": _count_gpus,
+    "torch": _list_gpus,
 }
 """What each package is asked."""
 
@@ -109,5 +110,5 @@ def lite_names() -> tuple[str, ...]:
 
 def devices() -> dict[str, str]:
     """The devices of this machine, and what to say of each. Only ``cpu`` is sure until PyTorch has answered."""
-    cards = {f"cuda:{index}": f"GPU {index} of this machine" for index in range(_answer("torch", 0))}
+    cards: dict[str, str] = _answer("torch", {})
     return cards | {"cpu": "Slower; always there"}

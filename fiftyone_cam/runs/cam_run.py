@@ -64,6 +64,17 @@ class CamRun(Run[CamRecord]):
         """The largest relative error of ``mean(map) + bias`` against the logit, over all samples."""
         return self.record.certificate
 
+    @property
+    def checks(self) -> dict[str, Check]:
+        """What the run was held against, by name: ``pixels``, ``logits`` and ``maps``.
+
+        >>> print(run.checks["logits"])
+        logits: equal to 2.1e-07 of the sum's largest term (float32 on cpu, 4 images of the run)
+        """
+        entries = {**self.record.classifier.checks, **self.record.checks}
+        found = {name: Check.from_dict(entry) for name, entry in entries.items() if name != "maps"}
+        return {**found, "maps": maps_check(self.certificate, self.counts.computed)}
+
     def update_comparison(self, before: str, record: ComparisonRecord | None) -> None:
         """Write one comparison, by the key of the earlier run, and no other: another process may write those.
 
@@ -103,8 +114,6 @@ class CamRun(Run[CamRecord]):
         rows = [("classifier", f"{network}, weights {classifier.sha256[:12]}"), ("samples", done)]
         if "grade" in classifier.head:
             rows.insert(1, ("maps", f"{classifier.head['grade']} ({classifier.head['kind']})"))
-        if "pixels" in classifier.checks:
-            rows.insert(1, ("pixels", Check.from_dict(classifier.checks["pixels"]).words()))
         missing = counts.samples - counts.computed - counts.failed
         if missing > 0:
             rows.append(("", f"{missing:,} have neither: the same call of compute_cam goes on with them"))
@@ -114,8 +123,7 @@ class CamRun(Run[CamRecord]):
             note = f" (without {unknown:,} whose label matches no class)" if unknown else ""
             rows.append(("accuracy", f"{record.accuracy:.1%} against {record.settings.ground_truth!r}{note}"))
         if counts.computed:
-            error = f"{self.certificate:.1e} relative"
-            rows.append(("certificate", f"{error}, the largest difference between a map with its bias and its logit"))
+            rows.append(("checks", "; ".join(check.brief() for check in self.checks.values())))
         timing = record.timing
         if timing is not None and timing.images:
             speed = f"{timing.images / timing.seconds:,.1f} images/s on {timing.device}"
@@ -127,6 +135,18 @@ class CamRun(Run[CamRecord]):
         return self.describe().text()
 
     __repr__ = __str__
+
+
+def maps_check(certificate: float, images: int) -> Check:
+    """The third check: mean of the map plus bias against the logit, on every image.
+
+    >>> print(maps_check(4.5e-7, 800))
+    maps: equal to 4.5e-07 of the sum's largest term (mean of the map plus bias against the logit, 800 images)
+    """
+    if not images:
+        return Check.not_made("maps", "no map was computed")
+    detail = f"mean of the map plus bias against the logit, {images:,} image{'s' if images > 1 else ''}"
+    return Check("maps", True, certificate, "of the sum's largest term", detail)
 
 
 _BRIEF = 5.0

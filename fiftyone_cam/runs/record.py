@@ -188,6 +188,7 @@ class CamRecord(RunRecord):
         comparisons: by the key of the earlier run; None while one is being made.
         localization: of the boxes, if there are any.
         loaded_from: what ``load_classifier`` is given to have the classifier again, and its keywords.
+        checks: ``pixels``, ``logits`` and ``maps``: each as :meth:`Check.to_dict` gives it.
     """
 
     classifier: ClassifierRecord
@@ -205,6 +206,7 @@ class CamRecord(RunRecord):
     comparisons: dict[str, ComparisonRecord | None] = field(default_factory=dict)
     localization: LocalizationRecord | None = None
     loaded_from: list[Any] | None = None
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 # trainings

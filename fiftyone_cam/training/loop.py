@@ -191,7 +191,7 @@ class _Loop:
         """One step of the optimizer; the batch's summed loss and number of right predictions."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        targets = targets.to(self._device, non_blocking=True)
+        targets = targets.to(self._device, non_blocking=self._device.type == "cuda")
         with self._autocast():
             logits = self._logits(inputs)
         loss = nnf.cross_entropy(logits, targets, self._weight, label_smoothing=self.recipe.label_smoothing)
@@ -224,7 +224,7 @@ class _Loop:
         return float(losses / counts.sum()), float(right.sum() / counts.sum()), float(balanced)
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        batch = self._normalize(inputs.to(self._device, non_blocking=True))
+        batch = self._normalize(inputs.to(self._device, non_blocking=self._device.type == "cuda"))
         if batch.ndim == 4:  # the layout in which convolutions are fastest
             batch = batch.contiguous(memory_format=torch.channels_last)
         return read_logits(self.module(batch)).float()

@@ -93,7 +93,7 @@ def train_classifier(
         augment: from a ``(3, H, W)`` uint8 picture to one of the network's size, instead of
             :func:`fiftyone_cam.training.pictures.augmentation` (whose mirroring is wrong for letters and digits).
         snapshots: epochs to keep a checkpoint of, ``out_dir/epoch_5``, to compare them. All epochs are then trained.
-        device: ``"cpu"``, ``"cuda"``, …; by default a GPU where there is one.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``, …; by default CUDA's GPU where there is one.
         overwrite: replace another training in ``out_dir``.
         progress: print it or not, FiftyOne's default (None), or a function that gets a :class:`Progress` about twice a
             second. What it raises stops the training.
@@ -119,7 +119,7 @@ def train_classifier(
     check_key(dataset_of(collection), key)
     data = TrainingData.read(collection, ground_truth, split, recipe.seed)
 
-    target = resolve_device(device)
+    target = resolve_device(device, apple=False)  # MPS where it is asked for: no check holds a training against another
     start = "frozen" if recipe.freeze else "random" if weights is None or arch in SMALL else "given"
     recipe = replace(
         recipe,

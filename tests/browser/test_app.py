@@ -62,7 +62,7 @@ def compute(app: AppPage, dataset: fo.Dataset) -> list[str]:
             said.append(words)
             if "samples/s" in words and "0 s left" not in words:
                 app.shot("progress")
-        return True if "certificate" in words else None
+        return True if "maps equal to" in words else None
 
     app.until(finished, f"the summary of the run after {said}")
     return said
@@ -171,7 +171,7 @@ def test_stop_keeps_what_was_computed_and_the_next_run_goes_on(app: AppPage, pho
     app.type("Run key", "second")
     expect(app.prompt.get_by_text("It goes on")).to_be_visible()
     app.submit("Compute")
-    words = app.until(lambda: app.words() if "certificate" in app.words() else None, "the summary")
+    words = app.until(lambda: app.words() if "maps equal to" in app.words() else None, "the summary")
     assert f"{len(many)} with a map, 0 failed, of {len(many)}; {len(many) - some} new" in words
     app.done()
     many.delete()

@@ -76,7 +76,7 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
     expect(app.prompt.get_by_text("Trained on this dataset")).to_be_visible()
     app.shot("train_offer")
     app.submit("Compute")
-    words = app.until(lambda: app.words() if "certificate" in app.words() else None, "the summary of the run")
+    words = app.until(lambda: app.words() if "maps equal to" in app.words() else None, "the summary of the run")
     assert "28 with a map" in words
     app.done()
 

@@ -28,7 +28,7 @@ def test_what_is_stored_restores_the_logit(photos, classifier):
     assert run.complete
     assert run.counts == Counts(samples=12, computed=12, failed=0, new=12)
     assert 0 < run.certificate <= 1e-5
-    assert "not compared: the preprocessing was given as data" in str(run)
+    assert "pixels not compared (the preprocessing was given as data" in str(run)
     for sample in photos:
         heat, prediction = sample.cam_heatmap, sample.cam_prediction
         with torch.no_grad(), classifier.network.evaluating():

@@ -130,6 +130,8 @@ def test_two_nodes_write_what_one_process_writes_bit_for_bit(nodes, dataset, tmp
     assert stored(dataset, "one") == stored(dataset, "two")
     for entry in ("counts", "failures", "certificate", "scale", "contrast_scale", "accuracy", "settings", "classifier"):
         assert getattr(one.record, entry) == getattr(two.record, entry), entry
+    assert two.checks["logits"].passed  # made by the actors, where it is computed
+    assert 0 <= two.checks["logits"].difference < 1e-4
     assert two.complete
     assert two.counts.failed == 16
     assert reports == sorted(reports)

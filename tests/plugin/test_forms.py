@@ -51,9 +51,10 @@ def test_what_the_packages_answer_is_the_truth_and_what_is_offered_before_is_par
 
     assert list(installed.torchvision_names()) == sorted(torchvision.models.list_models(module=torchvision.models))
     assert set(installed.TORCHVISION) <= set(installed.torchvision_names())
-    assert [name for name in installed.devices() if name != "cpu"] == [
+    assert [name for name in installed.devices() if name not in ("cpu", "mps")] == [
         f"cuda:{index}" for index in range(torch.cuda.device_count())
     ]
+    assert ("mps" in installed.devices()) == torch.backends.mps.is_available()
     timm = pytest.importorskip("timm")
     assert list(installed.timm_names()) == sorted(timm.list_models())
     assert set(installed.TIMM) <= set(installed.timm_names())

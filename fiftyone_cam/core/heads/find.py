@@ -280,7 +280,7 @@ def certified(module: nn.Module, example: Tensor, head: Head) -> Head:
         maps, bias = reading.maps(indices)
         logits = reading.logits.gather(1, indices)
         error = float(certificate(maps, bias, logits, scale_of_terms(maps, bias, reading.logits)).max())
-    tolerance = _TOLERANCE_GPU if logits.device.type == "cuda" else CERTIFICATE_TOLERANCE
+    tolerance = CERTIFICATE_TOLERANCE if logits.device.type == "cpu" else _TOLERANCE_GPU
     if error > tolerance:
         raise HeadError(
             f"the certificate fails: mean of the map plus bias differs from the logit by {error:.1e} (relative), "

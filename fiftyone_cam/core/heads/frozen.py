@@ -19,8 +19,8 @@ from torch import Tensor
 from fiftyone_cam.core.heads.tap import tensors_in, words
 from fiftyone_cam.core.heads.tape import Replay, Step, Tape, refs_in
 
-_SMALL = 1e-6
-"""In float64: an input that is nearer to zero has the gate of this one, which is the limit to six digits."""
+_SMALL, _SMALL_FLOAT32 = 1e-6, 1e-3
+"""An input that is nearer to zero has the gate of this one: in float64 the limit to six digits. MPS has no float64."""
 
 ACTIVATIONS = words(
     "relu relu6 gelu silu mish hardswish hardtanh hardsigmoid sigmoid tanh elu selu celu leaky_relu prelu rrelu",
@@ -164,8 +164,10 @@ def gated(function: Callable[[Tensor], Tensor], x: Tensor, kept: Kept) -> Tensor
     """
 
     def make() -> tuple[Tensor, Tensor]:
-        exact = x.double()
-        exact = torch.where(exact.abs() < _SMALL, torch.where(exact < 0, -_SMALL, _SMALL), exact)
+        has_float64 = x.device.type != "mps"
+        small = _SMALL if has_float64 else _SMALL_FLOAT32
+        exact = x.double() if has_float64 else x.float()
+        exact = torch.where(exact.abs() < small, torch.where(exact < 0, -small, small), exact)
         try:
             begin = function(torch.zeros_like(exact))
             gate = (function(exact.clone()) - begin) / exact
