@@ -20,6 +20,7 @@ from PIL import Image
 
 import fiftyone_cam as focam
 from fiftyone_cam.core.explain import Explainer
+from fiftyone_cam.core.logits_check import IMAGES
 from fiftyone_cam.core.results import Explanation, Item
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.engines import ray as ray_engine
@@ -138,7 +139,8 @@ def test_two_nodes_write_what_one_process_writes_bit_for_bit(nodes, dataset, tmp
     assert reports[-1] == 600
 
     forwards = seen(watched)
-    assert sum(forward.images for forward in forwards) == 600 - 16, "an image was computed twice"
+    again = sum(forward.images for forward in forwards) - (600 - 16)
+    assert 0 < again <= 2 * IMAGES, "each actor's check takes a few images; no other is computed twice"
     assert len({forward.process for forward in forwards}) == 2
     assert len({forward.node for forward in forwards}) == 2
     assert not any(forward.database for forward in forwards), "an actor knows FiftyOne or MongoDB"
