@@ -168,6 +168,15 @@ class Classifier(FiftyOneModel):
         return self.network.classes
 
     @property
+    def independent(self) -> bool:
+        """Whether its labels do not exclude each other: an image may have several, or none.
+
+        >>> focam.load_classifier("resnet18", weights=None).independent
+        False
+        """
+        return self.network.activation == "sigmoid" and not isinstance(self.network.module, modules.TwoSides)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the weights: names, shapes and values of the state dict, in hexadecimal."""
         if self._fingerprint is None:

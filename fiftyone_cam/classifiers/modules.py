@@ -100,10 +100,10 @@ def with_two_sides(module: nn.Module) -> nn.Module:
     >>> with_two_sides(module)(batch).shape
     torch.Size([N, 2])
     """
-    return _TwoSides(module)
+    return TwoSides(module)
 
 
-class _TwoSides(nn.Module):
+class TwoSides(nn.Module):
     """Its weights have the module's own names."""
 
     def __init__(self, module: nn.Module) -> None:

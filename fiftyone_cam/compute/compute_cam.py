@@ -21,7 +21,7 @@ from fiftyone_cam.core.checks import Check
 from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.logits_check import Reference
-from fiftyone_cam.core.names import ERROR, HEATMAP, PRECISIONS, PREDICTION
+from fiftyone_cam.core.names import ERROR, FALSE, HEATMAP, MISSED, PRECISIONS, PREDICTION, PREDICTIONS
 from fiftyone_cam.core.network import check_precision, resolve_device
 from fiftyone_cam.core.results import Item
 from fiftyone_cam.core.timing import Timing
@@ -49,6 +49,7 @@ def compute_cam(
     ground_truth: str | None = None,
     class_map: Mapping[str, str] | str | None = None,
     top_k: int = 1,
+    threshold: float | None = None,
     batch_size: int | None = None,
     device: str | None = None,
     precision: str = "float32",
@@ -68,17 +69,23 @@ def compute_cam(
     ``top_k > 1`` also ``{key}_top`` (``fo.Classifications``) and ``{key}_heatmap_2`` …: one field for each rank,
     because the App draws, colours and toggles heatmaps by field.
 
+    A classifier of independent labels (``classifier.independent``: a sigmoid for each logit) also writes
+    ``{key}_predictions``, every class from the threshold on. If ``ground_truth`` is a ``Classifications`` field, it
+    writes ``{key}_false``, those of them that are not true, and ``{key}_missed``, the true ones that it did not predict
+    (all ``fo.Classifications``, so the sidebar filters them), and there is no contrastive map.
+
     Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eq. 2.
 
     Args:
         samples: a dataset or view of images.
         classifier: a :class:`Classifier`, or anything that :func:`load_classifier` takes.
         key: the run's name, and the beginning of its fields' names.
-        ground_truth: a ``Classification`` field with the true class.
+        ground_truth: a ``Classification`` field with the true class; ``Classifications`` for independent labels.
         class_map: translates predicted labels into the ground truth's words, many to one: ``{"tabby": "cat", …}``; or
             ``"imagenet-groups"``, ImageNet's classes in everyday words (cat, dog, bird, car, …), or a JSON file. A
             prediction that is not in it is wrong; the contrast is then against the strongest class of the true group.
         top_k: how many classes to explain, strongest first.
+        threshold: confidence from which a class counts as predicted, for independent labels alone; by default 0.5.
         batch_size: images per forward; by default 32, on a GPU of this process as many as keep it busy. Halved by
             itself where memory runs out.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, …; by default a GPU where there is one.
@@ -105,11 +112,18 @@ def compute_cam(
     >>> dataset.match(F("cam_prediction.label") != F("ground_truth.label"))
     """
     collection = require_images(samples)
-    _check_settings(collection, key, ground_truth, batch_size, precision, top_k)
+    _check_settings(collection, key, ground_truth, batch_size, precision, top_k, threshold)
     engine = as_engine(engine, device)
     classifier = load_classifier(classifier)
     words = class_maps.resolve(class_map, classifier.classes)
-    truth = GroundTruth.read(collection, ground_truth, classifier.classes, words)
+    independent = classifier.independent
+    if threshold is not None and not independent:
+        raise CamError(
+            "threshold is for independent labels, and the classes of this classifier exclude each other: leave it out, "
+            "or load the classifier with activation='sigmoid'"
+        )
+    threshold = (0.5 if threshold is None else float(threshold)) if independent else None
+    truth = GroundTruth.read(collection, ground_truth, classifier.classes, words, several=independent)
     network = classifier.network
     if isinstance(engine, Ray):
         network.to("cpu")  # from where the actors get it: this process computes nothing
@@ -119,18 +133,20 @@ def compute_cam(
     running = network.for_inference()
     if not isinstance(engine, Ray):
         running.to(resolve_device(device))
-    explainer = Explainer(running, precision=precision, top_k=top_k, reference=reference)
+    explainer = Explainer(running, precision=precision, top_k=top_k, threshold=threshold, reference=reference)
     settings = Settings(
         ground_truth=ground_truth,
         class_map=dict(words) if words else None,
         precision=precision,
         top_k=top_k,
+        threshold=threshold,
     )
     database.refresh(dataset_of(collection))
     run = _open(dataset_of(collection), key, classifier, settings, overwrite)
     timing = Timing(device=str(running.device))
     with _noting_what_stops_it(run, collection), terminable():
-        schema = field_schema(top_k, contrast=ground_truth is not None)
+        judged = ground_truth is not None
+        schema = field_schema(top_k, judged and not truth.several, independent, judged and truth.several)
         _declare(run, schema)
         run.show()  # now: an open App may look at the first results
         items = _pending(collection, run, truth, overwrite, retry_failed)
@@ -168,6 +184,7 @@ def _check_settings(
     batch_size: int | None,
     precision: str,
     top_k: int,
+    threshold: float | None,
 ) -> None:
     """What can be known to be wrong before a classifier is loaded."""
     catalog.check_key(dataset_of(samples), key)
@@ -176,8 +193,10 @@ def _check_settings(
     for name, value in (("batch_size", batch_size), ("top_k", top_k)):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise CamError(f"{name} is {value!r}, expected a whole number from 1")
+    if threshold is not None and not (isinstance(threshold, (int, float)) and 0 < threshold < 1):
+        raise CamError(f"threshold is {threshold!r}, expected a confidence between 0 and 1, such as 0.5")
     if ground_truth is not None:
-        check_field(samples, ground_truth)
+        check_field(samples, ground_truth, several=True)
         if key in catalog.list_runs(samples):
             catalog.load_run(samples, key).refuse_own([ground_truth], "ground truth")
 
@@ -289,8 +308,11 @@ def _finish(
     maps = maps_check(run.certificate, entries["counts"].computed)
     pixels = run.checks.get("pixels")
     entries["checks"] = {check.name: check.to_dict() for check in (pixels, logits, maps) if check is not None}
-    if truth.field is not None:
+    if truth.several:
+        entries["precision"], entries["recall"] = _precision_and_recall(samples, run)
+    elif truth.field is not None:
         entries["accuracy"] = _accuracy(samples, run, truth)
+    if truth.field is not None:
         entries["unknown_labels"] = sum(truth.unmatched.values())
     lease.leave(run, **entries)
     for path in (f"{run.field(PREDICTION)}.label", f"{run.field(PREDICTION)}.confidence", error):
@@ -301,6 +323,16 @@ def _accuracy(samples: Collection, run: CamRun, truth: GroundTruth) -> float | N
     predicted, true = samples.values([f"{run.field(PREDICTION)}.label", f"{truth.field}.label"])
     known = [right for right in map(truth.is_right, predicted, true) if right is not None]
     return sum(known) / len(known) if known else None
+
+
+def _precision_and_recall(samples: Collection, run: CamRun) -> tuple[float | None, float | None]:
+    """Of all labels together, over the samples whose truth is known."""
+    judged = samples.exists(run.field(FALSE))
+    predicted, false, missed = (
+        judged.count(f"{run.field(name)}.classifications") for name in (PREDICTIONS, FALSE, MISSED)
+    )
+    right = predicted - false
+    return right / predicted if predicted else None, right / (right + missed) if right + missed else None
 
 
 # the work
@@ -315,5 +347,10 @@ def _pending(samples: Collection, run: CamRun, truth: GroundTruth, overwrite: bo
             undone &= ~F(run.field(ERROR)).exists()
         view = view.match(undone)
     ids, paths = view.values(["id", "filepath"])
+    if truth.several:
+        held, several = view.values([truth.field, truth.labels_path])
+        known = [None if label is None else names or [] for label, names in zip(held, several, strict=True)]
+        truths = [None if names is None else tuple(truth.indices(name) for name in names) for names in known]
+        return [Item(id, path, truths=each) for id, path, each in zip(ids, paths, truths, strict=True)]
     labels = view.values(f"{truth.field}.label") if truth.field else [None] * len(ids)
     return [Item(id, path, truth.indices(label)) for id, path, label in zip(ids, paths, labels, strict=True)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from fiftyone_cam.core.heads import Reading, scale_of_terms
 from fiftyone_cam.core.logits_check import IMAGES, Reference, refuse
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing
-from fiftyone_cam.core.results import ClassMap, Explanation, Failure, Item, Result
+from fiftyone_cam.core.results import ClassMap, Explanation, Failure, Item, Labels, Result
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.core.workers import SharedExclusiveLock, Task, Workers
 
@@ -78,6 +78,7 @@ class Explainer:
         top_k: how many classes to explain, strongest first.
         classes: indices of classes to explain instead of the strongest.
         vectors: give all logits and the pooled features of each image as well.
+        threshold: confidence from which a class is predicted, for independent labels; None: classes exclude each other.
         reference: what the first logits are held against, see :mod:`fiftyone_cam.core.logits_check`; None: nothing.
 
     >>> explainer = Explainer(network, top_k=2)
@@ -94,6 +95,7 @@ class Explainer:
         top_k: int = 1,
         classes: Sequence[int] | None = None,
         vectors: bool = False,
+        threshold: float | None = None,
         reference: Reference | None = None,
     ) -> None:
         if not 1 <= top_k <= len(network.classes):
@@ -103,6 +105,7 @@ class Explainer:
         self.top_k = top_k
         self.classes = classes
         self.vectors = vectors
+        self.threshold = threshold
         self.batch_limit: int | None = None
         """The largest batch that fitted after memory ran out; None as long as it never did."""
         self.logits_check: Check | None = None
@@ -175,7 +178,7 @@ class Explainer:
 
             maps, bias = (each.cpu() for each in reading.maps(chosen))
             shares = _remainder_shares(reading, chosen)
-            confidences = network.confidences(logits).gather(1, chosen).cpu()
+            confidences = network.confidences(logits).cpu()
             picked, chosen = logits.gather(1, chosen).cpu(), chosen.cpu()
             scale = scale_of_terms(maps, bias, on_cpu)
             errors = certificate(maps, bias, picked, scale).amax(1)
@@ -199,7 +202,7 @@ class Explainer:
                     logit=float(picked[i, j]),
                     bias=float(bias[i, j]),
                     grid=maps[i, j].numpy().copy(),
-                    confidence=float(confidences[i, j]),
+                    confidence=float(confidences[i, chosen[i, j]]),
                     remainder_share=None if shares is None else float(shares[0][i, j]),
                     gap_remainder_share=None if shares is None else float(shares[1][i, j]),
                 )
@@ -218,9 +221,27 @@ class Explainer:
                     error=float(errors[i]),
                     logits=on_cpu[i].numpy().copy() if self.vectors else None,
                     pooled=None if pooled is None else pooled[i].numpy().copy(),
+                    labels=None if self.threshold is None else self._labels(prepared, confidences[i], self.threshold),
                 )
             )
         return results
+
+    def _labels(self, prepared: Prepared, confidences: Tensor, threshold: float) -> Labels:
+        """Every class from the threshold on, and which of them are wrong or missing."""
+        values, names = confidences.tolist(), self.network.classes
+        order = sorted(range(len(values)), key=lambda index: -values[index])
+        above = [index for index in order if values[index] >= threshold]
+        truths = prepared.item.truths
+        true = {index for truth in truths or () for index in truth}
+        missed = [truth for truth in truths or () if truth and not set(truth) & set(above)]
+
+        def pairs(indices: Iterable[int]) -> tuple[tuple[str, float], ...]:
+            return tuple((names[index], values[index]) for index in indices)
+
+        if truths is None:
+            return Labels(pairs(above))
+        strongest = [max(truth, key=lambda index: values[index]) for truth in missed]
+        return Labels(pairs(above), pairs(index for index in above if index not in true), pairs(strongest))
 
     def _compare(self, batch: Tensor, logits: Tensor, scale: Tensor) -> None:
         """Hold what was computed against the reference, once; and once more after the network was compiled.

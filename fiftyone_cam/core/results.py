@@ -12,11 +12,15 @@ from fiftyone_cam.core.boxes import Box
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image to explain. ``truth``: indices of the logits that count as right; empty where nobody knows."""
+    """One image to explain. ``truth``: indices of the logits that count as right; empty where nobody knows.
+
+    ``truths``: the same for each of several true labels; None where there is no such ground truth.
+    """
 
     id: str
     path: str
     truth: tuple[int, ...] = ()
+    truths: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,19 @@ class ClassMap:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """What a classifier of independent labels says of one image: pairs of a class and its confidence.
+
+    ``predicted``: every class from the threshold on, strongest first; ``false``: those of them that are not true;
+    ``missed``: of each true label that was not predicted its strongest class. None where the truth is not known.
+    """
+
+    predicted: tuple[tuple[str, float], ...]
+    false: tuple[tuple[str, float], ...] | None = None
+    missed: tuple[tuple[str, float], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """The strongest classes' maps of one image, and the contrast to the truth where the strongest is wrong.
 
@@ -63,6 +80,7 @@ class Explanation:
     error: float
     logits: NDArray[np.float32] | None = None
     pooled: NDArray[np.float32] | None = None
+    labels: Labels | None = None
 
 
 Result = Explanation | Failure

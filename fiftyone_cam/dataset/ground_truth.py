@@ -80,6 +80,7 @@ class GroundTruth(Translation):
 
     Attributes:
         field: the ``Classification`` field with the true class; None if there is none.
+        several: whether that field holds several labels of a sample.
         unmatched: the labels in ``field`` that match no class, and how many samples have each.
 
     >>> truth = GroundTruth.read(dataset, "ground_truth", classifier.classes, {"tabby": "cat", "Persian cat": "cat"})
@@ -88,11 +89,18 @@ class GroundTruth(Translation):
     """
 
     field: str | None = None
+    several: bool = False
     unmatched: Mapping[str, int] = MappingProxyType({})
 
     @classmethod
     def read(
-        cls, samples: Collection, field: str | None, classes: Sequence[str], class_map: Mapping[str, str] | None = None
+        cls,
+        samples: Collection,
+        field: str | None,
+        classes: Sequence[str],
+        class_map: Mapping[str, str] | None = None,
+        *,
+        several: bool = False,
     ) -> GroundTruth:
         """Read which labels a field has, and check that a class can match them.
 
@@ -101,6 +109,7 @@ class GroundTruth(Translation):
             field: the ``Classification`` field with the true class; None if there is none.
             classes: the classifier's labels.
             class_map: see :class:`Translation`.
+            several: the field may hold several labels of a sample, as ``Classifications``.
 
         Raises:
             FieldError: the field is missing or of another type, ``class_map`` translates a label that is not a class,
@@ -109,9 +118,9 @@ class GroundTruth(Translation):
         truth = cls(classes, class_map)
         if field is None:
             return truth
-        check_field(samples, field)
-        labels = {str(k): int(v) for k, v in samples.count_values(f"{field}.label").items() if k is not None}
+        truth.several = check_field(samples, field, several=several)
         truth.field = field
+        labels = {str(k): int(v) for k, v in samples.count_values(truth.labels_path).items() if k is not None}
         truth.unmatched = {label: count for label, count in labels.items() if not truth.indices(label)}
         # Where these samples match nothing, but the whole dataset does, they only happen to have no such label.
         if labels and len(labels) == len(truth.unmatched) and not truth._matches_any(dataset_of(samples)):
@@ -122,11 +131,21 @@ class GroundTruth(Translation):
         return truth
 
     def _matches_any(self, dataset: fo.Dataset) -> bool:
-        return any(self.indices(str(label)) for label in dataset.count_values(f"{self.field}.label"))
+        return any(self.indices(str(label)) for label in dataset.count_values(self.labels_path))
+
+    @property
+    def labels_path(self) -> str:
+        """Where the true labels are."""
+        return f"{self.field}.classifications.label" if self.several else f"{self.field}.label"
 
 
-def check_field(samples: Collection, field: str) -> None:
-    """Check that a field can be the ground truth.
+def check_field(samples: Collection, field: str, *, several: bool = False) -> bool:
+    """Check that a field can be the ground truth; whether it holds several labels of a sample.
+
+    Args:
+        samples: a dataset or view.
+        field: its name.
+        several: whether it may hold several labels of a sample.
 
     Raises:
         FieldError: it is missing or of another type.
@@ -143,5 +162,15 @@ def check_field(samples: Collection, field: str) -> None:
             )
         )
     if not (isinstance(found, fo.EmbeddedDocumentField) and issubclass(found.document_type, fo.Classification)):
-        name = getattr(found, "document_type", type(found)).__name__
+        document = getattr(found, "document_type", type(found))
+        name = document.__name__
+        if document is fo.Classifications:
+            if several:
+                return True
+            raise FieldError(
+                f"{field!r} holds several labels of a sample (Classifications), expected one (Classification). Only "
+                "compute_cam takes several, for a classifier of independent labels: "
+                "load_classifier(…, activation='sigmoid')"
+            )
         raise FieldError(f"the ground truth {field!r} is of type {name}, expected Classification")
+    return False

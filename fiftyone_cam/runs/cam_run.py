@@ -8,8 +8,8 @@ from importlib.util import find_spec
 
 from fiftyone_cam.core.checks import Check
 from fiftyone_cam.core.errors import RunError
-from fiftyone_cam.core.names import COMPILING_PAYS, ERROR, HEATMAP, PREDICTION
-from fiftyone_cam.core.tables import Summary
+from fiftyone_cam.core.names import COMPILING_PAYS, ERROR, HEATMAP, PREDICTION, PREDICTIONS
+from fiftyone_cam.core.tables import Summary, percent
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.runs import store
 from fiftyone_cam.runs.record import CamRecord, ComparisonRecord, Counts
@@ -91,7 +91,8 @@ class CamRun(Run[CamRecord]):
             hide: further fields to show no more.
             colors: a scale for the heatmaps, by plotly's name; by default one that was chosen before stays.
         """
-        wanted = [self.field(name) for name in (PREDICTION, HEATMAP)]
+        several = self.field(PREDICTIONS) in self.fields
+        wanted = [self.field(name) for name in (PREDICTIONS if several else PREDICTION, HEATMAP)]
         others = {
             path
             for key in store.keys(self.dataset, store.CAM)
@@ -122,6 +123,9 @@ class CamRun(Run[CamRecord]):
             unknown = record.unknown_labels
             note = f" (without {unknown:,} whose label matches no class)" if unknown else ""
             rows.append(("accuracy", f"{record.accuracy:.1%} against {record.settings.ground_truth!r}{note}"))
+        if record.precision is not None or record.recall is not None:
+            at = f"at {record.settings.threshold:g} against {record.settings.ground_truth!r}"
+            rows.append(("labels", f"precision {percent(record.precision)}, recall {percent(record.recall)} {at}"))
         if counts.computed:
             rows.append(("checks", "; ".join(check.brief() for check in self.checks.values())))
         timing = record.timing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fiftyone_cam.core.boxes import Box, as_box
 from fiftyone_cam.core.display import display_size, lay_out, quantize
 from fiftyone_cam.core.errors import FieldError
-from fiftyone_cam.core.names import CONTRAST, ERROR, HEATMAP, PREDICTION, TOP
+from fiftyone_cam.core.names import CONTRAST, ERROR, FALSE, HEATMAP, MISSED, PREDICTION, PREDICTIONS, TOP
 from fiftyone_cam.core.regions import Cells
 from fiftyone_cam.core.results import ClassMap, Explanation
 from fiftyone_cam.dataset import bulk
@@ -92,15 +92,23 @@ def signed_map(label: fo.Heatmap, size: tuple[int, int]) -> NDArray[np.float32]:
     return lay_out(*grid_of(label), *size)
 
 
-def field_schema(top_k: int, contrast: bool) -> dict[str, dict[str, Any]]:
-    """What ``compute_cam`` writes: for each field its type, as ``add_sample_field`` takes it."""
+def field_schema(
+    top_k: int, contrast: bool, independent: bool = False, judged: bool = False
+) -> dict[str, dict[str, Any]]:
+    """What ``compute_cam`` writes: for each field its type, as ``add_sample_field`` takes it.
+
+    ``independent``: labels do not exclude each other; ``judged``: and there are true ones.
+    """
+    several = {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Classifications}
     classification = {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Classification}
     heat = {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Heatmap}
     fields: dict[str, dict[str, Any]] = {PREDICTION: classification, HEATMAP: heat}
     for rank in range(2, top_k + 1):
         fields[f"{HEATMAP}_{rank}"] = heat
     if top_k > 1:
-        fields[TOP] = {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Classifications}
+        fields[TOP] = several
+    if independent:
+        fields |= dict.fromkeys((PREDICTIONS, FALSE, MISSED) if judged else (PREDICTIONS,), several)
     if contrast:
         fields[CONTRAST] = heat
     fields[ERROR] = {"ftype": fo.StringField}
@@ -125,11 +133,18 @@ def sample_documents(
     for rank, class_map in enumerate(result.maps[1:], 2):
         found[f"{HEATMAP}_{rank}"] = _heatmap_document(class_map, result, scale)
     if len(result.maps) > 1:
-        again = [_CLASSIFICATION(label=entry["label"], confidence=entry["confidence"]) for entry in classifications]
-        found[TOP] = {"_cls": "Classifications", "classifications": again}
+        found[TOP] = _several((class_map.label, class_map.confidence) for class_map in result.maps)
+    if result.labels is not None:
+        named = ((PREDICTIONS, result.labels.predicted), (FALSE, result.labels.false), (MISSED, result.labels.missed))
+        found |= {name: _several(pairs) for name, pairs in named if pairs is not None}
     if result.contrast is not None:
         found[CONTRAST] = _heatmap_document(result.contrast, result, contrast_scale)
     return found
+
+
+def _several(pairs: Iterable[tuple[str, float | None]]) -> dict[str, Any]:
+    documents = [_CLASSIFICATION(label=label, confidence=confidence) for label, confidence in pairs]
+    return {"_cls": "Classifications", "classifications": documents}
 
 
 def _heatmap_document(class_map: ClassMap, where: Explanation, scale: float | None) -> dict[str, Any]:

@@ -106,6 +106,7 @@ class Settings:
     class_map: dict[str, str] | None = None
     precision: str = "float32"
     top_k: int = 1
+    threshold: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -183,6 +184,7 @@ class CamRecord(RunRecord):
         contrast_scale: the same of contrastive maps.
         timing: of the last call that computed something.
         accuracy: against the ground truth.
+        precision, recall: of all labels together, where an image may have several.
         unknown_labels: samples whose true label is no class.
         audit: the audit, if there is one.
         comparisons: by the key of the earlier run; None while one is being made.
@@ -201,6 +203,8 @@ class CamRecord(RunRecord):
     contrast_scale: float | None = None
     timing: Timing | None = None
     accuracy: float | None = None
+    precision: float | None = None
+    recall: float | None = None
     unknown_labels: int = 0
     audit: AuditRecord | None = None
     comparisons: dict[str, ComparisonRecord | None] = field(default_factory=dict)
