@@ -7,11 +7,17 @@ from .analysis.compare_report import load_comparison as load_comparison
 from .analysis.export_overlays import Overlays as Overlays
 from .analysis.export_overlays import export_overlays as export_overlays
 from .analysis.localize import localize as localize
+from .analysis.score_attention import score_attention as score_attention
+from .analysis.score_report import AttentionScores as AttentionScores
+from .analysis.score_report import ScoreReport as ScoreReport
 from .analysis.split_logits import split_logits as split_logits
 from .classifiers.classifier import Classifier as Classifier
 from .classifiers.classifier import load_classifier as load_classifier
 from .compute.compute_cam import compute_cam as compute_cam
 from .compute.explain_sample import explain_sample as explain_sample
+from .compute.score_faithfulness import FaithfulnessReport as FaithfulnessReport
+from .compute.score_faithfulness import FaithfulnessScores as FaithfulnessScores
+from .compute.score_faithfulness import score_faithfulness as score_faithfulness
 from .core.checks import Check as Check
 from .core.errors import CamError as CamError
 from .core.errors import DatabaseError as DatabaseError
