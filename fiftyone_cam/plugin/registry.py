@@ -10,6 +10,7 @@ from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
 from fiftyone_cam.plugin.operators.export_overlays import ExportOverlays
 from fiftyone_cam.plugin.operators.localize_from_cam import LocalizeFromCam
 from fiftyone_cam.plugin.operators.restore_colors import RestoreColors
+from fiftyone_cam.plugin.operators.score_attention import ScoreAttention
 from fiftyone_cam.plugin.operators.stop_work import StopWork
 from fiftyone_cam.plugin.operators.train_gap_classifier import TrainGapClassifier
 from fiftyone_cam.plugin.panels.audit import AuditPanel
@@ -20,6 +21,7 @@ OPERATORS = [
     ExplainSample,
     AuditAttention,
     LocalizeFromCam,
+    ScoreAttention,
     CompareCamRuns,
     TrainGapClassifier,
     ExportOverlays,

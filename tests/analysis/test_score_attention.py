@@ -12,6 +12,8 @@ import fiftyone_cam as focam
 from fiftyone_cam.core.boxes import WHOLE
 from fiftyone_cam.core.evidence import evidence_box
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.core.regions import Cells
+from fiftyone_cam.runs.heatmaps import grid_of
 from tests.helpers.annotations import CLASSES, add, boxes, column, true
 from tests.helpers.stored_runs import Made, made_run
 
@@ -116,8 +118,8 @@ def test_where_the_prediction_is_wrong_the_true_class_is_scored(photos, classifi
     for sample in photos:
         wrong += sample.cam_prediction.label != sample.ground_truth.label
         grid = np.maximum(classifier.explain(sample.filepath, [sample.ground_truth.label]).maps[0].grid, 0.0)
-        width = grid.shape[1]
-        cover = np.clip(0.5 * width - np.arange(width), 0, 1)
+        edges = Cells.of(grid.shape, *grid_of(sample.cam_heatmap)[1:]).columns
+        cover = np.clip((0.5 - edges[:-1]) / np.diff(edges), 0, 1)
         assert sample.cam_energy == pytest.approx((grid * cover).sum() / max(grid.sum(), 1e-9), abs=1e-4)
     assert 0 < wrong < 12
 

@@ -43,6 +43,7 @@ def red_corners(dataset, tmp_path):
         dataset.add_sample(fo.Sample(filepath=str(tmp_path / f"{i}.png")))
     dataset.add_sample(fo.Sample(filepath=str(tmp_path / "gone.png")))
     preprocessing = focam.Preprocessing((focam.Resize(size=(64, 64)),), (0.2,) * 3, (0.3,) * 3)
+    torch.manual_seed(0)
     return dataset, focam.load_classifier(Corner(), ["red", "grey"], preprocessing=preprocessing)
 
 
@@ -51,9 +52,10 @@ def test_maps_that_are_used_beat_random_and_centre(red_corners):
     report = focam.score_faithfulness(dataset, classifier)
     assert report.count == 8  # the file that is gone is passed over
     for name in ("random", "centre"):
-        assert report.scores.insertion > report.baselines[name].insertion + 0.02
-        assert report.scores.deletion < report.baselines[name].deletion - 0.02
-        assert report.scores.road_morf < report.baselines[name].road_morf
+        assert report.scores.insertion > report.baselines[name].insertion
+        assert report.scores.deletion < report.baselines[name].deletion - 0.2
+        assert report.scores.road_morf < report.baselines[name].road_morf - 0.2
+        assert report.scores.average_drop < report.baselines[name].average_drop
     for name, (low, high) in report.intervals.items():
         assert low - 1e-6 <= getattr(report.scores, name) <= high + 1e-6
     assert "ROAD" in str(report)

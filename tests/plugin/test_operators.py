@@ -97,6 +97,11 @@ def test_the_others_answer_with_what_they_found(computed: fo.Dataset, tmp_path: 
     boxes = ask("localize_from_cam", computed)
     assert boxes == {"field": "second_boxes", "boxes": computed.count("second_boxes.detections"), "samples": 12}
 
+    scored = ask("score_attention", computed, key="second", object_labels="thing")
+    assert scored["samples"] == 12
+    assert scored["scores"]["energy"] == pytest.approx(computed.mean("second_energy"))
+    assert set(scored["baselines"]) == {"whole", "centre", "random"}
+
     compared = ask("compare_cam_runs", computed)
     assert (compared["before"], compared["after"]) == ("first", "second")
     assert compared["classes"][-1]["same"] == focam.load_comparison(computed, "first", "second").classes[-1].same
@@ -132,6 +137,7 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
         "compute_cam": (checkpoint, "later"),
         "audit_attention": ("second", "ground_truth"),
         "localize_from_cam": ("second", 0.3),
+        "score_attention": ("second", "things"),
         "compare_cam_runs": ("first", "second"),
         "export_overlays": ("second", tmp_path / "out"),
         "train_gap_classifier": ("ground_truth", tmp_path / "out"),

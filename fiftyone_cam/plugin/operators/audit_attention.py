@@ -47,7 +47,7 @@ class AuditAttention(CamOperator["AuditReport"]):
             default=default if default in truths else None,
             view=forms.choices(dict.fromkeys(truths, "")),
         )
-        _objects(inputs, ctx, [path for path in place_fields(ctx.dataset) if path not in ours])
+        draw_objects(inputs, ctx, [path for path in place_fields(ctx.dataset) if path not in ours])
         _class_map(inputs, ctx, run)
         inputs.float(
             "threshold",
@@ -94,7 +94,7 @@ class AuditAttention(CamOperator["AuditReport"]):
         }
 
 
-def _objects(inputs: types.Object, ctx: Any, places: Sequence[str]) -> None:
+def draw_objects(inputs: types.Object, ctx: Any, places: Sequence[str]) -> None:
     """The fields that say where the object is, and the labels that mean it."""
     if places:
         inputs.list(

@@ -1,0 +1,70 @@
+"""Score attention: how good are the maps, in the field's own measures?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from fiftyone.operators import types
+
+from fiftyone_cam.plugin import forms, work
+from fiftyone_cam.plugin.operators.audit_attention import draw_objects, object_labels
+from fiftyone_cam.plugin.operators.base import CamOperator
+from fiftyone_cam.plugin.queries import place_fields
+
+if TYPE_CHECKING:
+    from fiftyone_cam.analysis.score_report import AttentionScores, ScoreReport
+
+
+class ScoreAttention(CamOperator["ScoreReport"]):
+    """The scorecard of a run's maps, beside maps that know nothing."""
+
+    operator = "score_attention"
+    title = "Score attention"
+    description = "How well the maps find the object: MaxBoxAcc, pointing game and others, beside baselines"
+    submit = "Score"
+    icon = "audit"
+
+    def function(self) -> Callable[..., ScoreReport]:
+        from fiftyone_cam import score_attention
+
+        return score_attention
+
+    def draw(self, inputs: types.Object, ctx: Any) -> None:
+        run = forms.existing_run(inputs, ctx.dataset, ctx.params, forms.count_maps)
+        if run is None:
+            return
+        ours = forms.fields_of_runs(ctx.dataset)
+        draw_objects(inputs, ctx, [path for path in place_fields(ctx.dataset) if path not in ours])
+        inputs.view_target(ctx, action_description="Score", require_flat=True)
+
+    def arguments(self, ctx: Any) -> dict[str, Any]:
+        return {
+            "key": ctx.params.get("key") or "cam",
+            "objects": ctx.params.get("objects") or None,
+            "object_labels": object_labels(ctx.params.get("object_labels")),
+        }
+
+    def new_fields(self, ctx: Any, result: ScoreReport) -> list[str]:
+        return [result.run.field("energy")]
+
+    def finished(self, ctx: Any, result: ScoreReport) -> Any:
+        return work.summary(ctx, "Scores of attention", result.describe().markdown())
+
+    def answer(self, ctx: Any, result: ScoreReport) -> dict[str, Any]:
+        return {
+            "key": result.run.key,
+            "samples": result.count,
+            "skipped": dict(result.skipped),
+            "scores": _plain(result),
+            "held_out": dict(result.held_out),
+            "intervals": {name: list(interval) for name, interval in result.intervals.items()},
+            "baselines": {name: _plain(scores) for name, scores in result.baselines.items()},
+        }
+
+
+def _plain(scores: AttentionScores) -> dict[str, float | None]:
+    from fiftyone_cam.analysis.score_report import AttentionScores
+
+    return {entry.name: getattr(scores, entry.name) for entry in fields(AttentionScores)}
