@@ -53,7 +53,11 @@ class PlaceScores(NamedTuple):
 
 @dataclass(frozen=True)
 class AttentionScores:
-    """The measures of one kind of map over the samples, each from 0 to 1; None where it cannot be said."""
+    """The measures of one kind of map over the samples, each from 0 to 1; None where it cannot be said.
+
+    >>> report.baselines["centre"].pointing
+    0.879
+    """
 
     maxboxacc_v2: float | None = None
     maxboxacc: float | None = None

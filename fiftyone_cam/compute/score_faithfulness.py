@@ -45,7 +45,11 @@ FAULTS = (
 
 
 class FaithfulnessScores(NamedTuple):
-    """The measures of one kind of map, means over images: areas under curves of probabilities, and shares."""
+    """The measures of one kind of map, means over images: areas under curves of probabilities, and shares.
+
+    >>> report.baselines["random"].deletion
+    0.31
+    """
 
     insertion: float
     deletion: float

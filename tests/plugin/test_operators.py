@@ -143,7 +143,10 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
         "train_gap_classifier": ("ground_truth", tmp_path / "out"),
     }[operator.operator]
     short = {"arch": "small_gap_net", "size": 16, "recipe": focam.Recipe(epochs=1)}
-    kwargs: dict[str, Any] = short if operator.operator.startswith("train") else {}
+    kwargs: dict[str, Any] = {
+        "train_gap_classifier": short,
+        "score_attention": {"object_labels": ["thing"]},
+    }.get(operator.operator, {})
     uri = f"@fiftyone-cam/cam/{operator.operator}"
     call = foo.get_operator(uri)
     call(computed, *args, delegate=True, delegation_target="somewhere", **kwargs)
