@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from fiftyone_cam.core.heads import Reading, scale_of_terms
 from fiftyone_cam.core.logits_check import IMAGES, Reference, refuse
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing
-from fiftyone_cam.core.results import ClassMap, Explanation, Failure, Item, Labels, Result
+from fiftyone_cam.core.results import ClassMap, Explanation, Failure, Item, Labels, Outcome, Result
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.core.workers import SharedExclusiveLock, Task, Workers
 
@@ -69,8 +70,78 @@ _checking = threading.Lock()
 """Of several streams one compares, and the others wait for what it finds."""
 
 
-class Explainer:
-    """Batches in, results out, in order. Remembers the batch size that fits into memory.
+_R = TypeVar("_R", bound=Outcome, covariant=True)
+
+
+class BatchRunner(ABC, Generic[_R]):
+    """Batches in, results out, in order: what engines drive. Remembers the batch size that fits into memory.
+
+    A child says what a batch's results are, :meth:`_results`; here is what becomes of errors.
+
+    >>> [explanation] = Explainer(network)([prepare(Item("1", "cat.jpg"), network.preprocessing)])
+    """
+
+    def __init__(self, network: GapNetwork, precision: str = "float32") -> None:
+        self.network = network
+        self.precision = precision
+        self.batch_limit: int | None = None
+        """The largest batch that fitted after memory ran out; None as long as it never did."""
+        self.logits_check: Check | None = None
+        """How the first logits compare with a reference's; None as long as they were not compared."""
+
+    @abstractmethod
+    def _results(self, batch: Sequence[Prepared], forward: Stopwatch) -> list[_R | Failure]:
+        """The results of inputs of one shape, in order; ``forward`` measures the network alone."""
+
+    def __call__(self, batch: Sequence[Prepared], timing: Timing | None = None) -> list[_R | Failure]:
+        """The results of a batch; ``timing`` gets the seconds of ``forward`` and ``maps``."""
+        began, forward = time.perf_counter(), Stopwatch()
+        results: dict[str, _R | Failure] = {}
+        for group in _same_shape(batch):
+            size = self.batch_limit or len(group)
+            for start in range(0, len(group), size):
+                results.update((result.id, result) for result in self._attempt(group[start : start + size], forward))
+        if timing is not None:
+            timing.forward += forward.seconds
+            timing.maps += time.perf_counter() - began - forward.seconds
+        return [results[prepared.item.id] for prepared in batch]
+
+    def compile(self, batch: Sequence[Prepared]) -> bool:
+        """Compile the network for batches like this one: see :meth:`GapNetwork.compile`."""
+        groups = _same_shape(batch)
+        if self.precision != "float32" or len(groups) != 1 or self.batch_limit is not None:
+            return False
+        return self.network.compile(stack(batch))
+
+    def _attempt(self, batch: Sequence[Prepared], forward: Stopwatch, alone: bool = False) -> list[_R | Failure]:
+        """Explain a batch. If memory runs out or one image breaks it, halve it, down to the single image.
+
+        After memory ran out, go on alone: another stream may hold the memory that these images need.
+        """
+        try:
+            with _forwards.exclusive() if alone else _forwards.shared():
+                return self._results(batch, forward)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            reason, out_of_memory = first_line(error), _ran_out_of_memory(error)
+            if isinstance(error, torch.OutOfMemoryError):
+                reason = "out of memory"  # one reason for all images; PyTorch's message has numbers in it
+            if isinstance(error, torch.AcceleratorError) and not out_of_memory:
+                raise  # the device is lost: the next image would fail as well
+        if out_of_memory and self.network.device.type == "cuda":
+            torch.cuda.empty_cache()  # not above: the error still holds the tensors of the forward there
+        if len(batch) == 1:
+            if out_of_memory and not alone:
+                return self._attempt(batch, forward, alone=True)
+            return [Failure(batch[0].item.id, f"the network fails on it: {reason}")]
+        half = (len(batch) + 1) // 2
+        if out_of_memory:
+            self.batch_limit = min(half, self.batch_limit or half)
+        alone |= out_of_memory
+        return self._attempt(batch[:half], forward, alone) + self._attempt(batch[half:], forward, alone)
+
+
+class Explainer(BatchRunner[Explanation]):
+    """Explains batches: maps of the strongest classes, and the contrast to the true class.
 
     Args:
         network: the classifier.
@@ -98,74 +169,27 @@ class Explainer:
         threshold: float | None = None,
         reference: Reference | None = None,
     ) -> None:
+        super().__init__(network, precision)
         if not 1 <= top_k <= len(network.classes):
             raise CamError(f"top_k is {top_k}, expected 1 to {len(network.classes)}, the number of classes")
-        self.network = network
-        self.precision = precision
         self.top_k = top_k
         self.classes = classes
         self.vectors = vectors
         self.threshold = threshold
-        self.batch_limit: int | None = None
-        """The largest batch that fitted after memory ran out; None as long as it never did."""
-        self.logits_check: Check | None = None
-        """How the first logits compare with the reference's; None as long as they were not compared."""
         self._reference = reference
         self._compare_next = reference is not None
 
-    def __call__(self, batch: Sequence[Prepared], timing: Timing | None = None) -> list[Result]:
-        """The results of a batch; ``timing`` gets the seconds of ``forward`` and ``maps``."""
-        began, forward = time.perf_counter(), _Stopwatch()
-        results: dict[str, Result] = {}
-        for group in _same_shape(batch):
-            size = self.batch_limit or len(group)
-            for start in range(0, len(group), size):
-                results.update((result.id, result) for result in self._attempt(group[start : start + size], forward))
-        if timing is not None:
-            timing.forward += forward.seconds
-            timing.maps += time.perf_counter() - began - forward.seconds
-        return [results[prepared.item.id] for prepared in batch]
-
     def compile(self, batch: Sequence[Prepared]) -> bool:
-        """Compile the network for batches like this one: see :meth:`GapNetwork.compile`."""
-        groups = _same_shape(batch)
-        if self.precision != "float32" or len(groups) != 1 or self.batch_limit is not None:
-            return False
-        compiled = self.network.compile(_stack(batch))
+        """As for all; what was compiled is held against the reference again."""
+        compiled = super().compile(batch)
         self._compare_next |= compiled and self._reference is not None
         return compiled
 
-    def _attempt(self, batch: Sequence[Prepared], forward: _Stopwatch, alone: bool = False) -> list[Result]:
-        """Explain a batch. If memory runs out or one image breaks it, halve it, down to the single image.
-
-        After memory ran out, go on alone: another stream may hold the memory that these images need.
-        """
-        try:
-            with _forwards.exclusive() if alone else _forwards.shared():
-                return self._explain(batch, forward)
-        except (RuntimeError, ValueError, MemoryError) as error:
-            reason, out_of_memory = first_line(error), _ran_out_of_memory(error)
-            if isinstance(error, torch.OutOfMemoryError):
-                reason = "out of memory"  # one reason for all images; PyTorch's message has numbers in it
-            if isinstance(error, torch.AcceleratorError) and not out_of_memory:
-                raise  # the device is lost: the next image would fail as well
-        if out_of_memory and self.network.device.type == "cuda":
-            torch.cuda.empty_cache()  # not above: the error still holds the tensors of the forward there
-        if len(batch) == 1:
-            if out_of_memory and not alone:
-                return self._attempt(batch, forward, alone=True)
-            return [Failure(batch[0].item.id, f"the network fails on it: {reason}")]
-        half = (len(batch) + 1) // 2
-        if out_of_memory:
-            self.batch_limit = min(half, self.batch_limit or half)
-        alone |= out_of_memory
-        return self._attempt(batch[:half], forward, alone) + self._attempt(batch[half:], forward, alone)
-
-    def _explain(self, batch: Sequence[Prepared], forward: _Stopwatch) -> list[Result]:
+    def _results(self, batch: Sequence[Prepared], forward: Stopwatch) -> list[Result]:
         network, count = self.network, len(batch)
         with network.evaluating(), network.no_gradients():
             with forward:
-                stacked = _stack(batch)
+                stacked = stack(batch)
                 reading = network.read(stacked, self.precision)
                 logits = reading.logits
                 on_cpu = logits.cpu()  # a GPU is waited for here
@@ -173,7 +197,7 @@ class Explainer:
                 indices = logits.nan_to_num(nan=-torch.inf).topk(self.top_k, dim=1).indices
             else:
                 indices = torch.tensor(self.classes, device=logits.device).expand(count, -1)
-            rival = torch.tensor([self._rival(p, row) for p, row in zip(batch, on_cpu, strict=True)])
+            rival = torch.tensor([rival_of(p, row) for p, row in zip(batch, on_cpu, strict=True)])
             chosen = torch.cat([indices, rival[:, None].to(indices.device)], dim=1)
 
             maps, bias = (each.cpu() for each in reading.maps(chosen))
@@ -189,12 +213,8 @@ class Explainer:
 
         results: list[Result] = []
         for i, prepared in enumerate(batch):
-            if not finite[i]:
-                results.append(Failure(prepared.item.id, "the network returned NaN or infinity"))
-                continue
-            if errors[i] > CERTIFICATE_TOLERANCE:
-                found = f"{float(errors[i]):.1e}, expected at most {CERTIFICATE_TOLERANCE:.0e}"
-                results.append(Failure(prepared.item.id, f"the map fails its certificate: relative error {found}"))
+            if why := refused(bool(finite[i]), float(errors[i])):
+                results.append(Failure(prepared.item.id, why))
                 continue
             explained = [
                 ClassMap(
@@ -260,12 +280,26 @@ class Explainer:
         if found.passed is False:
             refuse(found, self.network, self.precision)
 
-    @staticmethod
-    def _rival(prepared: Prepared, logits: Tensor) -> int:
-        """The strongest class of the truth if the prediction is wrong; else the prediction itself."""
-        predicted = int(logits.argmax())
-        truth = prepared.item.truth
-        return predicted if not truth or predicted in truth else max(truth, key=lambda index: float(logits[index]))
+
+def rival_of(prepared: Prepared, logits: Tensor) -> int:
+    """The strongest class of the truth if the prediction is wrong; else the prediction itself."""
+    predicted = int(logits.argmax())
+    truth = prepared.item.truth
+    return predicted if not truth or predicted in truth else max(truth, key=lambda index: float(logits[index]))
+
+
+def refused(finite: bool, error: float) -> str | None:
+    """Why an image can have no result, if its logits are not finite or its certificate is off; None where it can.
+
+    >>> refused(True, 1e-7), refused(False, 0.0)
+    (None, 'the network returned NaN or infinity')
+    """
+    if not finite:
+        return "the network returned NaN or infinity"
+    if error > CERTIFICATE_TOLERANCE:
+        found = f"{error:.1e}, expected at most {CERTIFICATE_TOLERANCE:.0e}"
+        return f"the map fails its certificate: relative error {found}"
+    return None
 
 
 def _remainder_shares(reading: Reading, chosen: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -294,7 +328,7 @@ def _contrast(first: ClassMap, second: ClassMap) -> ClassMap:
     )
 
 
-class _Stopwatch:
+class Stopwatch:
     """Adds up the seconds spent in its blocks."""
 
     def __init__(self) -> None:
@@ -307,7 +341,8 @@ class _Stopwatch:
         self.seconds += time.perf_counter() - self._began
 
 
-def _stack(batch: Sequence[Prepared]) -> Tensor:
+def stack(batch: Sequence[Prepared]) -> Tensor:
+    """Inputs of one shape as a batch, ``(N, 3, H, W)`` uint8."""
     return torch.stack([prepared.pixels for prepared in batch])
 
 

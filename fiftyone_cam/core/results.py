@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,13 @@ class Item:
     path: str
     truth: tuple[int, ...] = ()
     truths: tuple[tuple[int, ...], ...] | None = None
+
+
+class Outcome(Protocol):
+    """What engines need of a result: the image's id."""
+
+    @property
+    def id(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,15 @@ import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
 
-from fiftyone_cam.core.explain import Explainer, Prepared, prepare, wait_for_prepared
+from fiftyone_cam.core.explain import BatchRunner, Prepared, prepare, wait_for_prepared
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import COMPILING_PAYS
-from fiftyone_cam.core.results import Item, Result
+from fiftyone_cam.core.results import Failure, Item, Outcome
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.core.workers import Task, Workers, default_count
 
@@ -28,10 +28,12 @@ _MOST_STREAMS = 4
 
 _CUDA_STREAMS = 2
 
+_R = TypeVar("_R", bound=Outcome)
+
 
 def explain_all(
-    items: Sequence[Item], explainer: Explainer, batch_size: int, num_workers: int | None, timing: Timing
-) -> Generator[Result, None, None]:
+    items: Sequence[Item], explainer: BatchRunner[_R], batch_size: int, num_workers: int | None, timing: Timing
+) -> Generator[_R | Failure, None, None]:
     """Results of items, in order. Meanwhile ``timing`` counts where the time goes.
 
     Args:
@@ -57,7 +59,7 @@ def explain_all(
         ahead = 2 * batch_size + num_workers
         tasks = workers.imap(lambda item: prepare(item, preprocessing), items, ahead=ahead)
 
-        def next_results() -> list[Result]:
+        def next_results() -> list[_R | Failure]:
             results = streams.result(timing)
             timing.images += len(results)
             return results
@@ -100,7 +102,7 @@ def _cuda_stream(device: torch.device, number: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-class _Streams:
+class _Streams(Generic[_R]):
     """Batches computed at once; results in the order of submission.
 
     On a CPU each stream has its share of the cores. Two forwards with one core each finish sooner than one forward with
@@ -108,7 +110,7 @@ class _Streams:
     CUDA stream: while one batch is copied, or its maps are taken out, the GPU computes the other.
     """
 
-    def __init__(self, explainer: Explainer, images: int) -> None:
+    def __init__(self, explainer: BatchRunner[_R], images: int) -> None:
         self._explainer = explainer
         cores, device = torch.get_num_threads(), explainer.network.device
         self.on_cpu = device.type == "cpu"
@@ -119,10 +121,10 @@ class _Streams:
         self._before = torch.cuda.current_stream(device) if device.type == "cuda" else None
         self._thread = threading.local()
         self._numbers = itertools.count()
-        self._tasks: deque[Task[tuple[list[Result], Timing]]] = deque()
+        self._tasks: deque[Task[tuple[list[_R | Failure], Timing]]] = deque()
         self._last = time.monotonic()
 
-    def __enter__(self) -> _Streams:
+    def __enter__(self) -> _Streams[_R]:
         self._workers = Workers(self._count, name="cam-compute")
         return self
 
@@ -150,7 +152,7 @@ class _Streams:
         self._submitted += 1
         self._tasks.append(self._workers.submit(self._explain, batch))
 
-    def result(self, timing: Timing) -> list[Result]:
+    def result(self, timing: Timing) -> list[_R | Failure]:
         task = self._tasks.popleft()
         results, spent = self._workers.result(task)
         self._last = max(self._last, task.since + task.seconds)
@@ -180,7 +182,7 @@ class _Streams:
         torch.cuda.set_stream(stream)
         return stream
 
-    def _explain(self, batch: Sequence[Prepared]) -> tuple[list[Result], Timing]:
+    def _explain(self, batch: Sequence[Prepared]) -> tuple[list[_R | Failure], Timing]:
         if self._count > 1 and not hasattr(self._thread, "has"):
             self._thread.has = self._limit() if self.on_cpu else self._cuda_stream()
         spent = Timing()

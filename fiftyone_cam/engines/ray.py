@@ -19,14 +19,14 @@ import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from fiftyone_cam.core.checks import Check, worst
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.core.explain import Explainer
-from fiftyone_cam.core.results import Failure, Item, Result
+from fiftyone_cam.core.explain import BatchRunner
+from fiftyone_cam.core.results import Failure, Item, Outcome
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.engines import cluster, local
 from fiftyone_cam.engines.settings import Ray
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import ray.data
 
 logger = logging.getLogger(__name__)
+
+_R = TypeVar("_R", bound=Outcome)
 
 BATCHES_PER_BLOCK = {"cpu": 4, "cuda": 64}
 """Batches that an actor gets at once: what its death costs, and how often progress is heard of.
@@ -54,12 +56,12 @@ _LOST_BLOCKS = 64
 
 def explain_all(
     items: Iterable[Item],
-    explainer: Explainer,
+    explainer: BatchRunner[_R],
     batch_size: int,
     timing: Timing,
     engine: Ray,
     device: str | None = None,
-) -> Generator[Result, None, None]:
+) -> Generator[_R | Failure, None, None]:
     """Results of items, computed by Ray actors. They come in order, except those that an actor lost.
 
     The results are those of :func:`fiftyone_cam.engines.local.explain_all`, which each actor runs. The number of
@@ -149,7 +151,7 @@ class _Actor:
 
         self._work = work
         torch.set_num_threads(work.plan.cpus)  # by itself each actor would take all cores of its machine
-        self._explainer: Explainer = ray.get(work.explainer)
+        self._explainer: BatchRunner[Any] = ray.get(work.explainer)
         self._explainer.network.to(work.plan.device)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
@@ -178,7 +180,7 @@ class _Round:
         self.error: Exception | None = None
         """What ended the round early, if something did."""
 
-    def results(self) -> Generator[tuple[list[Result], Timing, Check | None], None, None]:
+    def results(self) -> Generator[tuple[list[Any], Timing, Check | None], None, None]:
         """Results, timing and the actor's check of its logits, block by block, in order."""
         batches: Any = iter(self._dataset().iter_batches(batch_size=None, prefetch_batches=0))  # a generator: it closes
         with _quiet(), contextlib.closing(batches) as rows:
