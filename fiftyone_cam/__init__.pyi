@@ -18,6 +18,14 @@ from .compute.explain_sample import explain_sample as explain_sample
 from .compute.score_faithfulness import FaithfulnessReport as FaithfulnessReport
 from .compute.score_faithfulness import FaithfulnessScores as FaithfulnessScores
 from .compute.score_faithfulness import score_faithfulness as score_faithfulness
+from .concepts.find_concepts import find_concepts as find_concepts
+from .concepts.report import ConceptReport as ConceptReport
+from .concepts.report import delete_concepts as delete_concepts
+from .concepts.report import list_concepts as list_concepts
+from .concepts.report import load_concepts as load_concepts
+from .concepts.report import name_concept as name_concept
+from .concepts.what_if import WhatIf as WhatIf
+from .concepts.what_if import what_if as what_if
 from .core.checks import Check as Check
 from .core.errors import CamError as CamError
 from .core.errors import DatabaseError as DatabaseError
@@ -47,6 +55,7 @@ from .runs.catalog import list_runs as list_runs
 from .runs.catalog import list_trainings as list_trainings
 from .runs.catalog import load_run as load_run
 from .runs.catalog import load_training as load_training
+from .runs.concept_record import Concept as Concept
 from .runs.heatmaps import signed_map as signed_map
 from .runs.training_run import TrainingRun as TrainingRun
 from .training.progress import Progress as Progress

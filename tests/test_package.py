@@ -20,6 +20,7 @@ FLOORS = (
     {"networks", "engines", "dataset"},
     {"runs"},
     {"classifiers"},
+    {"concepts"},
     {"compute", "analysis", "training"},
     {"plugin"},
 )
@@ -41,7 +42,7 @@ NO_FIFTYONE = (
 )
 """What runs on machines without a database."""
 
-RUNS_A_NETWORK = {"analysis.split_logits"}
+RUNS_A_NETWORK = {"analysis.split_logits", "concepts.find_concepts"}
 """Modules of torch-free rooms that may need a classifier, and so PyTorch."""
 
 
@@ -189,11 +190,12 @@ def test_the_app_does_not_wait_for_torch():
     run("import sys, fiftyone_cam.plugin.registry; raise SystemExit('torch' in sys.modules and 'torch was imported')")
 
 
-def test_datasets_runs_and_analysis_need_no_torch():
+def test_datasets_runs_concepts_and_analysis_need_no_torch():
     names = [
         f"fiftyone_cam.{name_of(path)}"
         for path in MODULES
-        if name_of(path).partition(".")[0] in ("dataset", "runs", "analysis") and name_of(path) not in RUNS_A_NETWORK
+        if name_of(path).partition(".")[0] in ("dataset", "runs", "concepts", "analysis")
+        and name_of(path) not in RUNS_A_NETWORK
     ]
     assert len(names) > 15
     run(

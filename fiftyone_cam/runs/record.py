@@ -14,6 +14,7 @@ from dacite import Config, DaciteError, from_dict
 
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.timing import Timing
+from fiftyone_cam.runs.concept_record import ConceptsRecord
 
 SCHEMA_VERSION = 1
 """Of the records that this version writes and reads."""
@@ -189,6 +190,7 @@ class CamRecord(RunRecord):
         audit: the audit, if there is one.
         comparisons: by the key of the earlier run; None while one is being made.
         localization: of the boxes, if there are any.
+        concepts: what predictions are made of, if that was found.
         loaded_from: what ``load_classifier`` is given to have the classifier again, and its keywords.
         checks: ``pixels``, ``logits`` and ``maps``: each as :meth:`Check.to_dict` gives it.
     """
@@ -209,6 +211,7 @@ class CamRecord(RunRecord):
     audit: AuditRecord | None = None
     comparisons: dict[str, ComparisonRecord | None] = field(default_factory=dict)
     localization: LocalizationRecord | None = None
+    concepts: ConceptsRecord | None = None
     loaded_from: list[Any] | None = None
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
 

@@ -1,0 +1,1 @@
+"""What predictions are made of, without annotations: concepts over a collection, and predictions without some."""
