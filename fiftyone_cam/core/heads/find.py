@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate
 from fiftyone_cam.core.errors import HeadError
 from fiftyone_cam.core.heads.constant import ConstantHead, is_affine, matrix
-from fiftyone_cam.core.heads.frozen import Frozen
+from fiftyone_cam.core.heads.frozen import ACTIVATIONS, Frozen
 from fiftyone_cam.core.heads.head import SHAPE_ONLY, Head
 from fiftyone_cam.core.heads.per_image import PerImageHead, linearised, taped_forward
 from fiftyone_cam.core.heads.places import ask, readings
 from fiftyone_cam.core.heads.tap import LogitsAt, Tap, evaluating, read_logits, same, tapped_forward
-from fiftyone_cam.core.heads.tape import Replay, Tape, between, cuts
+from fiftyone_cam.core.heads.tape import Replay, Step, Tape, between, cuts
 from fiftyone_cam.core.heads.tokens import ClassTokenHead, attends, stream_agrees, stream_path
 
 __all__ = ["Head", "LogitsAt", "Tap", "certified", "evaluating", "find_head", "read_logits", "tapped_forward"]
@@ -32,6 +32,8 @@ _TOLERANCE_GPU = 2e-3
 """Instead of :data:`CERTIFICATE_TOLERANCE`, where the network's last layer may be computed in TensorFloat-32."""
 
 _MOST_CANDIDATES = 8
+_TOGETHER = ("cat", "concat", "concatenate", "stack", "hstack", "vstack")
+_CHANNELS_FIRST = ("conv2d", "batch_norm", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 _ON_TOP = ("softmax", "sigmoid", "log_softmax", "logsigmoid")
 _DIMS = {"NCHW": (2, 3), "NHWC": (1, 2), "NCL": (2,), "NLC": (1,)}
 
@@ -52,8 +54,8 @@ def find_head(module: nn.Module, example: Tensor) -> Head:
     """
     if isinstance(module, torch.jit.ScriptModule):
         raise HeadError(f"{type(module).__name__} is compiled and cannot be looked into: load the eager module instead")
-    if len(example) < 2:
-        example = torch.cat([example, example.flip(-1)])
+    if len(example) < 3:  # of two, a stack of twin heads would look like a batch
+        example = torch.cat([example, example.flip(-1), example.flip(-2)])[:3]
     tape, end, logits_at = _probed(module, example)
     reasons = []
     for node in _candidates(tape, end):
@@ -108,7 +110,8 @@ def _candidates(tape: Tape, end: int) -> Iterator[int]:
         node = nodes[i]
         if i + 1 < len(nodes) and any(_looks_around(tape, k) for k in between(tape.steps, node, nodes[i + 1])):
             return
-        if len(tape.shapes[node]) not in (3, 4) or _positions(tape.shapes[node]) < 2 or node in tried:
+        shape = tape.shapes[node]
+        if len(shape) not in (3, 4) or _positions(shape) < 2 or shape[0] != tape.shapes[0][0] or node in tried:
             continue
         group = [node]
         for earlier in reversed(nodes[:i]):
@@ -163,6 +166,8 @@ def _head_at(module: nn.Module, example: Tensor, probe: Tape, node: int, probe_e
         first = next(n for n in cuts(probe, probe_end) if probe.shapes[n] == probe.shapes[node])
         if len(tape.shapes[0]) == 3:  # tokens are told apart best where they begin, before they look at each other
             where = _placed(module, example, readings(tape.shapes[0], size, probe.places[first]))
+        elif _channels_first(probe, node):
+            where = replace(tap, layout="NCHW")
         else:
             where = _placed(module, example, readings(tape.shapes[0], size, tap))
         tap = replace(tap, layout=where.layout, prefix=where.prefix)
@@ -175,10 +180,17 @@ def _head_at(module: nn.Module, example: Tensor, probe: Tape, node: int, probe_e
     frozen = Frozen(tape, pooled or 0, end, torch.float64)
     _check_frozen(frozen, tape.values[pooled or 0], logits)
     features = tap.feature_maps(tape.begin, size).shape[1]
-    affine = is_affine(Replay(tape, pooled or 0, end, torch.float64), tape.values[pooled or 0])
-    froze = () if affine else tuple(sorted(frozen.froze))
+    froze = tuple(sorted(frozen.froze))
     head = PerImageHead(tap, logits_at, features, logits.shape[1], steps, 0.0, pooled, froze)
     return certified(module, example, head)
+
+
+def _channels_first(probe: Tape, node: int) -> bool:
+    """Whether a function that knows one order of axes gave a tensor, so that no place need be measured."""
+    writers = {written: step for step in probe.steps for written in step.writes}
+    while node in writers and writers[node].name in ACTIVATIONS:
+        node = writers[node].reads[0]
+    return node in writers and writers[node].name in _CHANNELS_FIRST and len(probe.shapes[node]) == 4
 
 
 def _reads(tape: Tape, logits: Tensor, end: int, prefix: int) -> tuple[bool, bool]:
@@ -302,29 +314,46 @@ def _positions(shape: tuple[int, ...]) -> int:
     return min(shape[1:]) if len(shape) == 3 else 1
 
 
+def _joining(tape: Tape, end: int) -> tuple[list[Step], int]:
+    """The steps to the logits, and which of them joined the positions last (-1: none did)."""
+    path = [tape.steps[i] for i in between(tape.steps, 0, end)]
+    ends = [(tape.shapes[step.reads[0]], tape.shapes[step.writes[0]]) for step in path]
+    count = tape.shapes[0][0]
+    joins = [a[0] == count == b[0] and _positions(a) > 1 and _positions(b) == 1 for a, b in ends]
+    return path, max((i for i, joined in enumerate(joins) if joined), default=-1)
+
+
 def _single_cell(tape: Tape, end: int) -> bool:
-    """Whether, going back from the logits, the first convolution that looks around gave one cell."""
-    for node in reversed(cuts(tape, end)):
-        shape = tape.shapes[node]
-        if len(shape) == 4:
-            return (math.prod(shape[2:]) == 1 and node != 0) or False
-        if _positions(shape) > 1:
-            return False
-    return False
+    """Whether a convolution of neighbours, and no pooling, left a single cell."""
+    path, last = _joining(tape, end)
+    if last < 0 or path[last].name != "conv2d":
+        return False
+    weight = (*path[last].args, *path[last].kwargs.values())[1]
+    return isinstance(weight, Tensor) and tuple(weight.shape[2:]) != tape.shapes[path[last].reads[0]][2:]
 
 
 def _found(tape: Tape, end: int) -> str:
-    """What follows the last place where positions were joined, in words."""
-    path = [tape.steps[i] for i in between(tape.steps, 0, end)]
-    shapes = [(tape.shapes[step.reads[0]], tape.shapes[step.writes[0]]) for step in path]
-    last = max((i for i, (a, b) in enumerate(shapes) if _positions(a) > 1 and _positions(b) == 1), default=-1)
+    """What follows the last place where positions were joined, in words; and where several tensors come together."""
+    path, last = _joining(tape, end)
     if last < 0:
         return "found no layer that joins the positions"
-    before, after = shapes[last]
-    steps = [f"{path[last].name} {'x'.join(map(str, before[1:]))} -> {'x'.join(map(str, after[1:]))}"]
-    for step, (before, after) in zip(path[last + 1 :], shapes[last + 1 :], strict=True):
+    steps = [f"{path[last].name} {_cells(tape, path[last].reads[0])} -> {_cells(tape, path[last].writes[0])}"]
+    for step in path[last + 1 :]:
+        before, after = tape.shapes[step.reads[0]], tape.shapes[step.writes[0]]
         if step.name in ("linear", "conv2d"):
             steps.append(f"{step.name} {before[1]} -> {after[1]}")
         elif step.name not in SHAPE_ONLY:
             steps.append(step.name)
-    return "found " + ", then ".join(steps[:8]) + (", …" if len(steps) > 8 else "")
+    words = "found " + ", then ".join(steps[:8]) + (", …" if len(steps) > 8 else "")
+    shapes = {node: tape.shapes[node] for node in cuts(tape, end)}
+    places = [n for n, s in shapes.items() if len(s) > 2 and s[0] == tape.shapes[0][0] and _positions(s) > 3]
+    for step in reversed(path):
+        parts = list(dict.fromkeys(step.reads))
+        if step.name in _TOGETHER and len(parts) > 1 and min(step.writes) > max(places, default=0):
+            several = f"{step.name} of {len(parts)} tensors ({', '.join(_cells(tape, n) for n in parts[:4])})"
+            return f"{words}; the logits come from several places of the network, by {several}"
+    return words
+
+
+def _cells(tape: Tape, node: int) -> str:
+    return "x".join(map(str, tape.shapes[node][1:]))

@@ -56,6 +56,8 @@ class Answer:
 
     def misfit(self, tap: Tap) -> float:
         """How far a grid's answers lie from the spots, in cells; infinite where they do not follow them."""
+        if len(self.response) != len(self.places):
+            return float("inf")  # its first axis does not count the images
         try:
             grid = self.grid(tap)
         except HeadError:
@@ -114,8 +116,10 @@ def readings(shape: tuple[int, ...], size: tuple[int, int], tap: Tap) -> list[Ta
     for layout, length in (("NLC", shape[1]), ("NCL", shape[2])):
         for prefix in range(min(_MOST_PREFIX, length - 2) + 1):
             try:
-                grid_of(length - prefix, size)
+                rows, columns = grid_of(length - prefix, size)
             except HeadError:
                 continue
+            if prefix and abs(rows - columns * size[0] / size[1]) >= 1:
+                continue  # a grid without its first row, which then counts among the tokens that have no place
             found.append(replace(tap, layout=layout, prefix=prefix))
     return found

@@ -87,6 +87,8 @@ class Tape(TorchFunctionMode):
         self.shapes: list[tuple[int, ...]] = []
         self.places: dict[int, Tap] = {}
         """Where each node is first read: a tap without layout."""
+        self.constants: dict[tuple[int, torch.dtype], Tensor] = {}
+        """What replays read from outside, in their precision: converted once, for a head may have 100 million."""
         self._begin: Tensor | None = None
         self._version = 0
         if begin is not None:
@@ -267,7 +269,7 @@ class Replay:
     def __init__(self, tape: Tape, begin: int, end: int, dtype: torch.dtype) -> None:
         self.steps, self.begin, self.end, self.dtype = tape.steps, begin, end, dtype
         self.path = between(tape.steps, begin, end)
-        self._constants: dict[int, Tensor] = {}
+        self._constants = tape.constants
 
     @property
     def names(self) -> list[str]:
@@ -309,9 +311,10 @@ class Replay:
         """A tensor from outside the tape in this replay's precision."""
         if not tensor.is_floating_point() or (tensor.dtype == self.dtype and not tensor.requires_grad):
             return tensor
-        if id(tensor) not in self._constants:
-            self._constants[id(tensor)] = tensor.detach().to(self.dtype)
-        return self._constants[id(tensor)]
+        key = (id(tensor), self.dtype)
+        if key not in self._constants:
+            self._constants[key] = tensor.detach().to(self.dtype)
+        return self._constants[key]
 
     @staticmethod
     def assign(step: Step, values: dict[int, Tensor], output: Any, tensors: Sequence[Tensor]) -> None:

@@ -52,7 +52,7 @@ class Stream(Frozen):
     def __init__(self, tape: Tape, end: int, prefix: int, dtype: torch.dtype) -> None:
         self.steps, self.begin, self.end, self.dtype = tape.steps, 0, end, dtype
         self.path = stream_path(tape.steps, end)
-        self._constants: dict[int, Tensor] = {}
+        self._constants = tape.constants
         self._first: dict[int, Any] = {}
         self.froze: set[str] = set()
         self._prefix, self._tokens = prefix, tape.shapes[0][1]
@@ -209,7 +209,8 @@ class ClassTokenHead(Head):
     @property
     def kind(self) -> str:
         tokens = "class token" if self.tap.prefix == 1 else f"{self.tap.prefix} tokens without a place"
-        return f"{tokens}{' and patches' if self.reads_patches else ''} after {self.blocks} blocks, {super().kind}"
+        blocks = "1 block" if self.blocks == 1 else f"{self.blocks} blocks"
+        return f"{tokens}{' and patches' if self.reads_patches else ''} after {blocks}, {super().kind}"
 
     def read(
         self,

@@ -186,3 +186,39 @@ def test_modules_that_cannot_be_looked_into_say_so():
         find_head(torch.jit.trace(tiny_gap().eval(), torch.zeros(1, 3, 32, 32)), torch.randn(1, 3, 32, 32))
     with pytest.raises(HeadError, match="not a classifier"):
         find_head(nn.Conv2d(3, 4, 1), torch.randn(2, 3, 8, 8))
+
+
+class TwoScales(nn.Module):
+    """Logits of two places in the network, added: no single grid holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 6, 4, stride=4), nn.Conv2d(3, 5, 8, stride=8)
+        self.fc = nn.Linear(11, 4)
+
+    def forward(self, input):
+        return self.fc(torch.cat([self.fine(input).mean((2, 3)), self.coarse(input).mean((2, 3))], 1))
+
+
+class Distances(nn.Module):
+    """What was pooled has one cell, as always; the feature maps have many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 4, stride=4)
+        self.centres = nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, input):
+        pooled = nn.functional.adaptive_avg_pool2d(self.conv(input).relu(), 1)
+        return -torch.cdist(pooled.flatten(1), self.centres)
+
+
+def test_a_refusal_names_what_was_found():
+    torch.manual_seed(0)
+    batch = torch.randn(2, 3, 32, 32)
+    with pytest.raises(HeadError, match=r"from several places of the network, by cat of 2 tensors \(6, 5\)") as found:
+        find_head(TwoScales().eval(), batch)
+    assert "single cell" not in str(found.value)
+    with pytest.raises(HeadError, match="cdist") as found:
+        find_head(Distances().eval(), batch)
+    assert "single cell" not in str(found.value)

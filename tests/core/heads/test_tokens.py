@@ -11,7 +11,8 @@ import torch.nn.functional as nnf
 from torch import nn
 
 from fiftyone_cam.core.explain import Explainer, Prepared
-from fiftyone_cam.core.heads import REMAINDER
+from fiftyone_cam.core.heads import REMAINDER, Tap
+from fiftyone_cam.core.heads.places import readings
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.core.results import Item
@@ -153,20 +154,36 @@ class Rectangular(TinyViT):
         return torch.cat([self.begin.expand(len(input), -1, -1), patches], 1)
 
 
-def test_places_of_tokens_are_measured():
-    """Where a picture changes, the patch over that place answers: with registers, and with interpolated positions."""
-    module = vit(kind=Rectangular, extra=2)
-    network = GapNetwork(module, "abcd", Preprocessing((Resize(size=(32, 48)),)))
-    assert network.head.tap.prefix == 3
-    grey = torch.full((1, 3, 32, 48), 128, dtype=torch.uint8)
+PLACES = {
+    "patches": (TinyViT, 0, (32, 32)),
+    "registers": (TinyViT, 4, (32, 32)),
+    "distillation token": (Distilled, 1, (32, 32)),
+    "interpolated positions": (Rectangular, 2, (32, 48)),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_places_of_tokens_are_measured(name):
+    """Where a picture changes, the patch over that place answers, and the map's frame is where the cells look."""
+    kind, extra, size = PLACES[name]
+    module = vit(kind=kind, extra=extra)
+    network = GapNetwork(module, "abcd", Preprocessing((Resize(size=size),)))
+    assert network.head.tap.prefix == 1 + extra
+    grey = torch.full((1, 3, *size), 128, dtype=torch.uint8)
     with torch.no_grad():
-        for i in range(4):
-            for j in range(6):
+        for i in range(size[0] // 8):
+            for j in range(size[1] // 8):
                 picture = grey.clone()
                 picture[:, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8] = 255
                 change = (network.forward(picture)[1] - network.forward(grey)[1]).square().sum(1)[0]
-                assert divmod(int(change.argmax()), 6) == (i, j)
+                assert divmod(int(change.argmax()), size[1] // 8) == (i, j)
     assert max(map(abs, network.grid_frame[:2])) < 0.25 / 4
+
+
+def test_the_first_row_of_a_grid_is_not_counted_among_the_tokens_without_a_place():
+    tap = Tap("torch.Tensor.__getitem__", 1, "")
+    found = [each for each in readings((2, 197, 600), (224, 224), tap) if each.layout == "NLC"]
+    assert [each.prefix for each in found] == [1]  # and not 15, then 13 rows of 14
 
 
 def explained(network, count=5, **options):
