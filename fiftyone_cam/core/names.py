@@ -23,6 +23,13 @@ SMALL = ("small_gap_net", "cifar_resnet20", "cifar_resnet56")
 PRECISIONS = ("float32", "bfloat16", "float16")
 """What a forward can be computed in, by PyTorch's names."""
 
+GRADES = {
+    "exact": "evidence and bias add up to the logit, exactly",
+    "exact for this image": "evidence and bias add up to the logit; its weights hold for this image alone",
+    "exact with remainder": "evidence and bias add up to the logit; the bias has all that no place holds",
+}
+"""How a map relates to its logit, and what that says of it: see ``core/heads``."""
+
 COMPILING_PAYS = 60.0
 """Seconds of forwards still to come from which on compiling pays: it takes 3 to 20 and gains 10 to 55%."""
 

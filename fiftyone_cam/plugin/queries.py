@@ -91,10 +91,11 @@ def missing_for_audit(samples: Collection, key: str | None) -> Missing | None:
 
 def sample_summary(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
     """What is known of one sample: its ``true`` class, its ``verdict``, whether it has a contrastive map
-    (``contrast``), and why its audit is out of date (``stale``).
+    (``contrast``), why its audit is out of date (``stale``), and the share of its gap to the runner-up that no place
+    holds (``unplaced``; None where all is placed).
 
     >>> sample_summary(dataset, sample.id, "cam")
-    {'true': 'tabby', 'verdict': 'distracted', 'contrast': True, 'stale': None}
+    {'true': 'tabby', 'verdict': 'distracted', 'contrast': True, 'unplaced': None, 'stale': None}
     """
     run = catalog.load_run(samples, key)
     truth = (run.record.audit and run.record.audit.ground_truth) or run.record.settings.ground_truth
@@ -102,6 +103,7 @@ def sample_summary(samples: Collection, sample_id: str, key: str) -> dict[str, A
         "true": f"{truth}.label" if truth else None,
         "verdict": run.field("verdict"),
         "contrast": f"{run.field('contrast')}.label",
+        "unplaced": f"{run.field('heatmap')}.gap_remainder_share",
     }
     sample = run.dataset.select(sample_id)
     there = {name: path for name, path in paths.items() if path and run.dataset.has_field(path.partition(".")[0])}

@@ -7,15 +7,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
+import numpy as np
+
 from fiftyone_cam.core.checks import Check
 from fiftyone_cam.core.errors import RunError
-from fiftyone_cam.core.names import COMPILING_PAYS, CONCEPTS, ERROR, HEATMAP, PREDICTION, PREDICTIONS
+from fiftyone_cam.core.names import COMPILING_PAYS, CONCEPTS, ERROR, GRADES, HEATMAP, PREDICTION, PREDICTIONS
 from fiftyone_cam.core.tables import Summary, percent
 from fiftyone_cam.core.timing import Timing
+from fiftyone_cam.dataset import internals
 from fiftyone_cam.runs import lease, store
 from fiftyone_cam.runs.concept_sums import Sums
 from fiftyone_cam.runs.record import CamRecord, ComparisonRecord, Counts
 from fiftyone_cam.runs.run import Run
+
+REMAINDER = [*GRADES][-1]
 
 
 class CamRun(Run[CamRecord]):
@@ -76,6 +81,28 @@ class CamRun(Run[CamRecord]):
         entries = {**self.record.classifier.checks, **self.record.checks}
         found = {name: Check.from_dict(entry) for name, entry in entries.items() if name != "maps"}
         return {**found, "maps": maps_check(self.certificate, self.counts.computed)}
+
+    @property
+    def grade(self) -> str:
+        """How maps relate to logits: ``exact``, ``exact for this image`` or ``exact with remainder``.
+
+        >>> run.grade
+        'exact'
+        """
+        return str(self.record.classifier.head.get("grade", next(iter(GRADES))))  # older runs knew one grade
+
+    def gap_remainder_share(self) -> float | None:
+        """The median share of the gap between the two strongest logits that no place holds; None where all is placed.
+
+        >>> vit_run.gap_remainder_share()
+        0.04
+        """
+        field = self.field(HEATMAP)
+        if self.grade != REMAINDER or not self.dataset.has_sample_field(field):
+            return None
+        [shares] = internals.raw_values(self.dataset, [f"{field}.gap_remainder_share"])
+        known = [share for share in shares if share is not None]
+        return float(np.median(known)) if known else None
 
     def update_comparison(self, before: str, record: ComparisonRecord | None) -> None:
         """Write one comparison, by the key of the earlier run, and no other: another process may write those.
@@ -140,7 +167,10 @@ class CamRun(Run[CamRecord]):
         done = f"{counts.computed:,} with a map, {counts.failed:,} failed, of {counts.samples:,}; {counts.new:,} new"
         rows = [("classifier", f"{network}, weights {classifier.sha256[:12]}"), ("samples", done)]
         if "grade" in classifier.head:
-            rows.insert(1, ("maps", f"{classifier.head['grade']} ({classifier.head['kind']})"))
+            rows.insert(1, ("maps", f"{self.grade} ({classifier.head['kind']}): {GRADES[self.grade]}"))
+            share = self.gap_remainder_share()
+            if share is not None:
+                rows.insert(2, ("", f"no place holds {share:.0%} of the gap to the runner-up (median)"))
         missing = counts.samples - counts.computed - counts.failed
         if missing > 0:
             rows.append(("", f"{missing:,} have neither: the same call of compute_cam goes on with them"))

@@ -54,7 +54,10 @@ def _display_values(class_map: ClassMap, where: Explanation, scale: float | None
         "box": list(where.box),
         "seen": list(where.seen),
     }
-    return {**drawn, "versus": class_map.versus} if both_signs else drawn
+    for name in ("versus", "remainder_share", "gap_remainder_share"):
+        if getattr(class_map, name) is not None:
+            drawn[name] = getattr(class_map, name)
+    return drawn
 
 
 def grid_of(label: fo.Heatmap) -> tuple[NDArray[np.float32], Box, Box]:

@@ -25,6 +25,7 @@ from fiftyone_cam.core.results import Explanation, Item
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.runs.record import Counts
+from tests.helpers import grades
 from tests.helpers.networks import NAMES, SQUARE, write_photos
 from tests.helpers.ray_spy import Spy, seen
 
@@ -151,6 +152,18 @@ def test_two_nodes_write_what_one_process_writes_bit_for_bit(nodes, dataset, tmp
     again = focam.compute_cam(dataset, classifier, "two", **settings, engine=focam.Ray(num_actors=2))
     assert again.counts.new == 0
     assert len(seen(watched)) == len(forwards)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["layer norm", "class token"])
+def test_actors_compute_maps_of_any_grade(nodes, dataset, tmp_path, kind):
+    fill(dataset, tmp_path, 40)
+    model = grades.classifier(kind)
+    settings = {"ground_truth": "ground_truth", "top_k": 2, "batch_size": 16}
+    one = focam.compute_cam(dataset, model, "one", **settings, engine=focam.Local(num_workers=1))
+    two = focam.compute_cam(dataset, model, "two", **settings, engine=focam.Ray(num_actors=1))
+    assert stored(dataset, "one") == stored(dataset, "two")
+    assert one.grade == two.grade == grades.KINDS[kind][1]
 
 
 @pytest.mark.slow

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fiftyone_cam.core.heads.tap import LogitsAt, Tap, words
+from fiftyone_cam.core.names import GRADES
 
-EXACT = "exact"
-PER_IMAGE = "exact for this image"
-REMAINDER = "exact with remainder"
+EXACT, PER_IMAGE, REMAINDER = GRADES
 
 _H = TypeVar("_H", bound="Head")
 

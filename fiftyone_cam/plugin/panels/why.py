@@ -9,7 +9,7 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.core.names import operator_uri
+from fiftyone_cam.core.names import GRADES, operator_uri
 from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, model_sources, plots, queries
 from fiftyone_cam.runs import catalog
@@ -18,7 +18,7 @@ TOP = 5
 
 HELP = """
 **Why this class?** A logit is the evidence inside the object, the evidence outside of it, and the class's bias, added
-up: exactly, for this kind of network. Evidence below zero speaks against the class.
+up; the panel says how, for this network. Evidence below zero speaks against the class.
 
 Click a bar to see the map of its class. *Predicted against true* shows what spoke for the one and not
 for the other.
@@ -177,7 +177,7 @@ class WhyPanel(foo.Panel):
         return types.Property(panel, view=types.GridView(orientation="vertical", gap=1, pad=2, componentsProps=style))
 
     def _logits(self, panel: types.Object, ctx: Any, state: Any, parts: Sequence[dict[str, Any]]) -> None:
-        plain = escape_markdown
+        plain, run = escape_markdown, catalog.load_run(ctx.dataset, state.key)
         words = f"Predicted **{plain(parts[0]['label'])}**"
         if parts[0]["confidence"] is not None:
             words += f" with confidence {parts[0]['confidence']:.0%}"
@@ -185,11 +185,13 @@ class WhyPanel(foo.Panel):
             words += f" · true **{plain(state.true)}**"
         if state.verdict:
             words += f" · {state.verdict}"
+        if state.unplaced is not None:
+            words += f" · no place holds {state.unplaced:.0%} of the gap to the runner-up"
         panel.md(words, name="words")
         if state.stale:
             panel.view("stale", types.AlertView(label=state.stale, severity="warning"))
         split = parts[0]["evidence_in"] is not None
-        about = "Each logit is evidence plus bias, exactly. Click a bar to see the map of its class"
+        about = f"{GRADES[run.grade].capitalize()}. Click a bar to see the map of its class"
         panel.view("heading", types.HeaderView(label="Where the logits come from", description=about))
         panel.plot(
             "logits",
@@ -209,7 +211,7 @@ class WhyPanel(foo.Panel):
         row = panel.h_stack("actions", gap=1, align_y="center")
         if state.contrast:
             row.btn("contrast", label="Predicted against true", on_click=self.show_contrast, variant="outlined")
-        if len(parts) < TOP and model_sources.of_record(catalog.load_run(ctx.dataset, state.key).record) is not None:
+        if len(parts) < TOP and model_sources.of_record(run.record) is not None:
             row.btn("explain", label=f"Explain the {TOP} strongest", on_click=self.explain_top, variant="outlined",
                     title="Loads the classifier and runs it on this picture")  # fmt: skip
         if not split:
@@ -217,8 +219,7 @@ class WhyPanel(foo.Panel):
             row.btn("audit", label=label, on_click=self.audit, variant="outlined",
                     title="Audit attention with a field that says where the object is")  # fmt: skip
         view = types.AutocompleteView(label="See what speaks for any class", allow_user_input=False)
-        classes = catalog.load_run(ctx.dataset, state.key).classes
-        panel.enum("any", classes, label="See what speaks for any class", view=view, on_change=self.choose)
+        panel.enum("any", run.classes, label="See what speaks for any class", view=view, on_change=self.choose)
         if state.picture:
             about = "Blue speaks against it; what no colour lies on says nothing"
             panel.view("seen", types.HeaderView(label=f"What speaks {state.picture}", description=about))
