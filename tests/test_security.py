@@ -20,10 +20,11 @@ import torch
 
 import fiftyone_cam as focam
 from fiftyone_cam.networks import build
-from fiftyone_cam.plugin import forms, model_sources
+from fiftyone_cam.plugin import model_sources, source_forms
 from fiftyone_cam.plugin.operators.audit_attention import AuditAttention
 from fiftyone_cam.plugin.operators.compute_cam import ComputeCam
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
+from fiftyone_cam.plugin.translation_form import parse
 from fiftyone_cam.runs.record import to_plain
 from tests.helpers.networks import SQUARE, tiny_gap, write_photos
 from tests.helpers.operators import context_of, execute
@@ -202,15 +203,15 @@ def test_a_checkpoint_replaces_nothing_of_others(tmp_path):
 
 @pytest.mark.parametrize("text", ["a, " * 5000, "~nobody-of-this-name/x", "x\0y", "/" * 5000])
 def test_whatever_is_typed_where_a_path_could_be_is_answered(photos, text):
-    assert model_sources.SOURCES["checkpoint"].problem(text)
-    assert model_sources.SOURCES["weights"].problem(text)
+    assert source_forms.SOURCES["checkpoint"].problem(text)
+    assert source_forms.SOURCES["weights"].problem(text)
     assert model_sources.class_names(text)
     with pytest.raises(focam.SourceError):
         focam.load_classifier(text)
     with pytest.raises(focam.SourceError):
         model_sources.load(text, {})
     with pytest.raises(focam.CamError):
-        forms.class_map(text)
+        parse(text)
     assert AuditAttention().resolve_input(context_of(photos, {"key": "cam", "class_map": text})).type.properties
 
 

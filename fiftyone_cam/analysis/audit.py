@@ -127,7 +127,7 @@ def audit(
             notes=[*notes, *auditor.notes()],
         )
     )
-    run.show()
+    run.arrange()
     return AuditReport(run, samples)
 
 

@@ -96,7 +96,7 @@ def compare(
         compared_at=datetime.now(timezone.utc).isoformat(),
     )
     second.update_comparison(before, record)
-    second.show()
+    second.arrange()
     return Comparison(second, before, samples)
 
 

@@ -76,5 +76,5 @@ def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, p
             localized_at=datetime.now(timezone.utc).isoformat(),
         )
     )
-    run.show()
+    run.arrange()
     return path

@@ -105,7 +105,7 @@ def score_attention(
     if not len(scorer.tally):
         reasons = ", ".join(f"{count:,} x {reason}" for reason, count in scorer.tally.skipped.most_common())
         raise FieldError(f"none of the samples can be scored: {reasons or 'there are no samples'}")
-    run.show()
+    run.arrange()
     return scorer.tally.report(run, collection, scorer.settings, seed)
 
 

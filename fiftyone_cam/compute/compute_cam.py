@@ -148,6 +148,8 @@ def compute_cam(
         judged = ground_truth is not None
         schema = field_schema(top_k, judged and not truth.several, independent, judged and truth.several)
         _declare(run, schema)
+        if not run.record.revision and catalog.list_runs(run.dataset) == [key]:  # the dataset's first heatmaps
+            run.hide_filled()
         run.show()  # now: an open App may look at the first results
         items = _pending(collection, run, truth, overwrite, retry_failed)
         if items:
@@ -170,7 +172,7 @@ def compute_cam(
         _declare(run, schema)
         _finish(run, collection, truth, timing, len(items), explainer.logits_check)
     database.refresh(run.dataset)
-    run.show()
+    run.arrange()
     return run
 
 

@@ -55,5 +55,5 @@ def explain_sample(
     heat = heatmap(result.maps[0], result, run.record.scale)
     path = run.claim_field("explained", ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
     run.dataset.set_values(path, {sample_id: heat}, key_field="id")
-    run.show()
+    run.arrange()
     return heat

@@ -385,7 +385,7 @@ class _Search:
             record.brain = fields.register_map(self.run, points)
         except Exception:  # of the brain, which is no part of what was found
             logger.warning("the map of concepts is not in the Embeddings panel", exc_info=True)
-        self.run.show()
+        self.run.arrange()
 
 
 def some_cells(images: Sequence[CellFeatures], seed: int) -> NDArray[np.float32]:

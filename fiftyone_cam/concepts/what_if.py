@@ -157,7 +157,7 @@ def what_if(
             prediction = _CLASSIFICATION(label=new, confidence=float(confidence[i].max()))
             values[id] = {field: prediction, change: became}
         bulk.write(run.dataset, values)
-    run.show()
+    run.arrange()
     return WhatIf(
         run, names, field, **{name: counts[name] for name in (SAME, CHANGED, FIXED, BROKEN, "judged", "right")}
     )

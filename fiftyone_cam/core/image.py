@@ -106,7 +106,7 @@ def read_image(
 
     Raises:
         ImageError: with a short reason, ``"kind"`` or ``"kind: detail"``, such as ``file not found``, ``empty file``,
-            ``not an image: begins with b'...'``, ``unreadable PNG: ...``, ``too large: ...``.
+            ``not an image: begins with "..."``, ``unreadable PNG: ...``, ``too large: ...``.
     """
     max_pixels = limits().pixels if max_pixels is None else max_pixels
     if is_url(url := os.fspath(path)):
@@ -178,6 +178,14 @@ def _scaled(values: NDArray[Any], full: Range) -> NDArray[np.uint8]:
     return np.asarray(np.rint(levels.clip(0, 255)), np.uint8)
 
 
+def _said(prefix: bytes) -> str:
+    """The first bytes of a file for a person: as text where they are text, otherwise as numbers."""
+    text = prefix.decode("latin-1")
+    if text.isascii() and all(char.isprintable() or char.isspace() for char in text):
+        return f'"{" ".join(text.split())}"'
+    return f"the bytes {prefix[:8].hex(' ')}"
+
+
 def _read(
     file: IO[bytes],
     min_size: int | Callable[[int, int], int] | None,
@@ -191,7 +199,7 @@ def _read(
         if accept is not None and accept(prefix) is True:
             break
     else:
-        raise ImageError(f"not an image: begins with {prefix!r}")
+        raise ImageError(f"not an image: begins with {_said(prefix)}")
     try:
         file.seek(0)
         header = factory(file, "")

@@ -20,6 +20,7 @@ from typing import Any
 
 import fiftyone as fo
 import fiftyone.core.utils as fou
+from fiftyone import ViewField as F
 
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import CONTRAST
@@ -27,8 +28,11 @@ from fiftyone_cam.dataset import internals
 
 fopp = fou.lazy_import("fiftyone.core.plots.plotly")  # plotly takes a second, and the App imports this module early
 
-GROUP = "CAM"
-"""The sidebar group of all runs' fields."""
+GROUP, NUMBERS = "CAM", "CAM numbers"
+"""The sidebar groups of all runs' fields: what one looks at, and, folded away, what an audit measured."""
+
+_ORDER = ("prediction", "heatmap", "contrast", "explained", "verdict", "regions", "boxes", "top", "error")
+"""How a run's fields follow each other in the sidebar, by their names without the key; others come after them."""
 
 HEAT = (
     "#380c5b", "#58116c", "#761b6d", "#952665", "#b23358", "#ce4347",
@@ -49,40 +53,112 @@ _FIELD_COLORS = {CONTRAST: "#3d9be9"}
 _FIELD_COLOR = "#ff6a00"
 
 
-def show(
-    dataset: fo.Dataset,
-    fields: Mapping[str, str],
-    *,
-    active: Sequence[str] = (),
-    hide: Iterable[str] = (),
-    colors: str | None = None,
-) -> None:
-    """Make fields visible in the App: colour scales of heatmaps, the sidebar group ``CAM``, active fields.
-
-    An open App shows it when the dataset is opened again, or by what the plugin triggers.
+def arrange(dataset: fo.Dataset, fields: Mapping[str, str], colors: str | None = None) -> None:
+    """Give fields their place in the App: colour scales of heatmaps, and the sidebar's groups.
 
     Args:
         dataset: the dataset.
         fields: a run's fields, and for each its name without the key.
-        active: those of them to show from now on.
-        hide: fields to show no more; of these, only heatmaps.
         colors: a scale for evidence instead of :data:`HEAT`, by plotly's name: ``"jet"`` as in the posts. By default,
             a scale that was chosen before stays.
 
     Raises:
         CamError: there is no such scale.
 
-    >>> show(dataset, run.fields, active=["cam_heatmap"], colors="jet")
+    >>> arrange(dataset, run.fields, colors="jet")
     """
-    heatmaps = {path: name for path, name in fields.items() if _is_heatmap(dataset, path)}
-    _color(dataset, heatmaps, colors)
+    _color(dataset, {path: fields[path] for path in heatmaps(dataset, fields)}, colors)
     _group(dataset, fields)
-    _activate(dataset, active, {path for path in hide if _is_heatmap(dataset, path)})
     dataset.save()
 
 
+def activate(
+    dataset: fo.Dataset,
+    wanted: Iterable[str] = (),
+    replaced: Mapping[str, str | None] | None = None,
+    hidden: Iterable[str] = (),
+) -> None:
+    """Add fields to those that the App shows; what else a person has ticked stays as it is.
+
+    Args:
+        dataset: the dataset.
+        wanted: fields to show from now on.
+        replaced: of fields that are shown, the one to show in their place; None for no other.
+        hidden: fields to show no more.
+
+    >>> activate(dataset, ["two_prediction"], replaced={"one_heatmap": "two_heatmap"})
+    """
+    replaced, hidden = replaced or {}, set(hidden)
+    shown = [replaced.get(path, path) for path in visible(dataset) if path not in hidden]
+    paths = dict.fromkeys(path for path in (*shown, *wanted) if path is not None)
+    dataset.app_config.active_fields = fo.ActiveFields(paths=list(paths))
+    dataset.save()
+
+
+def keep_visible(dataset: fo.Dataset, paths: Sequence[str]) -> None:
+    """Remember what an open App shows now, so that more can be added to it.
+
+    >>> keep_visible(dataset, ctx.active_fields)
+    """
+    there = [path for path in paths if dataset.has_field(path)]
+    if there and there != visible(dataset):
+        dataset.app_config.active_fields = fo.ActiveFields(paths=there)
+        dataset.save()
+
+
+def filled(dataset: fo.Dataset) -> list[str]:
+    """The fields that the App shows and fills: a heatmap beneath them cannot be read.
+
+    Segmentations, heatmaps, filled polygons, and boxes with masks. Of polygons and boxes the first hundred samples say
+    whether they are.
+
+    >>> filled(dataset)
+    ['animals']
+    """
+    some = dataset.limit(_LOOKED_AT)
+    return [path for path in visible(dataset) if dataset.has_field(path) and _is_filled(some, path)]
+
+
+_LOOKED_AT = 100
+
+
+def _is_filled(some: fo.DatasetView, path: str) -> bool:
+    kind = getattr(some.get_field(path), "document_type", None)
+    if kind in (fo.Segmentation, fo.Heatmap):
+        return True
+    if kind in (fo.Polyline, fo.Polylines):
+        return True in some.distinct(f"{path}.filled" if kind is fo.Polyline else f"{path}.polylines.filled")
+    if kind in (fo.Detection, fo.Detections):
+        masks = F("mask").exists() | F("mask_path").exists()
+        return some.filter_labels(path, masks).limit(1).count() > 0
+    return False
+
+
+def heatmaps(dataset: fo.Dataset, paths: Iterable[str]) -> list[str]:
+    """Those of some fields that are heatmaps.
+
+    >>> heatmaps(dataset, ["cam_prediction", "cam_heatmap"])
+    ['cam_heatmap']
+    """
+    return [path for path in paths if _is_heatmap(dataset, path)]
+
+
+def groups(dataset: fo.Dataset) -> list[dict[str, Any]]:
+    """The groups of this project in the dataset's sidebar, as an open App is told of them.
+
+    >>> [group["name"] for group in groups(dataset)]
+    ['CAM', 'CAM numbers']
+    """
+    found = []
+    for group in dataset.app_config.sidebar_groups or []:
+        paths = [path for path in group.paths if dataset.has_field(path)]
+        if group.name in (GROUP, NUMBERS) and paths:
+            found.append({"name": group.name, "paths": paths, "expanded": bool(group.expanded)})
+    return found
+
+
 def forget(dataset: fo.Dataset, paths: Iterable[str]) -> None:
-    """Remove what :func:`show` stored for fields that are deleted.
+    """Remove what :func:`arrange` and :func:`activate` stored for fields that are deleted.
 
     >>> forget(dataset, ["cam_prediction", "cam_heatmap"])
     """
@@ -95,7 +171,8 @@ def forget(dataset: fo.Dataset, paths: Iterable[str]) -> None:
     if config.sidebar_groups is not None:
         for group in config.sidebar_groups:
             group.paths = [path for path in group.paths if path not in paths]
-        config.sidebar_groups = [group for group in config.sidebar_groups if group.paths or group.name != GROUP]
+        ours = (GROUP, NUMBERS)
+        config.sidebar_groups = [group for group in config.sidebar_groups if group.paths or group.name not in ours]
     if config.active_fields is not None:
         config.active_fields.paths = [path for path in config.active_fields.paths if path not in paths]
     dataset.save()
@@ -195,29 +272,43 @@ def _rgb(color: str) -> str:
     return f"rgb({', '.join(str(int(color[at : at + 2], 16)) for at in (1, 3, 5))})"
 
 
-def _group(dataset: fo.Dataset, paths: Iterable[str]) -> None:
-    """Move fields into the group of this project; from the App's own groups only, not from one that the user made."""
+def _group(dataset: fo.Dataset, fields: Mapping[str, str]) -> None:
+    """Move fields into the groups of this project; from the App's own groups only, not from one that the user made."""
     config = dataset.app_config
-    usual = {group.name for group in fo.DatasetAppConfig.default_sidebar_groups(dataset)}
-    groups = list(config.sidebar_groups or fo.DatasetAppConfig.default_sidebar_groups(dataset))
-    ours = next((group for group in groups if group.name == GROUP), None)
-    if ours is None:
-        ours = fo.SidebarGroupDocument(name=GROUP, expanded=True)
-        after = [index for index, group in enumerate(groups) if group.name in ("metadata", "labels")]
-        groups.insert(max(after, default=-1) + 1, ours)
-    for path in paths:
-        holders = [group for group in groups if path in group.paths]
-        if any(group is not ours and group.name not in usual for group in holders):
+    usual = {group.name for group in fo.DatasetAppConfig.default_sidebar_groups(dataset)} | {GROUP, NUMBERS}
+    found = list(config.sidebar_groups or fo.DatasetAppConfig.default_sidebar_groups(dataset))
+    for path in sorted(fields, key=lambda path: _rank(fields[path])):
+        holders = [group for group in found if path in group.paths]
+        if any(group.name not in usual for group in holders):
             continue
+        ours = _group_named(found, NUMBERS if _is_number(dataset, path) else GROUP)
         for group in holders:
             if group is not ours:
                 group.paths = [other for other in group.paths if other != path]
         if path not in ours.paths:
             ours.paths.append(path)
-    config.sidebar_groups = groups
+    config.sidebar_groups = found
 
 
-def _activate(dataset: fo.Dataset, wanted: Sequence[str], hidden: set[str]) -> None:
-    paths = [path for path in visible(dataset) if path not in hidden]
-    paths += [path for path in wanted if path not in paths]
-    dataset.app_config.active_fields = fo.ActiveFields(paths=paths)
+def _group_named(groups: list[Any], name: str) -> Any:
+    """One of this project's groups; made behind the labels where it is not there."""
+    for group in groups:
+        if group.name == name:
+            return group
+    made = fo.SidebarGroupDocument(name=name, paths=[], expanded=name == GROUP)
+    before = ("metadata", "labels", *([GROUP] if name == NUMBERS else []))
+    after = [index for index, group in enumerate(groups) if group.name in before]
+    groups.insert(max(after, default=-1) + 1, made)
+    return made
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Where a field comes in its group, by its name without the key: ``heatmap_2`` right behind ``heatmap``."""
+    kind, _, rank = name.rpartition("_")
+    kind = kind if rank.isdigit() else name
+    return (_ORDER.index(kind) if kind in _ORDER else len(_ORDER), name if rank.isdigit() else "")
+
+
+def _is_number(dataset: fo.Dataset, path: str) -> bool:
+    """Whether a field is a plain number or flag, of which an audit writes many."""
+    return isinstance(dataset.get_field(path), (fo.FloatField, fo.IntField, fo.BooleanField))

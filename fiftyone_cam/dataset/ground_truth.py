@@ -126,7 +126,8 @@ class GroundTruth(Translation):
         if labels and len(labels) == len(truth.unmatched) and not truth._matches_any(dataset_of(samples)):
             raise FieldError(
                 f"no label of {field!r} matches a class: found {sorted(labels)[:5]}, the classes are "
-                f"{truth.words[:5]}, …; pass class_map= to translate classes into labels"
+                f"{truth.words[:5]}, …; translate classes into labels: class_map= in Python, Translation of classes in "
+                "the form"
             )
         return truth
 

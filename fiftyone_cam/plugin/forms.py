@@ -5,8 +5,6 @@ Drawn on the server's event loop at every keystroke: schema and run records only
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -15,9 +13,7 @@ from typing import Any, TypeVar
 import fiftyone as fo
 from fiftyone.operators import types
 
-from fiftyone_cam.core.class_maps import READY
-from fiftyone_cam.core.errors import CamError, did_you_mean
-from fiftyone_cam.plugin import installed
+from fiftyone_cam.plugin import installed, queries
 from fiftyone_cam.runs import catalog, store
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.training_run import TrainingRun
@@ -54,6 +50,21 @@ def fill_in(inputs: types.Object, params: dict[str, Any]) -> None:
             params.setdefault(name, prop.default)
 
 
+def ask_for(inputs: types.Object, held: Mapping[str, Any]) -> None:
+    """Say which fields are still empty, and wait for them.
+
+    A field that the App is told to require is red before anybody has typed.
+
+    Args:
+        inputs: the form.
+        held: what the fields hold that must not be empty, by their labels.
+    """
+    empty = [label for label, value in held.items() if value in (None, "", [])]
+    if empty:
+        text = f"Still to be filled in: {', '.join(empty)}"
+        mark_invalid(inputs.view("needed", types.AlertView(label=text, severity="info")), text)
+
+
 def notice(inputs: types.Object, name: str, text: str, severity: str = "info") -> None:
     """A line of information between the fields."""
     inputs.view(name, types.AlertView(label=text, severity=severity))
@@ -67,9 +78,9 @@ def choices(entries: Mapping[str, str], view: type[types.Choices] = types.Dropdo
     return found
 
 
-def completion(names: Iterable[str]) -> types.AutocompleteView:
+def completion(names: Iterable[str], **kwargs: Any) -> types.AutocompleteView:
     """A text field that completes to names."""
-    view = types.AutocompleteView(allow_user_input=True)
+    view = types.AutocompleteView(allow_user_input=True, **kwargs)
     for name in names:
         view.add_choice(name, label=name)
     return view
@@ -82,38 +93,6 @@ def dataset_problem(dataset: fo.Dataset | None) -> str | None:
     if dataset.media_type not in (None, "image", "group"):
         return f"This dataset holds media of type {dataset.media_type}: class activation maps need images"
     return None
-
-
-def ground_truth(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]) -> None:
-    """The field with the true class, and a translation of the model's words into its words."""
-    found = label_fields(dataset)
-    value = params.get("ground_truth")
-    if not found and not value:
-        return
-    prop = inputs.str(
-        "ground_truth",
-        label="Ground truth",
-        description="A field with the true class: adds accuracy, and for wrong predictions a contrastive map",
-        view=choices(dict.fromkeys(found, "")),
-    )
-    if not value:
-        return
-    if value not in found:
-        field = dataset.get_field(value)
-        kind = getattr(field, "document_type", type(field)).__name__
-        said = f"{value} holds {kind}" if field else f"there is no field {value}"
-        mark_invalid(prop, f"{said}, expected a Classification field: {', '.join(found) or 'this dataset has none'}")
-    typed = params.get("class_map")
-    prop = inputs.str(
-        "class_map",
-        label="Translation of classes",
-        description=TRANSLATION,
-        view=types.TextFieldView(multiline=True, rows=2),
-    )
-    try:
-        class_map(typed)
-    except CamError as error:
-        mark_invalid(prop, str(error))
 
 
 def fields_of_runs(dataset: fo.Dataset) -> set[str]:
@@ -129,38 +108,19 @@ def label_fields(dataset: fo.Dataset) -> list[str]:
     return [path for path in dataset.get_field_schema(embedded_doc_type=fo.Classification) if path not in ours]
 
 
-TRANSLATION = (
-    "Where the model says other words than the ground truth: imagenet-groups (ImageNet's classes as cat, dog, bird, "
-    'car, …), JSON such as {"tabby": "cat", "pug": "dog"}, or the path of a JSON file'
-)
+def last_truth(dataset: fo.Dataset) -> str | None:
+    """The label field of the newest run or training, if it is still there."""
+    trainings, runs = catalog.load_trainings(dataset)[0], catalog.load_runs(dataset)[0]
+    used = [(run.record.created_at, run.record.training.get("ground_truth")) for run in trainings.values()]
+    used += [(run.record.created_at, truth_of(run)) for run in runs.values()]
+    fields = label_fields(dataset)
+    return next((field for _, field in sorted(used, reverse=True) if field in fields), None)
 
 
-def class_map(typed: Any) -> dict[str, str] | str | None:
-    """What was typed as a translation of classes: a ready one by its name, JSON, or the path of a file with it.
-
-    Raises:
-        CamError: it is none of them.
-    """
-    if not typed:
-        return None
-    if isinstance(typed, str) and typed.strip() in READY:
-        return typed.strip()
-    if isinstance(typed, str) and typed.strip() and not typed.lstrip().startswith(("{", "[")):
-        path = Path(os.path.expanduser(typed.strip()))  # pathlib's raises for an unknown user
-        try:
-            typed = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            near = did_you_mean(typed.strip(), READY)
-            raise CamError(
-                f"{path} cannot be read{near}: expected imagenet-groups, JSON, or the path of a JSON file ({error})"
-            ) from error
-    try:
-        found = typed if isinstance(typed, Mapping) else json.loads(typed)
-    except ValueError as error:
-        raise CamError(f"this is no JSON: {error}") from error
-    if not isinstance(found, Mapping) or not all(isinstance(value, str) for value in found.values()):
-        raise CamError('expected an object of words, such as {"tabby": "cat"}')
-    return dict(found)
+def truth_of(run: CamRun) -> str | None:
+    """The label field that a run was made with, or else audited with."""
+    audited = run.record.audit.ground_truth if run.record.audit else None
+    return run.record.settings.ground_truth or audited
 
 
 def existing_run(
@@ -195,7 +155,8 @@ def existing_run(
 
 def count_maps(run: CamRun) -> str:
     """What a choice of runs says of each: how many maps it has."""
-    return f"{run.counts.computed:,} maps"
+    maps = queries.count_maps(run)
+    return "some maps" if maps is None else f"{maps:,} maps"
 
 
 def folder(kind: str, dataset: fo.Dataset) -> Path:
@@ -207,6 +168,15 @@ def free_folder(kind: str, dataset: fo.Dataset, name: str) -> Path:
     """A folder that does not exist: ``name``, ``name_2``, ``name_3``, …"""
     parent = folder(kind, dataset)
     return next(path for path in _numbered(name, lambda found: parent / found) if not path.exists())
+
+
+def next_key(dataset: fo.Dataset) -> str:
+    """The first of ``cam``, ``cam2``, ``cam3``, … that neither a run has nor a field begins with."""
+    fields = tuple(dataset.get_field_schema())
+    keys = ("cam" if number == 1 else f"cam{number}" for number in count(1))
+    return next(
+        key for key in keys if not dataset.has_run(key) and not any(path.startswith(f"{key}_") for path in fields)
+    )
 
 
 def free_key(dataset: fo.Dataset, name: str) -> str:

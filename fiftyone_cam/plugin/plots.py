@@ -38,31 +38,30 @@ SIGNED = [
 ]
 """Against the class, nothing, for it: clear over dark and bright."""
 
-CONFIG = {
-    "displaylogo": False,
-    "scrollZoom": False,
-    "modeBarButtonsToRemove": ["toImage", "autoScale2d", "select2d", "zoomIn2d", "zoomOut2d"],
-}
+CONFIG = {"displayModeBar": False, "scrollZoom": False}
+"""Without Plotly's icons, which lie over the legend: a drag is a lasso, and a double click takes it away."""
 
 LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)", "font": {"size": 12}}
 
 
 def points(points: Sequence[audit_report.Point]) -> list[dict[str, Any]]:
-    """A trace for each verdict; where there are none, one for all."""
+    """A trace for each verdict, by focus, which is what verdicts go by; where there are none, one for all."""
     traces = []
     for verdict in (*audit_report.VERDICTS, None):
-        here = [point for point in points if point.verdict == verdict and point.inside is not None]
+        here = [point for point in points if point.verdict == verdict and point.focus is not None]
         if here:
             traces.append(
                 {
                     "type": "scatter",
                     "mode": "markers",
                     "name": verdict or "no verdict",
-                    "x": [point.inside for point in here],
+                    "x": [point.focus for point in here],
+                    "customdata": [point.inside for point in here],
                     "y": [point.confidence for point in here],
                     "ids": [point.id for point in here],
                     "marker": {"color": VERDICTS.get(verdict or "", OTHERS), "size": 8, "opacity": 0.75},
-                    "hovertemplate": "%{x:.0%} inside, confidence %{y:.0%}<extra>%{fullData.name}</extra>",
+                    "hovertemplate": "focus %{x:.2f}, %{customdata:.0%} of the evidence inside, confidence %{y:.0%}"
+                    "<extra>%{fullData.name}</extra>",
                 }
             )
     return traces

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple, TypeVar
 
 import fiftyone as fo
 
@@ -12,8 +14,12 @@ from fiftyone_cam.dataset.annotations import PLACES
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.internals import dataset_of, is_generated
 from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs.cam_run import CamRun
+
+Answer = TypeVar("Answer")
 
 _ENOUGH = 5000
+_REMEMBERED = 32
 
 
 def place_fields(samples: Collection) -> list[str]:
@@ -26,24 +32,73 @@ def place_fields(samples: Collection) -> list[str]:
     return [path for path, field in schema.items() if issubclass(field.document_type, PLACES)]
 
 
-def class_words(samples: Collection, field: str) -> tuple[list[str], int | None]:
-    """The words of a ground truth, and how many of the first samples were looked at if not all.
+class Words(NamedTuple):
+    """The labels of a field, sorted; and how many of the first samples were looked at, None where it was all."""
+
+    labels: list[str]
+    looked_at: int | None
+
+
+def class_words(samples: Collection, field: str, patience: float = 0.5) -> Words | None:
+    """The labels of a ground truth; None while they are not known yet.
 
     Remembered until the dataset changes: a form asks at every keystroke.
 
+    Args:
+        samples: a dataset or view.
+        field: a ``Classification`` field.
+        patience: seconds to wait.
+
     >>> class_words(dataset, "ground_truth")
-    (['cat', 'dog'], None)
+    Words(labels=['cat', 'dog'], looked_at=None)
     """
     dataset = dataset_of(samples)
-    return _class_words(dataset.name, field, str(dataset.last_modified_at))
+
+    def ask() -> Words:
+        many = dataset.count() > _ENOUGH  # from the collection's metadata
+        found = (dataset.limit(_ENOUGH) if many else dataset).distinct(f"{field}.label")
+        return Words(sorted(str(label) for label in found if label is not None), _ENOUGH if many else None)
+
+    return soon(("words", dataset.name, field, str(dataset.last_modified_at)), ask, patience)
 
 
-@lru_cache(maxsize=16)
-def _class_words(name: str, field: str, _modified: str) -> tuple[list[str], int | None]:
-    dataset = fo.load_dataset(name)
-    many = dataset.count() > _ENOUGH  # from the collection's metadata
-    words = (dataset.limit(_ENOUGH) if many else dataset).distinct(f"{field}.label")
-    return sorted(str(word) for word in words if word is not None), _ENOUGH if many else None
+def count_maps(run: CamRun, patience: float = 0.5) -> int | None:
+    """How many maps a run has; None while that is not known: those of a run that was killed have to be counted.
+
+    >>> count_maps(run)
+    259
+    """
+    if run.record.status != "running":
+        return run.record.counts.computed
+    return soon(("maps", run.dataset.name, run.key, run.record.alive_at), lambda: run.counts.computed, patience)
+
+
+_answers: OrderedDict[Hashable, Future[Any]] = OrderedDict()
+_asking = ThreadPoolExecutor(2, thread_name_prefix="cam-query")
+
+
+def soon(question: Hashable, ask: Callable[[], Answer], patience: float) -> Answer | None:
+    """An answer that may take long, for a form that must not: None until it is there.
+
+    Args:
+        question: what is asked, as a name for it; the same is asked once.
+        ask: answers it, in a thread.
+        patience: seconds to wait for it now.
+
+    >>> soon("sum", lambda: 1 + 1, patience=0.5)
+    2
+    """
+    if question not in _answers:
+        _answers[question] = _asking.submit(ask)
+        if len(_answers) > _REMEMBERED:
+            _answers.popitem(last=False)
+    answer: Future[Answer] = _answers[question]
+    wait([answer], timeout=patience)
+    if answer.done() and answer.exception() is not None:
+        del _answers[question]  # the next one may be luckier
+    elif answer.done():
+        return answer.result()
+    return None
 
 
 class Missing(NamedTuple):

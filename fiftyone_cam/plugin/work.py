@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import threading
+import time
 import uuid
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError, Stopped
 from fiftyone_cam.core.names import FIRST_CHUNK, operator_uri
+from fiftyone_cam.plugin import installed
 from fiftyone_cam.training.progress import Progress, duration
 
 Result = TypeVar("Result")
@@ -32,18 +34,34 @@ _stops: dict[str, threading.Event] = {}
 @cache
 def import_ahead() -> None:
     """Import what the work will need, while somebody reads the form: seconds that nobody has to wait for then."""
-    threading.Thread(
-        target=importlib.import_module, args=("fiftyone_cam.compute.compute_cam",), name="cam-import", daemon=True
-    ).start()
+
+    def take() -> None:
+        with installed.IMPORTING:
+            importlib.import_module("fiftyone_cam.compute.compute_cam")
+
+    threading.Thread(target=take, name="cam-import", daemon=True).start()
 
 
 def run(
-    ctx: Any, work: Callable[[Report], Result], preparing: str, first: Callable[[], Iterable[Any]] | None = None
+    ctx: Any,
+    work: Callable[[Report], Result],
+    preparing: str,
+    first: Callable[[], Iterable[Any]] | None = None,
+    note: str = "",
+    retry: types.Button | None = None,
 ) -> Generator[Any, None, Result]:
     """Do work that takes a ``progress`` function, and yield what the App shows meanwhile.
 
     The work ends at its next report where somebody presses Stop or the reader of this generator goes away. What it has
-    written stays. ``first`` is yielded once, when the first results are stored: they show early that it works.
+    written stays.
+
+    Args:
+        ctx: FiftyOne's context of the operator.
+        work: what to do.
+        preparing: what is shown until it reports.
+        first: is yielded once, when the first results are stored: they show early that it works.
+        note: a line below the progress.
+        retry: what to press where it fails.
 
     >>> result = yield from work.run(ctx, lambda report: compute_cam(…, progress=report), "Loading the classifier")
     """
@@ -68,11 +86,12 @@ def run(
                 yield from first()
                 first = None
             due = seen >= FIRST_CHUNK  # the writer stores them within a beat
-            yield _progress(ctx, progress, "Stopping" if stopped.is_set() else label, name)
+            yield _progress(ctx, name, "Stopping" if stopped.is_set() else label, progress, note)
             wait([future], timeout=_BEAT)
+        yield _progress(ctx, name)
         error = future.exception()
         if error is not None:
-            yield failure(ctx, error)  # the App shows nothing of an exception in a generator, and spins for ever
+            yield failure(ctx, error, retry)  # the App shows nothing of an exception in a generator, and spins for ever
         return future.result()
     finally:
         stopped.set()  # by an exception in here, the reader went away
@@ -104,12 +123,33 @@ def stop(name: str) -> None:
         _stops[name].set()
 
 
-def _progress(ctx: Any, progress: float | None, label: str, name: str) -> Any:
-    """A live bar with a button that stops the work."""
-    outputs = types.Object()
-    outputs.float("progress", view=types.ProgressView(label=label, variant="linear" if progress else "circular"))
-    outputs.btn("stop", label="Stop", on_click=operator_uri("stop_work"), params={"work": name}, variant="outlined")
-    return ctx.ops.show_output(types.Property(outputs).to_json(), {"progress": progress})
+def busy() -> bool:
+    """Whether this server is doing such work, or will be in a moment."""
+    return bool(_stops) or time.monotonic() < _announced[0]
+
+
+def announce() -> None:
+    """Say that such work begins in a moment."""
+    _announced[0] = time.monotonic() + 10
+
+
+_announced = [0.0]
+"""Until when work that was announced is waited for."""
+
+
+def _progress(ctx: Any, name: str, label: str = "", progress: float | None = None, note: str = "") -> Any:
+    """A strip with a live bar and a button that stops the work; without words, its end.
+
+    Drawn by ``assets/app.js``: FiftyOne's own progress is a dialog over the whole App, with a button that does nothing.
+    """
+    params = {"work": name, "label": label, "progress": progress, "note": note}
+    return ctx.trigger(operator_uri("show_work"), params)
+
+
+def form_button(label: str, operator: str, params: Mapping[str, Any]) -> types.Button:
+    """A button that closes what it stands on, and opens an operator's form, filled in."""
+    asked = {"operator": operator_uri(operator), "params": dict(params)}
+    return types.Button(label=label, operator=operator_uri("open_form"), params=asked, variant="outlined")
 
 
 def _state(bar: Any) -> tuple[float, str]:
@@ -120,18 +160,21 @@ def _state(bar: Any) -> tuple[float, str]:
     words = f"{done:,} of {total:,} samples"
     if done and seconds > 0.3:
         rate = done / seconds
-        words += f" · {rate:,.1f} samples/s · {duration((total - done) / rate)} left"
+        left = (total - done) / rate
+        words += f" · {rate:,.1f} samples/s" + (f" · {duration(left)} left" if left >= 0.5 else "")
     return (done / total if total else 0.0), words
 
 
-def failure(ctx: Any, error: BaseException) -> Any:
-    """The last thing that the prompt shows where there is no result."""
+def failure(ctx: Any, error: BaseException, retry: types.Button | None = None) -> Any:
+    """The last thing that the App shows where there is no result; ``retry`` leads back to the form."""
     words = str(error) if isinstance(error, CamError) else f"{type(error).__name__}: {error}. The server's log has more"
     outputs = types.Object()
     if isinstance(error, Stopped):
         outputs.view("stopped", types.Notice(label="Stopped", description=words))
     else:
         outputs.view("failure", types.Error(label="Not done", description=words))
+    if retry is not None:
+        outputs.view("retry", retry)
     return ctx.ops.show_output(types.Property(outputs).to_json(), {})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -14,7 +14,7 @@ from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.names import COMPILING_PAYS, CONCEPTS, ERROR, GRADES, HEATMAP, PREDICTION, PREDICTIONS
 from fiftyone_cam.core.tables import Summary, percent
 from fiftyone_cam.core.timing import Timing
-from fiftyone_cam.dataset import internals
+from fiftyone_cam.dataset import app_config, internals
 from fiftyone_cam.runs import lease, store
 from fiftyone_cam.runs.concept_sums import Sums
 from fiftyone_cam.runs.record import CamRecord, ComparisonRecord, Counts
@@ -126,34 +126,57 @@ class CamRun(Run[CamRecord]):
             Sums(record.folder).delete()
         self.update(concepts=None)
 
+    def show(self, colors: str | None = None) -> None:
+        """Show this run's prediction and heatmap in the App, beside what it shows already.
+
+        A heatmap of another run that is shown makes place for this run's heatmap of the same kind.
+
+        Args:
+            colors: a scale for the heatmaps, by plotly's name; by default one that was chosen before stays.
+
+        >>> run.show(colors="jet")
+        """
+        self.arrange(colors)
+        several = self.field(PREDICTIONS) in self.fields
+        names = (PREDICTIONS if several else PREDICTION, HEATMAP)
+        wanted = [path for path in map(self.field, names) if path in self.fields]
+        replaced: dict[str, str | None] = {}
+        for key in self._others():
+            theirs = app_config.heatmaps(self.dataset, store.written_fields(self.dataset, key))
+            replaced |= {path: _like(path, key, self.key, self.fields) for path in theirs}
+        app_config.activate(self.dataset, wanted, replaced)
+
+    def hide_filled(self) -> None:
+        """Hide what is drawn over whole objects, and remember it: beneath it no heatmap can be read.
+
+        >>> run.hide_filled()
+        """
+        hidden = [path for path in app_config.filled(self.dataset) if path not in self.fields]
+        if hidden:
+            self.update(hidden=hidden)
+            app_config.activate(self.dataset, hidden=hidden)
+
     def delete(self) -> None:
-        """Delete the run and all that it owns.
+        """Delete the run and all that it owns. Where its heatmaps are shown, those of the run before take their place.
 
         Raises:
             RunError: it is being computed.
         """
         lease.refuse_second(self)
         self.delete_concepts()
+        shown = [path for path in app_config.visible(self.dataset) if path in self.fields]
+        if others := self._others():
+            before = max(others, key=lambda key: str(store.read_entries(self.dataset, key).get("created_at")))
+            theirs = store.written_fields(self.dataset, before)
+            mine = app_config.heatmaps(self.dataset, shown)
+            app_config.activate(self.dataset, replaced={path: _like(path, self.key, before, theirs) for path in mine})
+        elif shown:
+            there = [path for path in self.record.hidden if self.dataset.has_field(path)]
+            app_config.activate(self.dataset, there)
         super().delete()
 
-    def show(self, *, active: Sequence[str] = (), hide: Iterable[str] = (), colors: str | None = None) -> None:
-        """Show this run's prediction and heatmap in the App, and no other run's heatmap on top of it.
-
-        Args:
-            active: further fields to show.
-            hide: further fields to show no more.
-            colors: a scale for the heatmaps, by plotly's name; by default one that was chosen before stays.
-        """
-        several = self.field(PREDICTIONS) in self.fields
-        wanted = [self.field(name) for name in (PREDICTIONS if several else PREDICTION, HEATMAP)]
-        others = {
-            path
-            for key in store.keys(self.dataset, store.CAM)
-            if key != self.key
-            for path in store.written_fields(self.dataset, key)
-        }
-        active = [path for path in [*wanted, *active] if path in self.fields]
-        super().show(active=active, hide=others.union(hide), colors=colors)
+    def _others(self) -> list[str]:
+        return [key for key in store.keys(self.dataset, store.CAM) if key != self.key]
 
     def describe(self) -> Summary:
         """The run in words: the classifier, how many maps there are, how exact they are, and where the time went.
@@ -164,16 +187,12 @@ class CamRun(Run[CamRecord]):
         record = self.record
         classifier, counts = record.classifier, self.counts
         network = f"{classifier.model} ({classifier.source}), {len(classifier.classes)} classes"
-        done = f"{counts.computed:,} with a map, {counts.failed:,} failed, of {counts.samples:,}; {counts.new:,} new"
-        rows = [("classifier", f"{network}, weights {classifier.sha256[:12]}"), ("samples", done)]
+        rows = [("classifier", f"{network}, weights {classifier.sha256[:12]}"), ("samples", self._done())]
         if "grade" in classifier.head:
             rows.insert(1, ("maps", f"{self.grade} ({classifier.head['kind']}): {GRADES[self.grade]}"))
             share = self.gap_remainder_share()
             if share is not None:
                 rows.insert(2, ("", f"no place holds {share:.0%} of the gap to the runner-up (median)"))
-        missing = counts.samples - counts.computed - counts.failed
-        if missing > 0:
-            rows.append(("", f"{missing:,} have neither: the same call of compute_cam goes on with them"))
         rows += [("", f"{count:,} x {reason}") for reason, count in list(self.failures.items())[:10]]
         if record.accuracy is not None:
             unknown = record.unknown_labels
@@ -186,10 +205,24 @@ class CamRun(Run[CamRecord]):
             rows.append(("checks", "; ".join(check.brief() for check in self.checks.values())))
         timing = record.timing
         if timing is not None and timing.images:
+            took = f"{timing.seconds:,.1f} s" if timing.seconds >= 0.05 else "less than 0.1 s"
             speed = f"{timing.images / timing.seconds:,.1f} images/s on {timing.device}"
-            rows.append(("throughput", f"{speed} ({timing.seconds:,.1f} s, {record.settings.precision})"))
+            rows.append(("throughput", f"{speed} ({took}, {record.settings.precision})"))
             rows.append(("time", where_the_time_went(timing)))
+        if record.hidden:
+            fields = ", ".join(record.hidden)
+            rows.append(("hidden", f"{fields}: drawn over whole objects, and over the heatmaps; tick to see it again"))
         return Summary(f"CAM run {self.key!r} on {self.dataset.name!r}: {self.status}", rows)
+
+    def _done(self) -> str:
+        """How many samples are done, and how many are left."""
+        counts = self.counts
+        left = counts.samples - counts.computed - counts.failed
+        parts = [f"{counts.computed:,} with a map", f"{counts.failed:,} failed", f"of {counts.samples:,}"]
+        done = ", ".join(parts)
+        if left > 0:
+            return f"{done}; {left:,} left: computing again goes on with them"
+        return f"{done}; {counts.new:,} new"
 
     def __str__(self) -> str:
         return self.describe().text()
@@ -207,6 +240,16 @@ def maps_check(certificate: float, images: int) -> Check:
         return Check.not_made("maps", "no map was computed")
     detail = f"mean of the map plus bias against the logit, {images:,} image{'s' if images > 1 else ''}"
     return Check("maps", True, certificate, "of the sum's largest term", detail)
+
+
+def _like(path: str, key: str, other: str, fields: Collection[str]) -> str | None:
+    """The field of another run that has the same name without the key; None where it has none.
+
+    >>> _like("one_heatmap", "one", "two", ["two_heatmap"])
+    'two_heatmap'
+    """
+    like = f"{other}_{path.removeprefix(f'{key}_')}"
+    return like if like in fields else None
 
 
 _BRIEF = 5.0

@@ -193,6 +193,7 @@ class CamRecord(RunRecord):
         concepts: what predictions are made of, if that was found.
         loaded_from: what ``load_classifier`` is given to have the classifier again, and its keywords.
         checks: ``pixels``, ``logits`` and ``maps``: each as :meth:`Check.to_dict` gives it.
+        hidden: fields that the App showed before, and that would have covered the heatmaps.
     """
 
     classifier: ClassifierRecord
@@ -214,6 +215,7 @@ class CamRecord(RunRecord):
     concepts: ConceptsRecord | None = None
     loaded_from: list[Any] | None = None
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hidden: list[str] = field(default_factory=list)
 
 
 # trainings

@@ -174,9 +174,13 @@ class Run(Generic[Record]):
         except OperationFailure as error:  # MongoDB allows 64 for a collection
             logger.warning("no index on %s: %s", path, error)
 
-    def show(self, *, active: Sequence[str] = (), hide: Iterable[str] = (), colors: str | None = None) -> None:
-        """Make the fields visible in the App, see :func:`fiftyone_cam.dataset.app_config.show`."""
-        app_config.show(self.dataset, self.fields, active=active, hide=hide, colors=colors)
+    def arrange(self, colors: str | None = None) -> None:
+        """Give the fields their colours and their place in the App's sidebar, and show no more of them than before.
+
+        Args:
+            colors: a scale for the heatmaps, by plotly's name; by default one that was chosen before stays.
+        """
+        app_config.arrange(self.dataset, self.fields, colors)
 
 
 def _delete_fields(dataset: fo.Dataset, paths: Sequence[str]) -> None:

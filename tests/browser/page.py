@@ -90,8 +90,17 @@ class AppPage:
 
     @property
     def prompt(self) -> Locator:
-        """A form, live progress, or what an operator said in the end: the App draws them as different dialogs."""
+        """A form, or what an operator said in the end: the App draws them as different dialogs."""
         return self.page.locator('[role="dialog"]:has(button)')
+
+    @property
+    def strip(self) -> Locator:
+        """The live progress, below the App."""
+        return self.page.locator('[data-cy="cam-progress"]')
+
+    def shown(self, path: str) -> bool:
+        """Whether a field is ticked in the sidebar."""
+        return self.page.locator(f'[data-cy="checkbox-{path}"] input').first.is_checked()
 
     def button(self, icon: str) -> Locator:
         """A button of the plugin, by its icon."""
@@ -105,8 +114,8 @@ class AppPage:
         expect(self.prompt).to_be_visible()
 
     def words(self) -> str:
-        """What the prompt says now; nothing if there is none."""
-        return " ".join(self.prompt.all_inner_texts())
+        """What the prompt and the strip of progress say now; nothing if there are none."""
+        return " ".join([*self.prompt.all_inner_texts(), *self.strip.all_inner_texts()])
 
     def line(self, label: str) -> Locator:
         """The smallest part of the form that holds both a label and an input."""

@@ -77,6 +77,10 @@ def test_the_form_computes_and_the_grid_shows_it(app: AppPage, dataset: fo.Datas
     assert any("the classifier" in words for words in said), said
     assert any(f"of {len(dataset)} samples" in words and "left" in words for words in said), said
     app.done()
+    expect(app.page.locator('[data-cy="sidebar-group-CAM"]')).to_be_visible()  # without a reload
+    for path in ("cam_prediction", "cam_heatmap", "cam_contrast", "cam_error"):
+        expect(app.field(path)).to_be_visible()
+    app.shot("first_result")
 
     dataset.reload()
     run = focam.load_run(dataset, "cam")
@@ -137,11 +141,19 @@ def test_a_wrong_key_is_refused_at_its_field(app: AppPage, computed: fo.Dataset)
     app.open(computed)
     app.browse(TITLE)
     button = app.prompt.get_by_role("button", name="Compute", exact=True)
+    expect(app.line("Run key").locator("input").first).to_have_value("cam2")  # as it opens: valid, and nothing red
+    expect(button).to_be_enabled()
+    app.shot("form_again")
+    app.choose("Ground truth", "ground_truth")
+    app.type("Translation of classes", '{"taby": "tabby"}')
+    expect(app.prompt.get_by_text("did you mean tabby")).to_be_visible()
+    app.type("Translation of classes", "")
+    app.type("Model", "efficientnet_lite1")
     for key, reason in (("1st run", "is not a valid key"), ("cam", "was made with")):
         app.type("Run key", key)
         expect(app.prompt.get_by_text(reason)).to_be_visible()
         expect(button).to_be_disabled()
-    app.choose("Ground truth", "ground_truth")
+    app.type("Model", "efficientnet_lite0")
     expect(app.prompt.get_by_text("only samples without a result are computed")).to_be_visible()
     expect(button).to_be_enabled()
     app.prompt.get_by_role("button", name="Cancel").click()
@@ -158,7 +170,7 @@ def test_stop_keeps_what_was_computed_and_the_next_run_goes_on(app: AppPage, pho
     app.type("Batch size", "1")
     app.submit("Compute")
     app.until(lambda: "samples/s" in app.words() or None, "progress")
-    app.prompt.get_by_role("button", name="Stop").click()
+    app.strip.get_by_role("button", name="Stop").click()
     app.until(lambda: "Stopped" in app.words() or None, "the word that it stopped")
     app.done()
 
@@ -190,25 +202,82 @@ def test_the_first_results_are_seen_long_before_the_last(app: AppPage, photos: l
     print(f"first heatmap on the screen {time.monotonic() - began:.1f} s after the button was pressed")
     app.shot("first")
     assert "left" in app.words(), app.words()  # it still runs
-    app.prompt.get_by_role("button", name="Stop").click()
+    expect(app.strip).to_contain_text("Keep this tab open")
+    expect(app.prompt).to_have_count(0)  # and leaves the App free: a sample is opened and closed
+    app.lookers.first.click()
+    expect(app.page.locator("#modal [data-cy='modal-looker-container']")).to_be_visible()
+    app.page.keyboard.press("Escape")
+    expect(app.page.locator("#modal [data-cy='modal-looker-container']")).to_have_count(0)
+    app.strip.get_by_role("button", name="Stop").click()
     app.until(lambda: "Stopped" in app.words() or None, "the word that it stopped")
     app.done()
     assert not app.errors
     many.delete()
 
 
-def test_what_cannot_be_computed_is_said_in_the_prompt(app: AppPage, computed: fo.Dataset) -> None:
-    nothing = computed.limit(1).clone()
-    for sample in nothing.iter_samples(autosave=True):
-        sample["ground_truth"].label = "nothing that ImageNet knows"
-    app.open(nothing)
+def test_what_cannot_match_is_said_before_it_runs(app: AppPage, computed: fo.Dataset) -> None:
+    pets = fo.Dataset("two_pets", persistent=True, overwrite=True)
+    for sample, label in zip(computed.limit(2), ("cat", "dog"), strict=True):
+        pets.add_sample(fo.Sample(filepath=sample.filepath, ground_truth=fo.Classification(label=label)))
+    app.open(pets)
+    app.browse(TITLE)
+    app.choose("Ground truth", "ground_truth")
+    expect(app.line("Translation of classes").locator("textarea").first).to_have_value("imagenet-groups")
+    expect(app.prompt.get_by_text("No class of this model is called cat, dog:")).to_be_visible()
+    app.shot("form_pets")
+    app.type("Translation of classes", "")
+    expect(app.prompt.get_by_text("No label of ground_truth is a class of this model")).to_be_visible()
+    expect(app.prompt.get_by_role("button", name="Compute", exact=True)).to_be_disabled()
+    app.prompt.get_by_role("button", name="Cancel").click()
+    pets.delete()
+
+
+def test_what_cannot_be_computed_leads_back_to_the_form_as_it_was(
+    app: AppPage, computed: fo.Dataset, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.pth"
+    broken.write_text("no weights")
+    app.open(computed)
     app.browse(TITLE)
     app.type("Run key", "other")
+    app.choose("Classifier from", "Weights file")
+    app.shot("form_weights")
+    for label, text in (("File", str(broken)), ("Architecture", "resnet18"), ("Class names", "tabby, espresso")):
+        app.type(label, text)
+    app.submit("Compute")
+    app.until(lambda: "Not done" in app.words() or None, "the reason")
+    app.shot("not_done")
+    app.prompt.get_by_role("button", name="Back to the form").click()
+    expect(app.line("File").locator("input").first).to_have_value(str(broken))
+    expect(app.line("Run key").locator("input").first).to_have_value("other")
+    expect(app.prompt.get_by_text("Not done")).to_have_count(0)
+    app.prompt.get_by_role("button", name="Cancel").click()
+
+
+def test_what_a_person_ticked_stays_and_heatmaps_take_turns(app: AppPage, computed: fo.Dataset) -> None:
+    app.open(computed)
+    app.show("ground_truth", False)
+    app.show("cam_contrast")
+    app.browse(TITLE)
     app.choose("Ground truth", "ground_truth")
     app.submit("Compute")
-    words = app.until(lambda: app.words() if "Not done" in app.words() else None, "the reason")
-    assert "no label of 'ground_truth' matches a class" in words
+    app.until(lambda: "maps equal to" in app.words() or None, "the summary")
     app.done()
+    ticked = {"cam_prediction", "cam2_prediction", "cam2_heatmap", "cam2_contrast"}
+    unticked = {"ground_truth", "cam_heatmap", "cam_contrast", "cam_error"}
+    app.until(lambda: all(app.shown(p) for p in ticked) or None, "what is new is ticked")
+    assert not any(app.shown(path) for path in unticked)
+    app.shot("second")
+
+    app.browse("Delete a CAM run")
+    app.choose("Run", "cam2")
+    app.submit("Delete")
+    app.until(lambda: "is gone" in app.words() or None, "the word that it is gone")
+    app.until(lambda: (app.shown("cam_heatmap") and app.shown("cam_contrast")) or None, "the run before is back")
+    assert not app.shown("ground_truth")
+    app.done()
+    app.show("cam_contrast", False)
+    app.show("ground_truth")
 
 
 def test_any_class_is_explained_in_the_modal(app: AppPage, computed: fo.Dataset) -> None:
@@ -222,9 +291,12 @@ def test_any_class_is_explained_in_the_modal(app: AppPage, computed: fo.Dataset)
         app.type("Class", label)
         app.submit("Explain")
         app.until(lambda label=label: f"{label} has the logit" in app.words() or None, f"the map of {label}")
+        assert "reload" not in app.words()
         pictures.append(app.prompt.locator("img").get_attribute("src"))
         app.shot(f"explain_{label}")
         app.done()
+        expect(app.page.locator("#modal").locator('[data-cy="sidebar-field-container-cam_explained"]')).to_be_visible()
+        app.shot(f"explained_{label}")
         if label == "lynx":
             app.button("explain").click()
     computed.reload()

@@ -65,7 +65,7 @@ def back(app: AppPage, panel: Locator, count: int) -> None:
     button = panel.get_by_role("button", name="Back to all")
     button.click()
     shows(app, count)
-    expect(button).to_have_count(0)  # the panel is drawn anew after the grid
+    expect(button).to_be_disabled()  # the panel is drawn anew after the grid
 
 
 def test_tiles_set_the_view_and_go_on_counting_where_one_came_from(
@@ -78,8 +78,10 @@ def test_tiles_set_the_view_and_go_on_counting_where_one_came_from(
     for verdict in ("distracted", "trusted"):  # from one to the next without going back
         tile = panel.get_by_role("button", name=verdict)
         expect(tile).to_contain_text(f"{counts[verdict]}")
+        before = app.box(tile)
         tile.click()
         shows(app, counts[verdict])
+        assert app.box(tile) == before, "what was clicked moved under the pointer"
         expect(panel.get_by_text(f"The view shows {verdict}")).to_be_visible()
         expect(panel.get_by_role("button", name="distracted")).to_contain_text(f"{counts['distracted']}")
         if verdict == "distracted":
@@ -117,7 +119,7 @@ def test_a_point_opens_its_sample_and_a_lasso_sets_the_view(audited: fo.Dataset,
     app.page.mouse.click(8, 500)  # beside it
     expect(app.page.locator("#modal [data-cy='modal-looker-container']")).to_have_count(0)
 
-    left = [p for p in focam.load_audit(audited, "cam").points()[0] if p.inside is not None and p.inside < 0.5]
+    left = [p for p in focam.load_audit(audited, "cam").points()[0] if p.focus is not None and p.focus < 0.5]
     plot = panel.locator(".js-plotly-plot").nth(1).locator(".cartesianlayer .bglayer rect, .draglayer .nsewdrag").first
 
     def lasso() -> None:
@@ -130,9 +132,28 @@ def test_a_point_opens_its_sample_and_a_lasso_sets_the_view(audited: fo.Dataset,
             mouse.move(x, y, steps=8)
         mouse.up()
 
-    app.again(lasso, panel.get_by_role("button", name="Back to all"))
+    app.again(lasso, panel.get_by_text("The view shows in the lasso"))
     shows(app, len(left))
     back(app, panel, len(audited))
+
+
+def test_a_narrow_window_cuts_nothing_off(app: AppPage, panel: Locator) -> None:
+    app.page.set_viewport_size({"width": 1000, "height": 860})
+    try:
+        boxes = [
+            app.box(panel.get_by_role("button", name=verdict)) for verdict in ("trusted", "shortcut", "distracted")
+        ]
+        right = panel.evaluate("e => e.getBoundingClientRect().right")
+        assert boxes[0]["y"] == boxes[1]["y"] < boxes[2]["y"], "tiles are to stand two above two"
+        assert all(box["x"] + box["width"] <= right for box in boxes)
+        table = panel.locator("table")
+        assert table.evaluate("e => e.scrollWidth <= e.parentElement.clientWidth"), "the table is wider than the panel"
+        app.shot("narrow")
+        panel.locator(".js-plotly-plot").nth(1).scroll_into_view_if_needed()
+        expect(panel.get_by_role("button", name="Back to all")).to_be_in_viewport()
+        app.shot("narrow_scatter")
+    finally:
+        app.page.set_viewport_size({"width": 1480, "height": 860})
 
 
 @pytest.mark.slow
@@ -200,6 +221,10 @@ def test_what_is_missing_is_said_with_a_button_that_does_it(bare: fo.Dataset, ap
     expect(panel.get_by_text("no class activation maps yet")).to_be_visible()
     panel.get_by_role("button", name="Compute class activation maps").click()
     expect(app.prompt.get_by_text("Compute class activation maps").first).to_be_visible()
+    app.submit("Compute")
+    app.until(lambda: "maps equal to" in app.words() or None, "the summary of the run")
+    app.done()
+    expect(panel.get_by_text("has maps, and no audit")).to_be_visible()  # the panel has noticed
 
 
 def test_the_panel_audits_what_has_no_audit(unaudited: fo.Dataset, app: AppPage) -> None:
@@ -212,6 +237,11 @@ def test_the_panel_audits_what_has_no_audit(unaudited: fo.Dataset, app: AppPage)
     words = app.until(lambda: app.words() if "on the object, which covers" in app.words() else None,
                       "the summary of the audit")  # fmt: skip
     app.done()
+    app.shot("audited")
+    expect(app.page.locator('[data-cy="sidebar-group-CAM NUMBERS"]')).to_be_visible()
+    assert app.shown("cam_verdict")
+    expect(app.field("cam_inside")).not_to_be_in_viewport()  # folded away
+    app.shot("audited")
 
     unaudited.reload()
     counts = focam.load_audit(unaudited, "cam").verdicts

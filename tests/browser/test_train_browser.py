@@ -45,7 +45,6 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
     app.browse("Train GAP classifier")
     app.type("Output directory", str(out))
     app.type("Epochs", "30")
-    app.switch("Train the last layer alone")
     app.shot("train_form")
     expect(app.prompt.get_by_role("button", name="Schedule")).to_be_enabled()
     app.choose_to("Train")
@@ -73,6 +72,7 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
     assert f"{training.metrics.accuracy:.1%}" in said[-1]
 
     app.submit("Compute class activation maps with it")
+    expect(app.prompt.get_by_text("mean of the classes")).to_have_count(0)  # one dialog at a time
     expect(app.prompt.get_by_text("Trained on this dataset")).to_be_visible()
     app.shot("train_offer")
     app.submit("Compute")

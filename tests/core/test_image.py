@@ -116,8 +116,10 @@ def test_says_what_is_wrong_with_what_is_no_image(folder: Path) -> None:
     assert reason(folder / "missing.jpg") == "file not found"
     assert reason(folder / "empty.jpg") == "empty file"
     assert reason(folder) == "not a file: a directory"
-    assert reason(folder / "text.jpg") == "not an image: begins with b'version https://'"
-    assert reason(folder / "P") == "not an image: begins with b'P'"
+    assert reason(folder / "text.jpg") == 'not an image: begins with "version https://"'
+    assert reason(folder / "P") == 'not an image: begins with "P"'
+    (folder / "zip.jpg").write_bytes(b"PK\x03\x04 and so on")
+    assert reason(folder / "zip.jpg") == "not an image: begins with the bytes 50 4b 03 04 20 61 6e 64"
     assert reason(folder / "half.png").startswith("unreadable PNG: ")
     assert reason(folder / "text.jpg" / "inside.jpg") == "cannot open: Not a directory"
     assert reason(Path("nul\0nul.jpg")).startswith("cannot open: ")

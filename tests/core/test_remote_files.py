@@ -53,7 +53,7 @@ def test_what_cannot_be_fetched_has_a_reason(tmp_path):
     for url, reason in (
         ((tmp_path / "nothing.png").as_uri(), "^file not found$"),
         ((tmp_path / "empty.png").as_uri(), "^empty file$"),
-        ((tmp_path / "text.png").as_uri(), "^not an image: begins with b'no picture'$"),
+        ((tmp_path / "text.png").as_uri(), '^not an image: begins with "no picture"$'),
         (tmp_path.as_uri(), "^cannot open: .*directory"),
         ("nowhere://bucket/a.png", "^cannot open: Protocol not known: nowhere$"),
     ):

@@ -92,6 +92,66 @@ def test_the_newest_heatmap_is_the_one_that_is_visible(labelled: fo.Dataset) -> 
     assert {"ground_truth", "one_prediction", "two_prediction"} <= set(visible)
 
 
+def test_a_heatmap_takes_the_place_of_its_like_and_all_else_stays(labelled: fo.Dataset) -> None:
+    registered_run(labelled, "one", contrast=True).show()
+    ticked = ["one_contrast", "filepath", "one_heatmap", "one_prediction"]  # ground_truth is not among them
+    app_config.keep_visible(labelled, [*ticked, "gone"])
+    registered_run(labelled, "two", contrast=True).show()
+    expected = ["two_contrast", "filepath", "two_heatmap", "one_prediction", "two_prediction"]
+    assert app_config.visible(labelled) == expected
+    catalog.delete_run(labelled, "two")
+    assert app_config.visible(labelled) == ticked  # those of the run before are back
+
+
+def test_a_heatmap_without_its_like_makes_place(labelled: fo.Dataset) -> None:
+    registered_run(labelled, "one", contrast=True).show()
+    app_config.keep_visible(labelled, ["one_heatmap", "one_contrast"])
+    registered_run(labelled, "two").show()
+    assert app_config.visible(labelled) == ["two_heatmap", "two_prediction"]
+
+
+def test_what_covers_whole_objects_is_found(dataset: fo.Dataset) -> None:
+    ring = [[(0.1, 0.1), (0.9, 0.1), (0.5, 0.9)]]
+    box = [0.1, 0.1, 0.5, 0.5]
+    dataset.add_sample(
+        fo.Sample(
+            filepath="/nowhere/a.jpg",
+            outlines=fo.Polylines(polylines=[fo.Polyline(points=ring, closed=True)]),
+            areas=fo.Polylines(polylines=[fo.Polyline(points=ring, closed=True, filled=True)]),
+            boxes=fo.Detections(detections=[fo.Detection(label="cat", bounding_box=box)]),
+            masks=fo.Detections(detections=[fo.Detection(label="cat", bounding_box=box, mask=np.ones((4, 4), bool))]),
+            parts=fo.Segmentation(mask=np.ones((4, 4), np.uint8)),
+            unticked=fo.Segmentation(mask=np.ones((4, 4), np.uint8)),
+            kind=fo.Classification(label="cat"),
+        )
+    )
+    app_config.keep_visible(dataset, ["outlines", "areas", "boxes", "masks", "parts", "kind"])
+    assert app_config.filled(dataset) == ["areas", "masks", "parts"]
+    run = registered_run(dataset)
+    run.hide_filled()
+    run.show()
+    assert app_config.visible(dataset) == ["outlines", "boxes", "kind", "cam_prediction", "cam_heatmap"]
+    assert "areas, masks, parts: drawn over whole objects" in str(catalog.load_run(dataset, "cam"))
+    run.delete()  # and what was hidden is back
+    assert set(app_config.visible(dataset)) == {"outlines", "boxes", "kind", "areas", "masks", "parts"}
+
+
+def test_numbers_are_folded_away_and_labels_come_first(labelled: fo.Dataset) -> None:
+    run = registered_run(labelled, contrast=True)
+    for name, kind in (("inside", fo.FloatField), ("correct", fo.BooleanField), ("verdict", fo.StringField)):
+        run.claim_field(name, ftype=kind)
+    run.arrange()
+    run.arrange()
+    found = app_config.groups(labelled)
+    assert [(group["name"], group["expanded"]) for group in found] == [("CAM", True), ("CAM numbers", False)]
+    assert [path.removeprefix("cam_") for path in found[0]["paths"]] == (
+        ["prediction", "heatmap", "contrast", "verdict", "error"]
+    )
+    assert found[1]["paths"] == ["cam_inside", "cam_correct"]  # as they were written
+    run.delete()
+    assert app_config.groups(labelled) == []
+
+
 def test_fields_that_the_user_hides_stay_hidden(labelled: fo.Dataset) -> None:
     labelled.app_config.active_fields = fo.ActiveFields(exclude=True, paths=["ground_truth"])
     labelled.save()

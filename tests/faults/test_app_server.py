@@ -94,7 +94,13 @@ def asked(dataset: fo.Dataset, tmp_path: Path) -> dict[str, Any]:
         "dataset_name": dataset.name,
         "view": [],
         "extended_selection": None,
-        "params": {"source": "checkpoint", "checkpoint": str(checkpoint), "key": "cam", "advanced": False},
+        "params": {
+            "source": "checkpoint",
+            "checkpoint": str(checkpoint),
+            "key": "cam",
+            "advanced": False,
+            "alone": True,
+        },
     }
 
 

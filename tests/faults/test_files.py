@@ -98,7 +98,7 @@ def test_files_that_change_between_listing_and_decoding(photos, network, folder)
     assert failed[30] == failed[41] == "file not found"
     assert failed[31] == "empty file"
     assert failed[32].startswith("unreadable PNG")
-    assert failed[33].startswith("not an image: begins with b'<html>")
+    assert failed[33].startswith('not an image: begins with "<html>')
     assert failed[36] == failed[39] == "not a regular file"
     assert failed[37] == "not a file: a directory"
     assert failed[38].startswith("cannot open: Too many levels of symbolic links")

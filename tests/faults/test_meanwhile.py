@@ -71,7 +71,7 @@ def test_samples_that_are_added_are_counted_as_missing_and_computed_by_the_next_
     run = compute(many, network, somebody, code)
     assert run.complete
     assert run.counts == Counts(samples=605, computed=600, failed=0, new=600)
-    assert "5 have neither: the same call of compute_cam goes on with them" in str(run)
+    assert "5 left: computing again goes on with them" in str(run)
     assert focam.compute_cam(many, network, ground_truth="ground_truth").counts.new == 5
     check(many, foreign(many))
     assert many.values("mine").count(-1) == 5

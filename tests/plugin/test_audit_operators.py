@@ -18,12 +18,13 @@ import fiftyone_cam as focam
 from fiftyone_cam.analysis import audit_report
 from fiftyone_cam.analysis.split_logits import stored_logits
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.plugin import forms, queries
+from fiftyone_cam.plugin import queries
 from fiftyone_cam.plugin.operators.audit_attention import AuditAttention, object_labels
 from fiftyone_cam.plugin.operators.compare_cam_runs import CompareCamRuns
 from fiftyone_cam.plugin.operators.localize_from_cam import LocalizeFromCam
 from fiftyone_cam.plugin.panels.audit import AuditPanel
 from fiftyone_cam.plugin.plots import mean_maps, region_bars
+from fiftyone_cam.plugin.translation_form import parse
 from tests.helpers.networks import tiny_gap, write_photos
 
 NAMES = ["cat", "dog", "*fish* <b>"]
@@ -100,7 +101,7 @@ def test_the_form_says_what_does_not_match_before_it_runs(computed: fo.Dataset, 
     [said] = refusals(AuditAttention(), computed, **form, class_map='{"horse": "pony"}')
     assert "no class horse" in said
     [said] = refusals(AuditAttention(), computed, **form, class_map='{"cat": "pony"}')
-    assert "3 of 3 labels" in said
+    assert "No label of ground_truth is a word of this translation" in said
     [said] = refusals(AuditAttention(), computed, **form, class_map=str(tmp_path / "nowhere.json"))
     assert "cannot be read" in said
     [said] = refusals(AuditAttention(), computed, **form, object_labels='{"cat": 3}')
@@ -111,7 +112,7 @@ def test_the_form_says_what_does_not_match_before_it_runs(computed: fo.Dataset, 
 
     file = tmp_path / "map.json"
     file.write_text('{"cat": "dog"}', encoding="utf-8")
-    assert forms.class_map(str(file)) == forms.class_map('{"cat": "dog"}') == {"cat": "dog"}
+    assert parse(str(file)) == parse('{"cat": "dog"}') == {"cat": "dog"}
     assert object_labels("a, b") == ["a", "b"]
     with pytest.raises(CamError, match="no JSON"):
         object_labels("{a")
@@ -199,7 +200,7 @@ def test_what_is_drawn_of_many_says_so() -> None:
     assert [some for *_, some in drawn] == [True, False, False]
 
     body = {"samples": 50_000, "verdict": False, "classes": 99, "accuracy": None, "inside": None, "area": None}
-    body |= {"points": 2000, "audited": 50_000, "regions": 40, "errors": True, "looked": 1234}
+    body |= {"points": 2000, "audited": 50_000, "threshold": 0.6, "regions": 40, "errors": True, "looked": 1234}
     panel, ctx = _panel(fo.Dataset(), body=body, maps=True, drawn=drawn, layout=layout)
     shown = panel.render(ctx).type.properties
     said = " ".join(str(shown[name].view.description) for name in shown if name.startswith("heading_"))

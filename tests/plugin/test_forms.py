@@ -16,13 +16,16 @@ from fiftyone.operators.executor import ExecutionContext
 import fiftyone_cam as focam
 from fiftyone_cam.core.names import PRECISIONS
 from fiftyone_cam.engines.settings import ENGINES
-from fiftyone_cam.plugin import compute_form, installed
+from fiftyone_cam.plugin import compute_form, installed, source_forms
 from fiftyone_cam.plugin import model_sources as sources
+from fiftyone_cam.plugin.operators.audit_attention import AuditAttention
 from fiftyone_cam.plugin.operators.compute_cam import ComputeCam, chosen_engine, engine_params
 from fiftyone_cam.plugin.operators.delete_cam_run import DeleteCamRun
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
+from fiftyone_cam.plugin.operators.train_gap_classifier import TrainGapClassifier
 from fiftyone_cam.plugin.registry import OPERATORS
-from tests.helpers.forms import form, valid
+from fiftyone_cam.runs.record import Counts
+from tests.helpers.forms import begins_with, form, valid
 from tests.helpers.stored_runs import registered_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -74,7 +77,7 @@ def test_zoo_names_are_in_the_zoo() -> None:
 
 
 def test_timm_models_of_ones_own_on_the_hub_pass_the_form() -> None:
-    timm = sources.SOURCES["timm"]
+    timm = source_forms.SOURCES["timm"]
     assert timm.problem("hf_hub:someone/pets_resnet18") is None
     assert "has no" in str(timm.problem("resnet18x"))
 
@@ -120,9 +123,9 @@ def test_what_computing_needs_is_imported_beside_the_form() -> None:
     """A form that was opened spares its reader the import, which without it is what waits longest after the button."""
     code = """
 import sys, threading, time
-from fiftyone_cam.plugin import installed, model_sources, work
+from fiftyone_cam.plugin import installed, source_forms, work
 assert "torch" not in sys.modules
-resnet, no_such = (lambda name=name: model_sources.SOURCES["torchvision"].problem(name) for name in ("resnet18", "x"))
+resnet, no_such = (lambda name=name: source_forms.SOURCES["torchvision"].problem(name) for name in ("resnet18", "x"))
 slowest = drawn = 0
 before = installed.torchvision_names()
 assert (before, resnet(), no_such()) == (installed.TORCHVISION, None, None)  # not known yet, so not refused
@@ -161,6 +164,55 @@ def test_an_untouched_form_is_valid(labelled: fo.Dataset) -> None:
     assert valid(ComputeCam, labelled, source="torchvision", torchvision="resnet18", key="cam", advanced=False)
 
 
+@pytest.mark.parametrize("counts", [Counts(samples=2, computed=2), Counts(samples=9, computed=2, failed=1)])
+def test_an_untouched_form_is_valid_where_there_is_a_run(labelled: fo.Dataset, counts: Counts) -> None:
+    """A finished run is left alone, by a free key; an unfinished one goes on, by its own settings."""
+    registered_run(labelled, counts=counts, ground_truth="ground_truth", class_map={"tabby": "cat"}, top_k=3)
+    assert set(form(ComputeCam, labelled).values()) == {None}
+    filled = begins_with(ComputeCam, labelled)
+    assert (filled["source"], filled["lite"]) == ("lite", "efficientnet_lite0")
+    assert (filled["ground_truth"], filled["class_map"]) == ("ground_truth", '{"tabby": "cat"}')
+    assert set(form(ComputeCam, labelled, **filled).values()) == {None}
+    assert valid(ComputeCam, labelled, **filled)
+    assert (filled["key"], filled.get("top_k")) == (("cam2", None) if counts.samples == 2 else ("cam", 3))
+
+
+def test_a_proposed_key_is_free_of_runs_and_fields(labelled: fo.Dataset) -> None:
+    assert begins_with(ComputeCam, labelled)["key"] == "cam"
+    labelled.add_sample_field("cam_mine", fo.StringField)
+    assert begins_with(ComputeCam, labelled)["key"] == "cam2"
+    registered_run(labelled, "cam2")
+    assert begins_with(ComputeCam, labelled)["key"] == "cam3"
+
+
+def test_the_label_field_of_the_last_run_is_proposed(labelled: fo.Dataset) -> None:
+    labelled.add_sample_field("breed", fo.EmbeddedDocumentField, embedded_doc_type=fo.Classification)
+    for operator in (ComputeCam, TrainGapClassifier):
+        assert set(form(operator, labelled).values()) == {None}
+    assert "ground_truth" not in begins_with(ComputeCam, labelled)  # nobody has chosen one yet
+    registered_run(labelled, ground_truth="breed")
+    for operator in (ComputeCam, TrainGapClassifier, AuditAttention):
+        assert begins_with(operator, labelled)["ground_truth"] == "breed"
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_without_a_gpu_the_last_layer_alone_is_trained(
+    labelled: fo.Dataset, monkeypatch: pytest.MonkeyPatch, gpus: int
+) -> None:
+    monkeypatch.setitem(installed._answers, "torch", gpus)
+    assert begins_with(TrainGapClassifier, labelled)["freeze"] is (gpus == 0)
+
+
+@pytest.mark.parametrize("source", list(source_forms.SOURCES))
+def test_a_source_that_was_just_chosen_is_not_red(labelled: fo.Dataset, source: str) -> None:
+    if not installed.is_installed(source_forms.SOURCES[source].package or "fiftyone"):
+        pytest.skip("the package of this source is not installed")
+    found = form(ComputeCam, labelled, source=source, key="cam")
+    assert {name for name, reason in found.items() if reason} <= {"needed"}
+    empty = ("huggingface", "checkpoint", "weights")  # no name of theirs would be more than a guess
+    assert ("needed" in found) == (source in empty) == (not valid(ComputeCam, labelled, source=source, key="cam"))
+
+
 @pytest.mark.parametrize(
     ("params", "field", "reason"),
     [
@@ -186,13 +238,13 @@ def test_what_is_wrong_is_said_at_its_field(
     complete = {"source": "torchvision", "torchvision": "resnet18", "key": "cam", **params}
     found = form(ComputeCam, labelled, **complete)
     assert reason in str(found[field])
-    assert [name for name, error in found.items() if error] == [field]
+    assert [name for name, error in found.items() if error and name != "needed"] == [field]
     assert not valid(ComputeCam, labelled, **complete)
 
 
 def test_only_the_field_of_the_chosen_source_is_asked(labelled: fo.Dataset) -> None:
-    for source in sources.SOURCES:
-        assert set(sources.SOURCES) & set(form(ComputeCam, labelled, source=source)) == {source}
+    for source in source_forms.SOURCES:
+        assert set(source_forms.SOURCES) & set(form(ComputeCam, labelled, source=source)) == {source}
 
 
 def test_the_engine_is_asked_where_ray_is_installed_and_its_settings_where_it_is_chosen(labelled: fo.Dataset) -> None:
@@ -224,13 +276,14 @@ def test_predictions_of_runs_are_no_ground_truth(labelled: fo.Dataset) -> None:
 def test_a_run_goes_on_only_with_the_same_configuration(labelled: fo.Dataset) -> None:
     registered_run(labelled)
     same = {"source": "lite", "lite": "efficientnet_lite0", "key": "cam"}
+    same |= {"ground_truth": None}
     assert form(ComputeCam, labelled, **same)["key"] is None
     assert "continues" in form(ComputeCam, labelled, **same)
     for change, said in (
         ({"source": "torchvision", "torchvision": "resnet18"}, "efficientnet_lite0 from lite"),
-        ({"ground_truth": "ground_truth"}, "ground_truth None"),
+        ({"ground_truth": "ground_truth"}, "no ground truth: use another key, such as cam2"),
         ({"precision": "bfloat16"}, "precision float32"),
-        ({"top_k": 3}, "top_k 1"),
+        ({"top_k": 3}, "1 class per image"),
     ):
         found = form(ComputeCam, labelled, **same | change)
         assert said in str(found["key"])

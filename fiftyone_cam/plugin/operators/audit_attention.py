@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from fiftyone.operators import types
 
 from fiftyone_cam.analysis.audit_report import THRESHOLD
-from fiftyone_cam.core.class_maps import resolve
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.plugin import forms, work
 from fiftyone_cam.plugin.operators.base import CamOperator
-from fiftyone_cam.plugin.queries import class_words, place_fields
-from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.plugin.queries import place_fields
+from fiftyone_cam.plugin.translation_form import parse, translation
 
 if TYPE_CHECKING:
     from fiftyone_cam.analysis.audit_report import AuditReport
@@ -39,7 +38,7 @@ class AuditAttention(CamOperator["AuditReport"]):
         if run is None:
             return
         truths, ours = forms.label_fields(ctx.dataset), forms.fields_of_runs(ctx.dataset)
-        default = run.record.settings.ground_truth
+        default = forms.truth_of(run) or forms.last_truth(ctx.dataset)
         inputs.str(
             "ground_truth",
             label="Ground truth",
@@ -48,7 +47,9 @@ class AuditAttention(CamOperator["AuditReport"]):
             view=forms.choices(dict.fromkeys(truths, "")),
         )
         draw_objects(inputs, ctx, [path for path in place_fields(ctx.dataset) if path not in ours])
-        _class_map(inputs, ctx, run)
+        truth = ctx.params.get("ground_truth", default)
+        stored = run.record.settings.class_map
+        translation(inputs, ctx.dataset, {**ctx.params, "ground_truth": truth}, run.classes, stored=stored)
         inputs.float(
             "threshold",
             label="Focus from which it looked at the object",
@@ -72,7 +73,7 @@ class AuditAttention(CamOperator["AuditReport"]):
             "ground_truth": params.get("ground_truth") or None,
             "objects": params.get("objects") or None,
             "object_labels": object_labels(params.get("object_labels")),
-            "class_map": forms.class_map(params.get("class_map")),
+            "class_map": parse(params.get("class_map")),
             "threshold": params.get("threshold") or THRESHOLD,
         }
 
@@ -125,47 +126,6 @@ def draw_objects(inputs: types.Object, ctx: Any, places: Sequence[str]) -> None:
         forms.mark_invalid(prop, str(error))
 
 
-def _class_map(inputs: types.Object, ctx: Any, run: CamRun) -> None:
-    """The translation of classes, and what would not match, before anything runs."""
-    params = ctx.params
-    stored = run.record.settings.class_map
-    prop = inputs.str(
-        "class_map",
-        label="Translation of classes",
-        description=forms.TRANSLATION + (f". Empty: the run's own, of {len(stored):,} words" if stored else ""),
-        view=types.TextFieldView(multiline=True, rows=2),
-    )
-    try:
-        typed = resolve(forms.class_map(params.get("class_map")), run.classes)
-    except CamError as error:
-        forms.mark_invalid(prop, str(error))
-        return
-    mapping = stored if typed is None else typed
-    unknown = sorted(set(mapping or ()) - set(run.classes))
-    if unknown:
-        forms.mark_invalid(
-            prop, f"the classifier has no class {_some(unknown)}: expected words such as {run.classes[0]}"
-        )
-        return
-    truth = params.get("ground_truth")
-    if not truth or not ctx.dataset.has_field(truth):
-        return
-    words, looked_at = class_words(ctx.dataset, truth)
-    meant = set(run.classes) if mapping is None else set(mapping.values())
-    lost = sorted(set(words) - meant)
-    if lost:
-        of = "" if looked_at is None else f" in the first {looked_at:,} samples"
-        all_lost = len(lost) == len(words)
-        text = (
-            f"{len(lost)} of {len(words)} labels of {truth}{of} are no class of this model, and get no verdict: "
-            f"{_some(lost)}"
-        )
-        if all_lost:
-            forms.mark_invalid(prop, text)
-        else:
-            forms.notice(inputs, "unmatched", text, "warning")
-
-
 def object_labels(typed: Any) -> Mapping[str, Sequence[str]] | list[str] | None:
     """What was typed as labels that are the object: with commas for all classes, or JSON by class.
 
@@ -194,7 +154,3 @@ def summary(report: AuditReport) -> str:
     """What an audit found, in Markdown."""
     hint = "The panel **CAM audit** (the + beside Samples) shows it; it counts what is in the view."
     return f"{report.describe().markdown()}\n\n{hint}"
-
-
-def _some(words: Sequence[str], most: int = 5) -> str:
-    return ", ".join(words[:most]) + (f", … ({len(words):,} in all)" if len(words) > most else "")

@@ -14,10 +14,16 @@ import fiftyone.operators as foo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.dataset import app_config
 from fiftyone_cam.plugin import forms, work
 
 Result = TypeVar("Result")
+
+KEEP_OPEN = "Keep this tab open: closing it stops the work. What was done by then is kept."
+
+ALONE = "alone"
+"""The parameter of an operator whose form has been closed, so that the App is free while it works."""
 
 ARGUMENTS = "arguments"
 """The parameter of an operator that was scheduled from Python: the arguments of the SDK's function, without a form."""
@@ -45,6 +51,8 @@ class CamOperator(foo.Operator, Generic[Result]):
     """Whether it can be scheduled."""
     delegated_first: ClassVar[bool] = False
     """Whether the form proposes to schedule it."""
+    beside: ClassVar[bool] = False
+    """Whether it may take so long that the App is to be free meanwhile."""
     takes_view: ClassVar[bool] = True
     """Whether it works on the samples in view."""
 
@@ -163,15 +171,32 @@ class CamOperator(foo.Operator, Generic[Result]):
 
     def execute(self, ctx: Any) -> Iterator[Any] | dict[str, Any]:
         if work.has_app(ctx):
-            return self._live(ctx)
+            return self._leave_form(ctx) if self.beside and not ctx.params.get(ALONE) else self._live(ctx)
         result = self.run(ctx, work.recorder(ctx) if ctx.delegated else None)
         ctx.dataset.reload()
         return self.answer(ctx, result)
 
+    def _leave_form(self, ctx: Any) -> Iterator[Any]:
+        """Close the form, which lies over the App as long as what it began, and begin it again without one."""
+        work.announce()
+        yield ctx.trigger(self.uri, {**self._filled(ctx), ALONE: True})
+
+    def _filled(self, ctx: Any) -> dict[str, Any]:
+        """The form's fields as they are now."""
+        target = ctx.request_params.get("view_target")
+        params = {name: value for name, value in ctx.params.items() if name != ALONE}
+        return {**params, **({"view_target": target} if target else {})}
+
     def _live(self, ctx: Any) -> Iterator[Any]:
-        result = yield from work.run(ctx, partial(self.run, ctx), self.preparing, first=partial(self.first, ctx))
+        shown = ctx.active_fields
+        if shown and not ctx.current_sample:  # an open sample has fields of its own
+            app_config.keep_visible(ctx.dataset, shown)
+        retry = work.form_button("Back to the form", self.operator, self._filled(ctx))
+        note = KEEP_OPEN if self.beside else ""
+        first = partial(_when_open, ctx, partial(self.first, ctx))
+        result = yield from work.run(ctx, partial(self.run, ctx), self.preparing, first, note, retry)
         ctx.dataset.reload()
-        yield from self.refresh(ctx, result)
+        yield from _when_open(ctx, partial(self.refresh, ctx, result))
         yield self.finished(ctx, result)
 
     def first(self, ctx: Any) -> Iterator[Any]:
@@ -180,12 +205,27 @@ class CamOperator(foo.Operator, Generic[Result]):
 
     def refresh(self, ctx: Any, result: Result) -> Iterator[Any]:
         """Make the open App show what was written to the dataset."""
-        yield ctx.ops.reload_dataset()
-        yield ctx.ops.reload_samples()
         new = [path for path in self.new_fields(ctx, result) if ctx.dataset.has_field(path)]
         if new:
-            shown = ctx.active_fields or app_config.visible(ctx.dataset)
-            yield ctx.ops.set_active_fields(list(dict.fromkeys([*shown, *new])))
+            app_config.activate(ctx.dataset, new)
+        return show_written(ctx)
+
+
+def _when_open(ctx: Any, asked: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    """The same messages, for the App to follow if it still shows the dataset: work beside it leaves time to leave."""
+    steps = [[message.body.operator_uri, message.body.params] for message in asked()]
+    if steps:
+        yield ctx.trigger(operator_uri("when_open"), {"dataset": ctx.dataset.name, "operators": steps})
+
+
+def show_written(ctx: Any, *, fields: bool = True) -> Iterator[Any]:
+    """Let the open App show what was written to the dataset: samples, the sidebar's groups, and the active fields."""
+    yield ctx.ops.reload_dataset()
+    yield ctx.ops.reload_samples()
+    yield ctx.trigger(operator_uri("arrange_sidebar"), {"groups": app_config.groups(ctx.dataset)})
+    if fields:
+        tags = [path for path in ctx.active_fields if path.startswith("_")]  # the App's own, of no dataset
+        yield ctx.ops.set_active_fields([*app_config.visible(ctx.dataset), *tags])
 
 
 def _by_name(function: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:

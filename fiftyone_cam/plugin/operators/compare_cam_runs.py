@@ -24,7 +24,7 @@ class CompareCamRuns(CamOperator["Comparison"]):
     title = "Compare CAM runs"
     description = "Which predictions changed between two runs, and how far the evidence moved"
     submit = "Compare"
-    icon = "audit"
+    icon = "compare"
 
     def function(self) -> Callable[..., Comparison]:
         from fiftyone_cam.analysis.compare import compare

@@ -5,17 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import fiftyone as fo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.dataset import app_config
 from fiftyone_cam.engines.settings import Engine, Local, Ray, as_engine
 from fiftyone_cam.plugin import compute_form, forms, model_sources, work
-from fiftyone_cam.plugin.operators.base import CamOperator
+from fiftyone_cam.plugin.operators.base import CamOperator, show_written
 from fiftyone_cam.plugin.operators.restore_colors import recolor
+from fiftyone_cam.plugin.translation_form import parse
 
 if TYPE_CHECKING:
     from fiftyone_cam.runs.cam_run import CamRun
@@ -27,14 +26,7 @@ LOADING = ("classes", "arch")
 """What Python may give the operator of ``load_classifier``'s arguments, as the form does."""
 
 
-class Computed(NamedTuple):
-    """What computing came to: the run, and whether the sidebar had a group for its fields before."""
-
-    run: CamRun
-    was_grouped: bool
-
-
-class ComputeCam(CamOperator[Computed]):
+class ComputeCam(CamOperator["CamRun"]):
     """A classifier over a view: predictions, and where it looked."""
 
     operator = "compute_cam"
@@ -43,6 +35,7 @@ class ComputeCam(CamOperator[Computed]):
     submit = "Compute"
     icon = "cam"
     preparing = "Loading the classifier"
+    beside = True
 
     def function(self) -> Callable[..., CamRun]:
         """``compute_cam``, with those arguments of ``load_classifier`` that a form has."""
@@ -64,21 +57,24 @@ class ComputeCam(CamOperator[Computed]):
 
     def draw(self, inputs: types.Object, ctx: Any) -> None:
         work.import_ahead()
-        model_sources.draw_classifier(inputs, ctx.dataset, ctx.params)
-        forms.ground_truth(inputs, ctx.dataset, ctx.params)
-        compute_form.run_key(inputs, ctx.dataset, ctx.params)
+        # in the App alone: who calls from elsewhere sees no form, and means the same with the same words tomorrow
+        first = compute_form.proposal(ctx.dataset) if work.has_app(ctx) else {}
+        params = {**first, **ctx.params}
+        model_sources.draw_classifier(inputs, ctx.dataset, ctx.params, first)
+        compute_form.ground_truth(inputs, ctx.dataset, params, first)
+        compute_form.run_key(inputs, ctx.dataset, params, first)
         inputs.view_target(ctx, action_description="Explain", require_flat=True)
         inputs.bool(
             "advanced",
             label="More settings",
             description="Device, batch size, precision, colours, more than one class",
-            default=False,
+            default=bool(first.get("advanced")),
             view=types.SwitchView(),
         )
-        if ctx.params.get("advanced"):
-            self._advanced(inputs, ctx)
+        if params.get("advanced"):
+            self._advanced(inputs, ctx, first)
 
-    def _advanced(self, inputs: types.Object, ctx: Any) -> None:
+    def _advanced(self, inputs: types.Object, ctx: Any, first: Mapping[str, Any]) -> None:
         forms.device(inputs, ctx)
         compute_form.engine(inputs, ctx.params)
         inputs.int(
@@ -91,12 +87,12 @@ class ComputeCam(CamOperator[Computed]):
             "precision",
             list(compute_form.PRECISIONS),
             label="Precision",
-            default="float32",
+            default=first.get("precision") or "float32",
             view=forms.choices(compute_form.PRECISIONS),
         )
         inputs.int(
             "top_k", label="Classes per image", description="Maps of the strongest classes, one field for each rank",
-            min=1, max=10, default=1,
+            min=1, max=10, default=first.get("top_k") or 1,
         )  # fmt: skip
         inputs.str("colors", label="Colours", default="", view=_colors())
         inputs.bool(
@@ -114,7 +110,7 @@ class ComputeCam(CamOperator[Computed]):
             **loading,
             "key": params.get("key") or "cam",
             "ground_truth": params.get("ground_truth") or None,
-            "class_map": forms.class_map(params.get("class_map")),
+            "class_map": parse(params.get("class_map")),
             "top_k": params.get("top_k") or 1,
             "batch_size": params.get("batch_size") or None,
             "device": params.get("device") or None,
@@ -127,10 +123,9 @@ class ComputeCam(CamOperator[Computed]):
     def to_record(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments | ({"engine": engine_params(arguments["engine"])} if "engine" in arguments else {})
 
-    def run(self, ctx: Any, report: work.Report | None) -> Computed:
+    def run(self, ctx: Any, report: work.Report | None) -> CamRun:
         from fiftyone_cam.compute.compute_cam import compute_cam
 
-        was_grouped = _is_grouped(ctx.dataset)
         arguments = self.given(ctx)
         engine = arguments.get("engine") or {}
         arguments["engine"] = chosen_engine({"engine": engine} if isinstance(engine, str) else engine)
@@ -140,31 +135,35 @@ class ComputeCam(CamOperator[Computed]):
         run = compute_cam(samples, model_sources.load(source, loading, ctx.secret), **arguments, progress=report)
         run.update(loaded_from=[source, loading])
         if ctx.params.get("colors"):
-            run.show(colors=ctx.params["colors"])
-        return Computed(run, was_grouped)
+            run.arrange(colors=ctx.params["colors"])
+        return run
 
     def first(self, ctx: Any) -> Iterator[Any]:
-        return show(ctx)
+        ctx.params[_SHOWN] = True
+        yield from show_written(ctx)
+        yield from recolor(ctx)
 
-    def refresh(self, ctx: Any, result: Computed) -> Iterator[Any]:
-        return show(ctx)
+    def refresh(self, ctx: Any, result: CamRun) -> Iterator[Any]:
+        # what a person has ticked since the first results came stays as it is
+        yield from show_written(ctx, fields=not ctx.params.get(_SHOWN))
+        yield from recolor(ctx)
 
-    def finished(self, ctx: Any, result: Computed) -> Any:
-        words = result.run.describe().markdown()
-        if not result.was_grouped:  # the App keeps the sidebar's groups that it has while the dataset stays open
-            words += f"\n\nReload the page once, and the sidebar shows these fields as the group {app_config.GROUP}."
-        return work.summary(ctx, "Class activation maps", words)
+    def finished(self, ctx: Any, result: CamRun) -> Any:
+        return work.summary(ctx, "Class activation maps", result.describe().markdown())
 
-    def answer(self, ctx: Any, result: Computed) -> dict[str, Any]:
-        run = result.run
+    def answer(self, ctx: Any, result: CamRun) -> dict[str, Any]:
         return {
-            "key": run.key,
-            "fields": list(run.fields),
-            "counts": asdict(run.counts),
-            "failures": dict(run.failures),
-            "accuracy": run.record.accuracy,
-            "certificate": run.certificate if run.counts.computed else None,
+            "key": result.key,
+            "fields": list(result.fields),
+            "counts": asdict(result.counts),
+            "failures": dict(result.failures),
+            "accuracy": result.record.accuracy,
+            "certificate": result.certificate if result.counts.computed else None,
         }
+
+
+_SHOWN = "shown"
+"""Set among the parameters when the first results were shown."""
 
 
 def engine_params(engine: str | Engine) -> dict[str, Any]:
@@ -191,18 +190,6 @@ def chosen_engine(params: Mapping[str, Any]) -> Engine:
     kind = Ray if params.get("engine") == "ray" else Local
     names = [field.name for field in fields(kind) if field.name != "address"]  # no browser may choose a cluster
     return kind(**{name: params[name] for name in names if params.get(name) is not None})
-
-
-def show(ctx: Any) -> Iterator[Any]:
-    """Let the open App show what a run wrote to the dataset."""
-    yield ctx.ops.reload_dataset()
-    yield ctx.ops.reload_samples()
-    yield ctx.ops.set_active_fields(app_config.visible(ctx.dataset))
-    yield from recolor(ctx)
-
-
-def _is_grouped(dataset: fo.Dataset) -> bool:
-    return any(group.name == app_config.GROUP for group in dataset.app_config.sidebar_groups or [])
 
 
 def _colors() -> types.Choices:

@@ -11,7 +11,8 @@ from fiftyone.operators import types
 
 from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, model_sources, work
-from fiftyone_cam.plugin.operators.base import CamOperator
+from fiftyone_cam.plugin.operators.base import CamOperator, show_written
+from fiftyone_cam.plugin.operators.restore_colors import recolor
 from fiftyone_cam.runs import catalog
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST = 1000
 """Class names that a form lists; further ones can be typed."""
+
+_SHORT_LIST = {"autocomplete": {"ListboxProps": {"style": {"maxHeight": 110}}}}
 
 SIDE = 560
 """Pixels of the picture's longer side."""
@@ -52,25 +55,30 @@ class ExplainSample(CamOperator[fo.Heatmap]):
         run = forms.existing_run(inputs, ctx.dataset, ctx.params, lambda run: run.record.classifier.model)
         if run is None:
             return
+        suggested = _suggestion(ctx.dataset, str(_sample_id(ctx)), run)
         prop = inputs.str(
             "label",
             label="Class",
             description="What in this image speaks for it?",
-            default=_suggestion(ctx.dataset, str(_sample_id(ctx)), run),
-            required=True,
-            view=forms.completion(run.classes[:MOST]),
+            default=suggested,
+            view=forms.completion(run.classes[:MOST], componentsProps=_SHORT_LIST),
         )
+        inputs.properties["key"] = inputs.properties.pop(
+            "key"
+        )  # below: the list of classes then covers it, and not the button
         label = ctx.params.get("label")
         if label and label not in run.classes:
             forms.mark_invalid(prop, f"{label} is none of the {len(run.classes):,} classes{_near(label, run.classes)}")
+        needed = {"Class": ctx.params.get("label", suggested)}
         if model_sources.of_record(run.record) is None:
+            needed["Classifier"] = ctx.params.get("classifier")
             inputs.str(
                 "classifier",
                 label="Classifier",
                 description=f"The record of run {run.key} does not say where {run.record.classifier.model} was "
                 "loaded from: a name, a checkpoint folder, or a file",
-                required=True,
             )
+        forms.ask_for(inputs, needed)
 
     def arguments(self, ctx: Any) -> dict[str, Any]:
         run, named = self._run(ctx), ctx.params.get("classifier")
@@ -88,8 +96,8 @@ class ExplainSample(CamOperator[fo.Heatmap]):
         return self.function()(ctx.dataset, **self.given(ctx))
 
     def refresh(self, ctx: Any, result: fo.Heatmap) -> Iterator[Any]:
-        yield ctx.ops.reload_dataset()
-        yield ctx.ops.reload_samples()
+        yield from show_written(ctx, fields=False)
+        yield from recolor(ctx)
 
     def finished(self, ctx: Any, result: fo.Heatmap) -> Any:
         """The picture with the map on it, and its numbers.
@@ -100,7 +108,7 @@ class ExplainSample(CamOperator[fo.Heatmap]):
         words = (
             f"**{escape_markdown(result.label)}** has the logit {result.logit:,.2f}: "
             f"{result.logit - result.bias:+,.2f} from the image, {result.bias:+,.2f} from the bias. The map is in the "
-            f"field {escape_markdown(run.field('explained'))}; reload the page to see it on the sample."
+            f"field {escape_markdown(run.field('explained'))}."
         )
         outputs = types.Object()
         outputs.str("picture", view=types.ImageView(alt=f"What speaks for {result.label}"))

@@ -19,7 +19,7 @@ class LocalizeFromCam(CamOperator[str]):
     title = "Localize from CAM"
     description = "A box around the evidence on each image, ready for evaluation and patches"
     submit = "Localize"
-    icon = "audit"
+    icon = "localize"
 
     def function(self) -> Callable[..., str]:
         from fiftyone_cam.analysis.localize import localize

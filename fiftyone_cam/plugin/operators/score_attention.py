@@ -24,7 +24,7 @@ class ScoreAttention(CamOperator["ScoreReport"]):
     title = "Score attention"
     description = "How well the maps find the object: MaxBoxAcc, pointing game and others, beside baselines"
     submit = "Score"
-    icon = "audit"
+    icon = "score"
 
     def function(self) -> Callable[..., ScoreReport]:
         from fiftyone_cam import score_attention

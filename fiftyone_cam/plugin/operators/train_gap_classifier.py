@@ -11,9 +11,9 @@ import fiftyone as fo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError, TrainingError
-from fiftyone_cam.core.names import LITE, SMALL, operator_uri
+from fiftyone_cam.core.names import LITE, SMALL
 from fiftyone_cam.core.tables import escape_markdown
-from fiftyone_cam.plugin import forms, installed, model_sources, work
+from fiftyone_cam.plugin import forms, installed, source_forms, work
 from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.runs import catalog, training_run
 from fiftyone_cam.runs.training_run import TrainingRun
@@ -34,6 +34,7 @@ class TrainGapClassifier(CamOperator[TrainingRun]):
     icon = "train"
     preparing = "Reading the labels"
     delegated_first = True
+    beside = True
 
     def function(self) -> Callable[..., Any]:
         from fiftyone_cam.training.train_classifier import train_classifier
@@ -51,7 +52,7 @@ class TrainGapClassifier(CamOperator[TrainingRun]):
             "ground_truth",
             label="Ground truth",
             description="What is learned. Samples without a label are left out",
-            default=labels[0] if len(labels) == 1 else None,
+            default=forms.last_truth(ctx.dataset) or labels[0],
             required=True,
             view=forms.choices(dict.fromkeys(labels, "")),
         )
@@ -102,18 +103,13 @@ class TrainGapClassifier(CamOperator[TrainingRun]):
         return [result.field(training_run.PREDICTION)]
 
     def finished(self, ctx: Any, result: TrainingRun) -> Any:
-        offer = types.Button(
-            label="Compute class activation maps with it",
-            operator=operator_uri("compute_cam"),
-            params={
-                "source": "checkpoint",
-                "checkpoint": str(result.checkpoint),
-                "ground_truth": self.given(ctx)["ground_truth"],
-                "key": forms.free_key(ctx.dataset, f"{result.key}_cam"),
-            },
-            prompt=True,
-            variant="contained",
-        )
+        params = {
+            "source": "checkpoint",
+            "checkpoint": str(result.checkpoint),
+            "ground_truth": self.given(ctx)["ground_truth"],
+            "key": forms.free_key(ctx.dataset, f"{result.key}_cam"),
+        }
+        offer = work.form_button("Compute class activation maps with it", "compute_cam", params)
         return work.summary(ctx, "GAP classifier", words(result), offer=(offer, None))
 
     def answer(self, ctx: Any, result: TrainingRun) -> dict[str, Any]:
@@ -143,9 +139,9 @@ def _network(inputs: types.Object, params: Mapping[str, Any]) -> None:
     )
     arch = params.get("arch") or names[0]
     if arch in (*LITE, *SMALL):
-        forms.mark_invalid(prop, model_sources.SOURCES["lite"].problem(arch) if arch in LITE else None)
+        forms.mark_invalid(prop, source_forms.SOURCES["lite"].problem(arch) if arch in LITE else None)
     else:
-        forms.mark_invalid(prop, model_sources.SOURCES["torchvision"].problem(arch))
+        forms.mark_invalid(prop, source_forms.SOURCES["torchvision"].problem(arch))
     if arch in SMALL:
         return
     inputs.bool(
@@ -162,7 +158,7 @@ def _network(inputs: types.Object, params: Mapping[str, Any]) -> None:
             "freeze",
             label="Train the last layer alone",
             description="Minutes instead of hours without a GPU: what comes before it is computed once",
-            default=False,
+            default=not installed.has_gpu(),
             view=types.CheckboxView(),
         )
 

@@ -180,7 +180,7 @@ class AuditPanel(foo.Panel):
         if record.objects:
             points, audited = report.points(POINTS)
             data.scatter = plots.points(points)
-            body.update(points=len(points), audited=audited)
+            body.update(points=len(points), audited=audited, threshold=record.threshold)
             correct = False if record.ground_truth else None
             regions = report.region_table(correct)
             if not regions and correct is False:  # nothing wrong in view: then what all look at

@@ -9,7 +9,7 @@ from fiftyone.operators import types
 
 from fiftyone_cam.analysis.audit_report import VERDICTS
 from fiftyone_cam.core.tables import escape_markdown
-from fiftyone_cam.plugin import plots
+from fiftyone_cam.plugin import plots, work
 
 WORDS = {
     "trusted": "right, looked at the object",
@@ -61,7 +61,11 @@ def draw(on: foo.Panel, state: Any) -> types.Property:
         if body.get("points"):
             _plots(on, panel, body)
         _mean_maps(on, panel, state, body)
-    return types.Property(panel, view=types.GridView(orientation="vertical", gap=1, pad=2, componentsProps=_NARROW))
+    if not body and work.busy():  # what is being computed shows itself when it is done
+        panel.view("timer", types.TimerView(interval=2000, on_interval=on.refresh))
+    return types.Property(
+        panel, view=types.GridView(orientation="vertical", gap=1, pad=2, componentsProps=_narrow(panel))
+    )
 
 
 def _head(on: foo.Panel, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
@@ -72,14 +76,15 @@ def _head(on: foo.Panel, panel: types.Object, state: Any, body: dict[str, Any]) 
     if body["inside"] is not None:
         parts.append(f"**{body['inside']:.1%}** of the evidence on the object, which covers {body['area']:.1%}")
     row.md(" · ".join(parts), name="words")
-    if state.filter:
-        line = panel.h_stack("filter", align_y="center", gap=2)
-        line.md(f"The view shows **{escape_markdown(state.filter)}**", name="words")
-        line.btn("back", label=f"Back to all {body['samples']:,}", on_click=on.show_base, variant="outlined")
+    # always there, so that nothing moves under the pointer when the view changes
+    line = panel.h_stack("filter", align_y="center", gap=2)
+    line.md(f"The view shows **{escape_markdown(state.filter or 'all of them')}**", name="words")
+    line.btn("back", label=f"Back to all {body['samples']:,}", on_click=on.show_base, variant="outlined",
+             disabled=not state.filter)  # fmt: skip
 
 
 def _tiles(on: foo.Panel, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
-    tiles = panel.grid("tiles", orientation="horizontal", columns=4, gap=1)
+    tiles = panel.grid("tiles", orientation="horizontal", gap=1, componentsProps=_FOUR)
     judged = max(1, sum(body["verdicts"].values()))
     for verdict, color in plots.VERDICTS.items():
         count = body["verdicts"][verdict]
@@ -93,10 +98,11 @@ def _tiles(on: foo.Panel, panel: types.Object, state: Any, body: dict[str, Any])
             componentsProps=_tile(color, state.filter == verdict),
         )
     if body["unjudged"]:
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in body["unjudged"].items())
+        counts = body["unjudged"]
+        reasons = ", ".join(reason if len(counts) == 1 else f"{reason} {n:,}" for reason, n in counts.items())
         panel.btn(
             "unjudged",
-            label=f"{sum(body['unjudged'].values()):,} without a verdict: {reasons}",
+            label=f"{sum(counts.values()):,} without a verdict: {reasons}",
             on_click=on.show_unjudged,
             variant="outlined",
             componentsProps=_quiet(),
@@ -143,8 +149,10 @@ def _plots(on: foo.Panel, panel: types.Object, body: dict[str, Any]) -> None:
     shown = f"{body['points']:,} of {body['audited']:,} samples, drawn at random. " if (
         body["points"] < body["audited"]
     ) else f"{body['points']:,} samples. "  # fmt: skip
-    about = f"{shown}Click a point to open its sample, draw a lasso to see a group"
-    _heading(panel, "points", "Evidence on the object, and confidence", about)
+    border = body["threshold"]
+    about = f"{shown}Right of the line, focus {border:g}, it looked at the object. "
+    about += "Click a point to open its sample, draw a lasso to see a group"
+    _heading(panel, "points", "Focus on the object, and confidence", about)
     panel.plot(
         "scatter",
         on_click=on.open_sample,
@@ -156,14 +164,24 @@ def _plots(on: foo.Panel, panel: types.Object, body: dict[str, Any]) -> None:
             "showlegend": True,
             "legend": plots.LEGEND,
             "xaxis": {
-                "title": {"text": "share of the evidence inside the object"},
+                "title": {"text": "focus (0.5 is chance)"},
                 "range": [-0.02, 1.02],
-                "tickformat": ".0%",
             },
+            "shapes": [
+                {
+                    "type": "line",
+                    "x0": border,
+                    "x1": border,
+                    "yref": "paper",
+                    "y0": 0,
+                    "y1": 1,
+                    "line": {"dash": "dot", "width": 1, "color": plots.OTHERS},
+                }
+            ],
             "yaxis": {"title": {"text": "confidence"}, "range": [-0.02, 1.02], "tickformat": ".0%"},
             "margin": {"t": 30, "l": 8, "r": 24, "b": 8},
         },
-        config={**plots.CONFIG, "scrollZoom": False},
+        config=plots.CONFIG,
     )
 
 
@@ -188,8 +206,17 @@ def _mean_maps(on: foo.Panel, panel: types.Object, state: Any, body: dict[str, A
 
 _LINE = "rgba(128, 128, 128, 0.45)"
 
-_NARROW = {"grid": {"sx": {"gridTemplateColumns": "minmax(0, 1fr)"}}}
-"""No wider than the panel, whatever is in it."""
+_FOUR = {
+    "grid": {
+        "sx": {
+            "display": "grid",
+            "gridAutoFlow": "row",
+            "gridTemplateColumns": "repeat(4, minmax(0, 1fr))",
+            "@container (max-width: 480px)": {"gridTemplateColumns": "repeat(2, minmax(0, 1fr))"},
+        }
+    }
+}
+"""Four beside each other, or two above two."""
 
 _TABLE = {
     "tableContainer": {
@@ -199,9 +226,23 @@ _TABLE = {
             "&& .MuiTableCell-root": {"padding": "4px 6px"},
             "& td, & th, & p": {"fontSize": "0.85rem"},
             "& tr": {"cursor": "pointer"},
+            "@container (max-width: 480px)": {
+                "&& .MuiTableCell-root": {"padding": "2px 3px"},
+                "& td, & th, & p": {"fontSize": "0.7rem"},
+            },
         }
     }
 }
+
+
+def _narrow(panel: types.Object) -> dict[str, Any]:
+    """No wider than the panel, whatever is in it; the row that leads back stays in sight."""
+    style: dict[str, Any] = {"gridTemplateColumns": "minmax(0, 1fr)", "containerType": "inline-size"}
+    names = list(panel.properties)
+    if "filter" in names:
+        sticky = {"position": "sticky", "top": 0, "zIndex": 3, "backgroundColor": "background.level2"}
+        style[f"& > :nth-of-type({names.index('filter') + 1})"] = sticky
+    return {"grid": {"sx": style}}
 
 
 def _heading(panel: types.Object, name: str, title: str, about: str) -> None:

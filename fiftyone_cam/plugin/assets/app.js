@@ -1,0 +1,160 @@
+// What only the browser can do. The App loads this file with the plugin; Python triggers these operators by their names.
+//
+// The App has no way, for Python alone, to tell an open sidebar of new groups, or to show progress without a dialog over
+// everything, whose button "Done" is none.
+(() => {
+  "use strict";
+  const { Operator, OperatorConfig, executeOperator, registerOperator, usePromptOperatorInput } = window.__foo__;
+  const { useRecoilCallback } = window.recoil;
+  const fos = window.__fos__;
+  const PLUGIN = "@fiftyone-cam/cam";
+  const GROUPS = ["CAM", "CAM numbers"];
+
+  const unlisted = (name) => new OperatorConfig({ name, label: name, unlisted: true });
+  const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+  /** Whether the App knows a field by now. */
+  const useKnown = () =>
+    useRecoilCallback(({ snapshot }) => async (path) => Boolean(await snapshot.getPromise(fos.field(path))));
+
+  /** Whether fields are known at last: a dataset that is reloaded comes some time later. Others need not wait for it. */
+  async function whenKnown(known, paths) {
+    for (let tries = 0; tries < 100; tries++) {
+      if ((await Promise.all(paths.map(known))).every(Boolean)) return true;
+      await pause(100);
+    }
+    return false;
+  }
+
+  /** The sidebar's groups with ours among them: where they were, or else behind the labels. */
+  function arranged(current, ours) {
+    const taken = new Set(ours.flatMap((group) => group.paths));
+    const wanted = new Map(ours.map((group) => [group.name, group]));
+    const groups = [];
+    for (const group of current) {
+      if (!GROUPS.includes(group.name)) {
+        groups.push({ ...group, paths: group.paths.filter((path) => !taken.has(path)) });
+      } else if (wanted.has(group.name)) {
+        groups.push({ ...group, paths: wanted.get(group.name).paths });
+        wanted.delete(group.name);
+      }
+    }
+    const before = ["metadata", "labels", "CAM"];
+    for (const group of wanted.values()) {
+      const at = groups.reduce((last, { name }, index) => (before.includes(name) ? index : last), -1);
+      groups.splice(at + 1, 0, group);
+    }
+    return groups;
+  }
+
+  /** params: groups, as fiftyone_cam/dataset/app_config.py: groups() gives them. */
+  class ArrangeSidebar extends Operator {
+    get config() {
+      return unlisted("arrange_sidebar");
+    }
+    useHooks() {
+      return {
+        known: useKnown(),
+        arrange: useRecoilCallback(({ set }) => (groups) => {
+          for (const modal of [false, true]) {  // beside the grid, and beside an open sample
+            set(fos.sidebarGroupsDefinition(modal), (current) => (current.length ? arranged(current, groups) : current));
+          }
+        }),
+      };
+    }
+    async execute({ hooks, params }) {
+      const paths = params.groups.flatMap((group) => group.paths);
+      whenKnown(hooks.known, paths).then((there) => there && hooks.arrange(params.groups));
+    }
+  }
+
+  /** params: dataset, operators as pairs of a name and params. Execute them if the App shows the dataset. */
+  class WhenOpen extends Operator {
+    get config() {
+      return unlisted("when_open");
+    }
+    useHooks() {
+      return { open: useRecoilCallback(({ snapshot }) => () => snapshot.getPromise(fos.datasetName)) };
+    }
+    async execute({ hooks, params }) {
+      if ((await hooks.open()) !== params.dataset) return;
+      for (const [operator, asked] of params.operators) executeOperator(operator, asked);
+    }
+  }
+
+  /** params: operator, params. Close what an operator said in the end, and open a form, filled in. */
+  class OpenForm extends Operator {
+    get config() {
+      return unlisted("open_form");
+    }
+    useHooks() {
+      return { prompt: usePromptOperatorInput() };
+    }
+    async execute({ hooks, params }) {
+      const buttons = document.querySelectorAll('[data-cy="operators-prompt-view-modal"] button');
+      [...buttons].find((button) => button.textContent === "Done")?.click();
+      hooks.prompt(params.operator, params.params);
+    }
+  }
+
+  const STYLE = `
+    position: fixed; left: 50%; bottom: 24px; transform: translateX(-50%); z-index: 2000; width: min(640px, 90vw);
+    box-sizing: border-box; padding: 12px 16px; border-radius: 6px; font-size: 14px; line-height: 1.5;
+    color: var(--fo-palette-text-primary); background: var(--fo-palette-background-level2);
+    border: 1px solid var(--fo-palette-divider); box-shadow: 0 4px 16px rgba(0, 0, 0, 0.4);`;
+
+  function made(tag, style, text) {
+    const element = document.createElement(tag);
+    element.style.cssText = style;
+    element.textContent = text ?? "";
+    return element;
+  }
+
+  /** The strip of one work: a line of words, a bar, and a button that stops it. */
+  function strip(work, note) {
+    const root = made("div", STYLE);
+    root.dataset.cy = "cam-progress";
+    root.dataset.work = work;
+    const line = made("div", "display: flex; align-items: center; gap: 12px;");
+    const label = made("div", "flex: 1;");
+    label.setAttribute("role", "status");
+    const stop = made("button", `cursor: pointer; padding: 4px 14px; border-radius: 4px; font-size: 14px;
+      background: none; color: inherit; border: 1px solid currentColor;`, "Stop");
+    stop.onclick = () => {
+      stop.disabled = true;
+      label.textContent = "Stopping";
+      executeOperator(`${PLUGIN}/stop_work`, { work });
+    };
+    line.append(label, stop);
+    const bar = made("div", "height: 4px; margin: 8px 0; border-radius: 2px; background: var(--fo-palette-divider);");
+    const done = made("div", `height: 100%; width: 0; border-radius: 2px; transition: width 0.4s;
+      background: var(--fo-palette-primary-plainColor);`);
+    bar.append(done);
+    root.append(line, bar, made("div", "font-size: 12px; color: var(--fo-palette-text-secondary);", note));
+    document.body.append(root);
+    return Object.assign(root, { label, done, stop });
+  }
+
+  /** params: work, label, progress from 0 to 1 or null, note; without a label, the work is over. */
+  class ShowWork extends Operator {
+    get config() {
+      return unlisted("show_work");
+    }
+    async execute({ params }) {
+      const { work, label, progress, note } = params;
+      const there = [...document.querySelectorAll('[data-cy="cam-progress"]')];
+      const mine = there.find((element) => element.dataset.work === work);
+      if (!label) {
+        mine?.remove();
+        return;
+      }
+      const shown = mine ?? strip(work, note);
+      if (!shown.stop.disabled) shown.label.textContent = label;
+      shown.done.style.width = `${100 * (progress ?? 0)}%`;
+    }
+  }
+
+  for (const operator of [ArrangeSidebar, WhenOpen, OpenForm, ShowWork]) {
+    registerOperator(operator, PLUGIN);
+  }
+})();
