@@ -3,7 +3,7 @@
     python -m benchmarks.cost                       # all four networks, some minutes
     python -m benchmarks.cost vit_small --rounds 9
 
-Two take turns in each round; the first round warms up. CPU seconds of the process, medians, within one run.
+Two take turns in each round; the first round warms up. CPU seconds of the process; medians of each round's ratio.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def compared(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> t
             run()
             if turn:
                 seconds[run].append(time.process_time() - began)
-    alone = statistics.median(seconds[one])
-    return statistics.median(seconds[other]) / alone - 1, alone
+    ratios = [theirs / alone for alone, theirs in zip(seconds[one], seconds[other], strict=True)]
+    return statistics.median(ratios) - 1, statistics.median(seconds[one])
 
 
 def grad_cam(case: Case, module: nn.Module) -> Callable[..., Any] | None:

@@ -98,6 +98,9 @@ def read_logits(output: Any, index: int = 0) -> Tensor:
         return output["logits"]  # type: ignore[no-any-return]
     if isinstance(getattr(output, "logits", None), Tensor):
         return output.logits  # type: ignore[no-any-return]
+    last = getattr(output, "last_hidden_state", None)
+    if isinstance(last, Tensor) and last.ndim == 2:
+        return last  # as PP-LCNet of transformers names its logits
     if isinstance(output, (tuple, list)) and len(output) > index and isinstance(output[index], Tensor):
         return output[index]  # type: ignore[no-any-return]
     raise HeadError(f"expected the forward to return logits, found {type(output).__name__}")

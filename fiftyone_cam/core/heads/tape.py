@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ class Step:
 
     ``outputs`` are nodes, in the order of the output's tensors (None: an argument given back as it was). ``mutated``
     are arguments that it changed in place, by their place among the call's tensors, and their new nodes. ``held`` are
-    the tensors of what may be attention, where the tape holds them.
+    the tensors of what may be attention, where the tape holds them. ``reads`` and ``writes`` are all nodes that go in
+    and come out.
     """
 
     func: Callable[..., Any]
@@ -41,15 +43,12 @@ class Step:
     kwargs: Any
     outputs: list[int | None]
     mutated: dict[int, int]
+    reads: list[int]
     held: list[Tensor] = field(default_factory=list)
+    writes: list[int] = field(init=False)
 
-    @property
-    def reads(self) -> list[int]:
-        return [ref.node for ref in refs_in((self.args, self.kwargs))]
-
-    @property
-    def writes(self) -> list[int]:
-        return [node for node in (*self.outputs, *self.mutated.values()) if node is not None]
+    def __post_init__(self) -> None:
+        self.writes = [node for node in (*self.outputs, *self.mutated.values()) if node is not None]
 
 
 class Tape(TorchFunctionMode):
@@ -184,7 +183,8 @@ class Tape(TorchFunctionMode):
                 outputs.append(changed[id(tensor)])
             else:
                 outputs.append(self.node(tensor) if id(tensor) in given else self._mark(tensor))
-        step = Step(func, short_name(name), name, self._calls[name], written[0], written[1], outputs, mutated)
+        reads = [node for node in nodes if node is not None]
+        step = Step(func, _short_name(name), name, self._calls[name], written[0], written[1], outputs, mutated, reads)
         if self._hold and step.name in ATTENDING and len(step.reads) > 1:
             step.held = tensors
         self.steps.append(step)
@@ -195,6 +195,9 @@ class Tape(TorchFunctionMode):
             node = self.node(value)
             return value if node is None else Ref(node)
         return mapped(value, self._written)
+
+
+_short_name = cache(short_name)
 
 
 def mapped(value: Any, function: Callable[[Any], Any]) -> Any:

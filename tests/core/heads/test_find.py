@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torchvision
@@ -111,7 +113,14 @@ class OneByOne(nn.Module):
         return (self.last(torch.relu_(self.body(input)).mean((2, 3), keepdim=True)).flatten(1),)
 
 
-@pytest.mark.parametrize("kind", [NHWC, Tokens, OneByOne])
+class Unnamed(NHWC):
+    """Logits under another name, as PP-LCNet in transformers."""
+
+    def forward(self, input):
+        return SimpleNamespace(last_hidden_state=super().forward(input))
+
+
+@pytest.mark.parametrize("kind", [NHWC, Tokens, OneByOne, Unnamed])
 def test_layouts_and_outputs_of_other_libraries(kind):
     torch.manual_seed(0)
     module = kind().eval()
