@@ -59,7 +59,7 @@ def main() -> None:
 
         # Is it the animal, or the cage around it? Without annotations: how much of it lies at the border?
         focam.audit(test, key)
-        rows, columns = test.first()[f"{key}_heatmap"].grid.shape
+        rows, columns = test.first()[f"{key}_heatmap"].cam.grid.shape
         outer = 1 - (rows - 2) * (columns - 2) / (rows * columns)
         right, wrong = test.match(F(f"{key}_correct") == True), test.match(F(f"{key}_correct") == False)  # noqa: E712
         for name, view in (("right", right), ("wrong", wrong)):

@@ -61,7 +61,7 @@ def main() -> None:
     for name in CLASSES:
         of_class = test.match(F("ground_truth.label") == name)
         right = of_class.match(F("cam_correct") == True)  # noqa: E712
-        grids = [heatmap.grid for heatmap in right.values("cam_heatmap")]
+        grids = [heatmap.cam.grid for heatmap in right.values("cam_heatmap")]
         means[name] = np.mean(grids, axis=0) if grids else np.zeros((1, 1))
         shares[name] = len(right) / len(of_class)
     most = max(np.abs(mean).max() for mean in means.values())

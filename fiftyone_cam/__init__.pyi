@@ -7,6 +7,8 @@ from .analysis.compare_report import load_comparison as load_comparison
 from .analysis.export_overlays import Overlays as Overlays
 from .analysis.export_overlays import export_overlays as export_overlays
 from .analysis.localize import localize as localize
+from .analysis.redraw_heatmaps import Redrawn as Redrawn
+from .analysis.redraw_heatmaps import redraw_heatmaps as redraw_heatmaps
 from .analysis.score_attention import score_attention as score_attention
 from .analysis.score_report import AttentionScores as AttentionScores
 from .analysis.score_report import ScoreReport as ScoreReport

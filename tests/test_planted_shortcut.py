@@ -203,6 +203,6 @@ def test_the_comparison_shows_what_honest_training_mended(planted, failures):
 
 
 def test_every_logit_is_the_sum_of_its_parts(planted):
-    columns = [f"biased_{name}" for name in ("evidence_in", "evidence_out", "heatmap.bias", "heatmap.logit")]
+    columns = [f"biased_{name}" for name in ("evidence_in", "evidence_out", "heatmap.cam.bias", "heatmap.logit")]
     inside, outside, bias, logit = map(np.array, planted.values(columns))
     np.testing.assert_allclose(inside + outside + bias, logit, rtol=1e-5, atol=1e-5 * np.abs(logit).max())

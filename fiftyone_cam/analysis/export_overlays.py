@@ -16,19 +16,22 @@ import cv2
 import fiftyone as fo
 import fiftyone.core.utils as fou
 
+from fiftyone_cam.core.boxes import as_box
+from fiftyone_cam.core.contact_sheet import Card, contact_sheet, shrink
+from fiftyone_cam.core.display import OPACITY
 from fiftyone_cam.core.errors import CamError, FieldError, ImageError, NotDoneError
 from fiftyone_cam.core.files import write_atomically
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import ERROR, HEATMAP, PREDICTION
-from fiftyone_cam.core.overlay import Picture, blend, caption, check_style, sheet, stack, thumbnail
+from fiftyone_cam.core.overlay import APP, Picture, blend, caption, check_style, stack
 from fiftyone_cam.core.tables import Summary
 from fiftyone_cam.core.workers import Workers, default_count
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import Translation
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
-from fiftyone_cam.runs.heatmaps import grid_of, signed_map
+from fiftyone_cam.runs.heatmaps import cam_of, signed_map
 
 MANIFEST, CONTACT_SHEET = "manifest.csv", "contact_sheet.png"
 COLUMNS = (
@@ -41,7 +44,6 @@ SCHEMA_VERSION = 1
 """Of the manifest: in each row, so that whatever reads CSV reads it; in the last column, so that none moves."""
 
 ON_SHEET = 24
-_THUMBNAIL = 256
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ def export_overlays(
     samples: Collection,
     key: str,
     out_dir: str | os.PathLike[str],
-    colormap: str = "jet",
-    alpha: float = 0.5,
+    colormap: str = APP,
+    alpha: float = OPACITY,
     text: bool = True,
     side_by_side: bool = False,
     *,
@@ -101,7 +103,7 @@ def export_overlays(
         samples: a dataset or view; each sample with a map gives a picture.
         key: a run of :func:`compute_cam`.
         out_dir: a folder.
-        colormap: one of OpenCV's: ``"jet"`` as in the posts, ``"inferno"``, ``"viridis"``, …
+        colormap: ``"heat"`` as in the App, or one of OpenCV's: ``"jet"`` as in the posts, ``"viridis"``, …
         alpha: the heatmap's share in the sum.
         text: write class and confidence above the photo, and the truth where the class is wrong.
         side_by_side: show the photo alone, at the left of the one with the heatmap.
@@ -125,19 +127,20 @@ def export_overlays(
     manifest.claim([row["file"] for row in rows if row["file"]])
     worst = sorted((row for row in rows if row["file"]), key=_goodness)[:ON_SHEET]
     wanted = {row["id"] for row in worst}
-    thumbnails: dict[str, Picture] = {}
+    small: dict[str, Picture] = {}
 
     def export(found: tuple[dict[str, Any], fo.Heatmap]) -> None:
         row, heatmap = found
         try:
-            picture = _picture(row, heatmap, colormap, alpha, text, side_by_side)
+            photo, overlay = _overlay(row, heatmap, colormap, alpha, run.record.threshold)
+            picture = _picture(row, photo, overlay, text, side_by_side)
         except (ImageError, FieldError) as error:
             row["error"] = str(error)
             return
         manifest.write(row["file"], _png(picture))
         row["error"] = ""
         if row["id"] in wanted:
-            thumbnails[row["id"]] = thumbnail(picture, _THUMBNAIL)
+            small[row["id"]] = shrink(overlay)
 
     field = run.field(HEATMAP)
     pending = {row["id"]: row for row in rows if row["file"]}
@@ -161,9 +164,9 @@ def export_overlays(
     finally:
         manifest.save(rows)
 
-    shown = [thumbnails[row["id"]] for row in worst if row["id"] in thumbnails]
+    shown = [row for row in worst if row["id"] in small]
     if shown:
-        manifest.write(CONTACT_SHEET, _png(sheet(shown)))
+        manifest.write(CONTACT_SHEET, _png(contact_sheet(_sections(shown, small))))
     skipped = Counter(str(row["error"]) for row in rows if row["error"])
     written = len(rows) - sum(skipped.values())
     return Overlays(
@@ -177,17 +180,17 @@ def _rows(samples: Collection, run: CamRun) -> list[dict[str, Any]]:
     translation = Translation(run.classes, run.record.settings.class_map)
     heatmap, prediction, error = (run.field(name) for name in (HEATMAP, PREDICTION, ERROR))
     paths = ["id", "filepath", f"{prediction}.label", f"{prediction}.confidence"]
-    paths += [f"{heatmap}.logit", f"{heatmap}.bias", error]
+    paths += [f"{heatmap}.logit", error]
     columns = samples.values(paths)
     truths = samples.values(f"{truth}.label") if truth else [None] * len(columns[0])
     rows = []
-    for id, path, label, confidence, logit, bias, reason, true in zip(*columns, truths, strict=True):
+    for id, path, label, confidence, logit, reason, true in zip(*columns, truths, strict=True):
         row: dict[str, Any] = {**dict.fromkeys(COLUMNS, ""), "schema_version": SCHEMA_VERSION}
         row |= {"id": id, "filepath": path, "run": run.key, "scale": run.record.scale, "truth": true or ""}
         if logit is None:
             row["error"] = reason or "no map was computed"
         else:
-            row |= {"file": _name(path, id), "label": label, "confidence": confidence, "logit": logit, "bias": bias}
+            row |= {"file": _name(path, id), "label": label, "confidence": confidence, "logit": logit}
             right = translation.is_right(label, true)
             row["right"] = "" if right is None else right
         rows.append(row)
@@ -206,21 +209,43 @@ def _goodness(row: dict[str, Any]) -> tuple[bool, float]:
     return not wrong, -confidence if wrong else confidence
 
 
-def _picture(
-    row: dict[str, Any], heatmap: fo.Heatmap, colormap: str, alpha: float, text: bool, side_by_side: bool
-) -> Picture:
+def _sections(worst: Sequence[dict[str, Any]], small: dict[str, Picture]) -> list[tuple[str, list[Card]]]:
+    """The contact sheet's: where the wrong ones end, a heading says so."""
+    wrong = [row for row in worst if row["right"] is False]
+    right = [row for row in worst if row["right"] is True]
+    rest = [row for row in worst if row["right"] == ""]
+    sections = [
+        (f"Wrong: {len(wrong)}, the most confident first", wrong),
+        (f"Right: {len(right)}, the least confident first", right),
+        (f"{len(rest)} whose true class is not known, the least confident first", rest),
+    ]
+    return [(heading, [Card(small[row["id"]], _words(row)) for row in rows]) for heading, rows in sections]
+
+
+def _words(row: dict[str, Any]) -> list[str]:
+    lines = [f"{row['label']} {row['confidence']:.1%}"]
+    return [*lines, f"truth: {row['truth']}"] if row["right"] is False else lines
+
+
+def _overlay(
+    row: dict[str, Any], heatmap: fo.Heatmap, colormap: str, alpha: float, threshold: float
+) -> tuple[Picture, Picture]:
     photo = read_image(row["filepath"])
+    cam = cam_of(heatmap)
+    evidence = signed_map(heatmap, photo.shape[:2])
+    overlay = blend(photo, evidence, as_box(cam["seen"]), row["scale"], colormap, alpha, threshold)
+    row["bias"] = cam["bias"]
+    return photo, overlay
+
+
+def _picture(row: dict[str, Any], photo: Picture, picture: Picture, text: bool, side_by_side: bool) -> Picture:
     height, width = photo.shape[:2]
-    _, _, seen = grid_of(heatmap)
-    picture = blend(photo, signed_map(heatmap, (height, width)), seen, row["scale"], colormap, alpha)
     left = top = 0
     if side_by_side:
         picture = stack([photo, picture], axis=1)
         left = picture.shape[1] - width
     if text:
-        lines = [f"{row['label']} {row['confidence']:.1%}"]
-        lines += [f"truth: {row['truth']}"] if row["right"] is False else []
-        captioned = caption(picture, lines)
+        captioned = caption(picture, _words(row))
         top = captioned.shape[0] - height
         picture = captioned
     row |= {"left": left, "top": top, "width": width, "height": height}

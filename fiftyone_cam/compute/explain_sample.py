@@ -10,6 +10,7 @@ from bson import ObjectId
 
 from fiftyone_cam.classifiers.classifier import load_classifier
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.names import EXPLAINED
 from fiftyone_cam.core.results import Failure
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs import catalog
@@ -52,8 +53,8 @@ def explain_sample(
     result = classifier.explain(sample.filepath, None if label is None else [label])
     if isinstance(result, Failure):
         raise CamError(f"{os.path.basename(sample.filepath)} cannot be explained: {result.reason}")
-    heat = heatmap(result.maps[0], result, run.record.scale)
-    path = run.claim_field("explained", ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
+    heat = heatmap(result.maps[0], result, run.record.scale, run.record.threshold)
+    path = run.claim_field(EXPLAINED, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
     run.dataset.set_values(path, {sample_id: heat}, key_field="id")
     run.arrange()
     return heat

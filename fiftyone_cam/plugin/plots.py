@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fiftyone_cam.analysis import audit_report
+from fiftyone_cam.core.display import HEAT, OPACITY, SIGNED, THRESHOLD, fade_width
 from fiftyone_cam.plugin import queries
 
 VERDICTS = {"trusted": "#3fa66b", "shortcut": "#e0a126", "confused": "#4f86e8", "distracted": "#e5484d"}
@@ -21,22 +22,31 @@ CLASSES = ("#4f86e8", "#e0a126", "#3fa66b", "#b072d8", "#e5707a", "#35a7b8", "#a
 OTHERS = "#8c8c8c"
 MARK = "#e5484d"
 
-INFERNO = [[0, "#000004"], [0.25, "#57106e"], [0.5, "#bc3754"], [0.75, "#f98e09"], [1, "#fcffa4"]]
-"""The App's Plotly knows it under no name."""
-
 INSIDE, OUTSIDE, BIAS = "#3fa66b", "#e0a126", "#8c8c8c"
 
-SIGNED = [
-    [0, "rgba(40, 120, 255, 0.85)"],
-    [0.38, "rgba(40, 90, 220, 0.45)"],
-    [0.46, "rgba(30, 60, 160, 0.12)"],
-    [0.5, "rgba(0, 0, 0, 0)"],
-    [0.54, "rgba(120, 30, 90, 0.15)"],
-    [0.62, "rgba(190, 50, 70, 0.45)"],
-    [0.8, "rgba(240, 110, 20, 0.65)"],
-    [1, "rgba(255, 230, 120, 0.85)"],
-]
-"""Against the class, nothing, for it: clear over dark and bright."""
+
+def _heat_on_dark() -> list[list[Any]]:
+    """The App's colours of evidence, as Plotly takes them, where no photo lies beneath: none is black."""
+    return [[0, "#000000"], *([share, _color(HEAT, share)] for share in (THRESHOLD, 0.25, 0.375, 0.5, 0.625, 0.75, 1))]
+
+
+def _signed_on_photo() -> list[list[Any]]:
+    """The same for evidence against a class and for it, clear where the App draws none."""
+    shares = (0.0, THRESHOLD, THRESHOLD + fade_width(THRESHOLD), 0.5, 0.75, 1.0)
+    seen = [0.0 if share <= THRESHOLD else OPACITY for share in shares]
+    signed = [(-share, alpha) for share, alpha in zip(shares[:0:-1], seen[:0:-1], strict=True)]
+    signed += list(zip(shares, seen, strict=True))
+    return [[(share + 1) / 2, _color(SIGNED, (share + 1) / 2, alpha)] for share, alpha in signed]
+
+
+def _color(colors: Sequence[str], place: float, alpha: float = 1.0) -> str:
+    """The colour at a place between the first (0) and the last (1)."""
+    at = place * (len(colors) - 1)
+    low = min(int(at), len(colors) - 2)
+    first, second = ([int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in colors[low : low + 2])
+    mixed = (round(a + (b - a) * (at - low)) for a, b in zip(first, second, strict=True))
+    return f"rgba({', '.join(map(str, mixed))}, {alpha:g})"
+
 
 CONFIG = {"displayModeBar": False, "scrollZoom": False}
 """Without Plotly's icons, which lie over the legend: a drag is a lasso, and a double click takes it away."""
@@ -136,7 +146,7 @@ def mean_maps(maps: Sequence[audit_report.MeanMap]) -> tuple[list[Any], list[Any
                 continue
             traces.append(
                 {"type": "heatmap", "z": [[round(float(v), 4) for v in line] for line in mean], "xaxis": x, "yaxis": y,
-                 "colorscale": INFERNO, "zmin": 0, "zmax": max(top, 1e-6), "showscale": not traces,
+                 "colorscale": _heat_on_dark(), "zmin": 0, "zmax": max(top, 1e-6), "showscale": not traces,
                  "colorbar": {"title": {"text": "logit"}, "thickness": 10, "outlinewidth": 0},
                  "hovertemplate": "%{z:.2f}<extra></extra>"}
             )  # fmt: skip
@@ -180,7 +190,7 @@ def logit_bars(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def picture(found: queries.SampleMap) -> tuple[dict[str, Any], dict[str, Any]]:
     """A map over its image: a trace and a layout."""
     height, width = len(found.rows), len(found.rows[0])
-    top = max(max(abs(value) for value in row) for row in found.rows) or 1.0
+    top = found.top
     trace = {
         "type": "heatmap",
         "z": found.rows,
@@ -191,7 +201,7 @@ def picture(found: queries.SampleMap) -> tuple[dict[str, Any], dict[str, Any]]:
         "zmin": -top,
         "zmax": top,
         "zsmooth": "best",
-        "colorscale": SIGNED,
+        "colorscale": _signed_on_photo(),
         "colorbar": {"title": {"text": "logit"}, "thickness": 10, "outlinewidth": 0},
         "hovertemplate": "%{z:+.2f}<extra></extra>",
     }

@@ -184,12 +184,13 @@ def why_no_map(samples: Collection, sample_id: str, key: str) -> Missing:
 
 class SampleMap(NamedTuple):
     """A map over its image: ``label`` and, of a contrast, ``versus``; the signed map, logit units, as rows of numbers;
-    and ``aspect``, the image's width over its height."""
+    ``top``, the evidence that gets the last colour; and ``aspect``, the image's width over its height."""
 
     label: str
     versus: str | None
     filepath: str
     aspect: float
+    top: float
     rows: list[list[float]]
 
 
@@ -209,8 +210,9 @@ def sample_map(samples: Collection, sample_id: str, field: str, side: int = 64) 
     scale = side / max(height, width)
     drawn = signed_map(heat, (max(1, round(height * scale)), max(1, round(width * scale))))
     versus = heat["versus"] if heat.has_attribute("versus") else None
+    top = float(heat.range[1]) if heat.has_attribute("cam") else float(abs(drawn).max()) or 1.0
     rows = [[round(float(value), 3) for value in row] for row in drawn]
-    return SampleMap(heat.label, versus, sample.filepath, width / height, rows)
+    return SampleMap(heat.label, versus, sample.filepath, width / height, top, rows)
 
 
 def _sentence(text: str | None) -> str | None:

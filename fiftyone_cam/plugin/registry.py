@@ -9,6 +9,7 @@ from fiftyone_cam.plugin.operators.delete_cam_run import DeleteCamRun
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
 from fiftyone_cam.plugin.operators.export_overlays import ExportOverlays
 from fiftyone_cam.plugin.operators.localize_from_cam import LocalizeFromCam
+from fiftyone_cam.plugin.operators.redraw_heatmaps import RedrawHeatmaps
 from fiftyone_cam.plugin.operators.restore_colors import RestoreColors
 from fiftyone_cam.plugin.operators.score_attention import ScoreAttention
 from fiftyone_cam.plugin.operators.stop_work import StopWork
@@ -25,6 +26,7 @@ OPERATORS = [
     CompareCamRuns,
     TrainGapClassifier,
     ExportOverlays,
+    RedrawHeatmaps,
     DeleteCamRun,
     RestoreColors,
     StopWork,

@@ -12,12 +12,16 @@ from typing import Any, Literal, TypeVar
 
 from dacite import Config, DaciteError, from_dict
 
+from fiftyone_cam.core.display import THRESHOLD
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.runs.concept_record import ConceptsRecord
 
-SCHEMA_VERSION = 1
-"""Of the records that this version writes and reads."""
+SCHEMA_VERSION = 2
+"""Of the records that are written. 2: heatmaps nest what restores their map in ``cam``, and ``map`` is in logits."""
+
+READABLE = (1, 2)
+"""The versions that can be read: :func:`fiftyone_cam.redraw_heatmaps` brings a run of an earlier one up to date."""
 
 Status = Literal["new", "running", "interrupted", "complete"]
 
@@ -40,7 +44,7 @@ class RunRecord:
     """What is written down of every run.
 
     Attributes:
-        schema_version: of the record; :func:`read_record` refuses others than ours.
+        schema_version: of the record; :func:`read_record` refuses others than :data:`READABLE`.
         status: as it was written last; :attr:`Run.status` knows whether that is still so.
         fields: the dataset's fields that the run wrote, and for each its name without the key.
         views: the saved views that the run made.
@@ -183,6 +187,7 @@ class CamRecord(RunRecord):
         certificate: the largest relative error of all maps.
         scale: evidence that is drawn in full colour, logit units; None before the first map.
         contrast_scale: the same of contrastive maps.
+        threshold: the share of the scale below which evidence is not drawn.
         timing: of the last call that computed something.
         accuracy: against the ground truth.
         precision, recall: of all labels together, where an image may have several.
@@ -204,6 +209,7 @@ class CamRecord(RunRecord):
     certificate: float = 0.0
     scale: float | None = None
     contrast_scale: float | None = None
+    threshold: float = THRESHOLD
     timing: Timing | None = None
     accuracy: float | None = None
     precision: float | None = None
@@ -324,10 +330,10 @@ def read_record(kind: type[Record], entries: Mapping[str, Any], key: str) -> Rec
         entries = _with_version(entries)
     found = entries["schema_version"]
     otherwise = f"or forget it with dataset.delete_run({key!r}): its fields stay"
-    if found != SCHEMA_VERSION:
+    if found not in READABLE:
         raise RunError(
-            f"the record of run {key!r} is of version {found!r}, expected {SCHEMA_VERSION}: use the version of "
-            f"fiftyone_cam that wrote it, {otherwise}"
+            f"the record of run {key!r} is of version {found!r}, expected {SCHEMA_VERSION} or earlier: use the "
+            f"version of fiftyone_cam that wrote it, {otherwise}"
         )
     try:
         return from_dict(kind, dict(entries), Config(type_hooks={float: _as_float}))

@@ -32,10 +32,10 @@ def test_every_sum_holds_on_every_sample(zoo):
     for sample in zoo:
         heat = sample.cam_heatmap
         if sample.cam_evidence_in is not None:
-            total = sample.cam_evidence_in + sample.cam_evidence_out + heat["bias"]
+            total = sample.cam_evidence_in + sample.cam_evidence_out + heat.cam["bias"]
             assert total == pytest.approx(heat["logit"], rel=1e-9, abs=1e-9)
         if sample.cam_regions is None:
-            assert heat["grid"].max() <= 0 or sample.cam_unjudged == "no object"
+            assert heat.cam["grid"].max() <= 0 or sample.cam_unjudged == "no object"
             continue
         parts = sample.cam_regions.classifications
         assert sum(part.confidence for part in parts) == pytest.approx(1, abs=1e-9)
@@ -60,8 +60,10 @@ def test_flipping_images_and_annotations_together_changes_nothing(zoo):
     flipped, made, samples = fo.Dataset(), [], []
     for sample in zoo:
         heat = sample.cam_heatmap
-        places = mirror(heat["box"]), mirror(heat["seen"])
-        made.append(Made(heat.label, heat["grid"][:, ::-1], heat["bias"], sample.cam_prediction.confidence, *places))
+        places = mirror(heat.cam["box"]), mirror(heat.cam["seen"])
+        made.append(
+            Made(heat.label, heat.cam["grid"][:, ::-1], heat.cam["bias"], sample.cam_prediction.confidence, *places)
+        )
         samples.append(
             {
                 "ground_truth": true(sample.ground_truth.label),

@@ -72,7 +72,7 @@ def test_pets(pets):
             assert None not in pets.values(f"{key}_{name}")
         inside, outside, bias, logit = map(
             np.array,
-            pets.values([f"{key}_{n}" for n in ("evidence_in", "evidence_out", "heatmap.bias", "heatmap.logit")]),
+            pets.values([f"{key}_{n}" for n in ("evidence_in", "evidence_out", "heatmap.cam.bias", "heatmap.logit")]),
         )
         np.testing.assert_allclose(inside + outside + bias, logit, rtol=1e-5)
     comparison = focam.compare(pets, "squashed", "cropped")

@@ -15,9 +15,10 @@ from PIL import Image
 
 import fiftyone_cam as focam
 from fiftyone_cam.analysis.export_overlays import COLUMNS, ON_SHEET, export_overlays
+from fiftyone_cam.core.contact_sheet import Card, contact_sheet, shrink
 from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.image import read_image
-from fiftyone_cam.core.overlay import blend, sheet, thumbnail
+from fiftyone_cam.core.overlay import blend
 from fiftyone_cam.core.preprocessing import CenterCrop, Preprocessing, Resize
 from tests.helpers.networks import tiny_gap, write_photos
 
@@ -84,7 +85,7 @@ def test_each_picture_holds_the_signed_map_over_its_photo_where_the_manifest_say
         assert (int(row["width"]), int(row["height"])) == (width, height)
         signed = focam.signed_map(sample.cam_heatmap, (height, width))
         picture = read_png(out / row["file"])
-        expected = blend(photo, signed, sample.cam_heatmap.seen, scale, "inferno", 0.4)
+        expected = blend(photo, signed, sample.cam_heatmap.cam.seen, scale, "inferno", 0.4)
         assert (picture[top : top + height, left : left + width] == expected).all()
         unseen = signed == 0
         assert 0 < unseen.sum() < unseen.size
@@ -165,16 +166,26 @@ def test_samples_without_a_map_or_a_photo_are_listed_with_the_reason(dataset, tm
 
 
 def test_the_sheet_shows_the_worst_first(dataset, tmp_path, classifier):
-    """Wrong and sure, wrong and unsure, right and unsure, right and sure."""
+    """Wrong and sure, wrong and unsure; under a heading of their own right and unsure, right and sure."""
     explained(dataset, write_photos(tmp_path, ON_SHEET + 6), classifier)
     out = tmp_path / "out"
-    result = export_overlays(dataset, "cam", out, progress=False)
+    result = export_overlays(dataset, "cam", out, text=False, progress=False)
     rows = listed(out)
     wrong = sorted((row for row in rows if row["right"] == "False"), key=lambda row: -float(row["confidence"]))
     right = sorted((row for row in rows if row["right"] == "True"), key=lambda row: float(row["confidence"]))
     assert wrong
     assert right
-    expected = sheet([thumbnail(read_png(out / row["file"]), 256) for row in [*wrong, *right][:ON_SHEET]])
+    right = right[: ON_SHEET - len(wrong)]
+
+    def card(row: dict[str, str], *more: str) -> Card:
+        return Card(shrink(read_png(out / row["file"])), [f"{row['label']} {float(row['confidence']):.1%}", *more])
+
+    expected = contact_sheet(
+        [
+            (f"Wrong: {len(wrong)}, the most confident first", [card(row, f"truth: {row['truth']}") for row in wrong]),
+            (f"Right: {len(right)}, the least confident first", [card(row) for row in right]),
+        ]
+    )
     assert (read_png(result.contact_sheet) == expected).all()
 
 

@@ -169,6 +169,17 @@ class AppPage:
 
     # what is seen
 
+    def rest(self) -> None:
+        """Take the pointer off whatever it is on, unless it makes a tooltip that is to be seen."""
+        if not self.tooltip():
+            self.page.mouse.move(5, 5)
+
+    def tooltip(self) -> dict[str, str]:
+        """What the tooltip of a label says now, by the name of the attribute."""
+        entries = self.page.locator('[data-cy^="attribute-"]')
+        names = [str(entry.get_attribute("data-cy")) for entry in entries.all()]
+        return dict(zip([name.removeprefix("attribute-") for name in names], entries.all_inner_texts(), strict=True))
+
     def pixels(self, what: Locator | None = None) -> np.ndarray:
         """What is on the screen as RGB, ``(height, width, 3)``; the whole page or one element of it."""
         png = (what or self.page).screenshot(animations="disabled")
@@ -244,13 +255,22 @@ class AppPage:
                 )
             self.page.wait_for_timeout(200)
 
-    def shot(self, name: str) -> None:
-        """Keep a screenshot for the README, where ``FIFTYONE_CAM_SCREENSHOTS`` names a folder: small, 256 colours."""
+    def shot(self, name: str, what: Locator | None = None) -> None:
+        """Keep a screenshot for the README, where ``FIFTYONE_CAM_SCREENSHOTS`` names a folder: small, 256 colours.
+
+        Of the whole page, or of one element with a little around it.
+        """
         folder = os.environ.get("FIFTYONE_CAM_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.mouse.move(5, 5)
-            picture = Image.fromarray(self.pixels()).resize((1110, 645), Image.Resampling.LANCZOS)
+            self.rest()
+            picture = Image.fromarray(self.pixels())
+            box = what and what.bounding_box()
+            if box:
+                x, y, width, height = (box[side] for side in ("x", "y", "width", "height"))
+                picture = picture.crop((round(x - 4), round(y - 4), round(x + width + 4), round(y + height + 4)))
+            else:
+                picture = picture.resize((1110, 645), Image.Resampling.LANCZOS)
             picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(Path(folder) / f"{name}.png", optimize=True)
 
 

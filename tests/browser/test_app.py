@@ -14,6 +14,7 @@ from fiftyone import ViewField as F
 from playwright.sync_api import expect
 
 import fiftyone_cam as focam
+from fiftyone_cam.core import display
 from fiftyone_cam.dataset import app_config
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.record import CamRecord, ClassifierRecord, Settings
@@ -45,6 +46,7 @@ def computed(app: AppPage, dataset: fo.Dataset) -> fo.Dataset:
 def compute(app: AppPage, dataset: fo.Dataset) -> list[str]:
     """Open the form, fill it, run it; returns what it said on the way."""
     app.open(dataset)
+    app.shot("button", app.button("cam"))
     app.button("cam").click()
     expect(app.prompt.get_by_text(TITLE)).to_be_visible()
     app.choose("Ground truth", "ground_truth")
@@ -121,7 +123,7 @@ def test_the_sidebar_filters_predictions(app: AppPage, computed: fo.Dataset) -> 
 
 
 def test_contrast_is_drawn_where_the_prediction_is_wrong(app: AppPage, computed: fo.Dataset) -> None:
-    gaps = [np.abs(sample["cam_contrast"].grid).max() if sample["cam_contrast"] else 0.0 for sample in computed]
+    gaps = [np.abs(sample["cam_contrast"].cam.grid).max() if sample["cam_contrast"] else 0.0 for sample in computed]
     in_sight = gaps[:10]
     wrong, fine = int(np.argmax(in_sight)), in_sight.index(0.0)
     right = (F("cam_prediction.label") == F("ground_truth.label")) & ~F("cam_contrast").exists()
@@ -302,9 +304,56 @@ def test_any_class_is_explained_in_the_modal(app: AppPage, computed: fo.Dataset)
     computed.reload()
     heat = computed.first()["cam_explained"]
     assert heat.label == "tabby"
-    assert heat["grid"].mean() + heat["bias"] == pytest.approx(heat["logit"], rel=1e-5)
+    assert heat.cam.grid.mean() + heat.cam.bias == pytest.approx(heat["logit"], rel=1e-5)
     assert pictures[0] != pictures[1]
     app.page.keyboard.press("Escape")
+
+
+def test_the_tooltip_says_class_logit_and_evidence(app: AppPage, computed: fo.Dataset) -> None:
+    """No bytes, no boxes. The evidence under the pointer is in logit units."""
+    sample = computed.match(F("filepath").ends_with("/rocket.jpg")).first()
+    app.open(computed)
+    index = computed.values("id").index(sample.id)
+    app.lookers.nth(index).click()
+    media = app.page.locator('[data-cy="modal-looker-container"]').first
+    expect(media).to_be_visible()
+    app.page.wait_for_timeout(1500)
+    heat = sample.cam_heatmap
+    row, column = np.unravel_index(heat.map.argmax(), heat.map.shape)
+    place = (column + 0.5) / heat.map.shape[1], (row + 0.5) / heat.map.shape[0]
+
+    def hovered() -> dict[str, str] | None:
+        box = app.box(media)
+        scale = min(box["width"] / heat.map.shape[1], box["height"] / heat.map.shape[0])
+        size = heat.map.shape[1] * scale, heat.map.shape[0] * scale
+        corner = box["x"] + (box["width"] - size[0]) / 2, box["y"] + (box["height"] - size[1]) / 2
+        app.page.mouse.move(corner[0] + place[0] * size[0] - 3, corner[1] + place[1] * size[1] - 3)
+        app.page.mouse.move(corner[0] + place[0] * size[0], corner[1] + place[1] * size[1], steps=3)
+        app.page.wait_for_timeout(400)
+        said = app.tooltip()
+        return said if "pixel" in said else None
+
+    said = app.until(hovered, "the tooltip of the heatmap")
+    app.shot("tooltip")
+    assert set(said) == {"label", "pixel", "range", "logit", "id"}  # the id is the App's own
+    assert said["label"] == heat.label
+    assert float(said["logit"]) == pytest.approx(heat.logit, abs=1e-3)
+    assert float(said["pixel"]) == pytest.approx(float(heat.map.max()), rel=0.15)
+    assert float(heat.map.max()) == pytest.approx(float(focam.signed_map(heat, heat.map.shape).max()), rel=0.1)
+    app.page.keyboard.press("Escape")
+
+
+def test_redrawing_moves_the_threshold_on_the_grid(app: AppPage, computed: fo.Dataset) -> None:
+    app.open(computed)
+    before = app.still()
+    app.browse("Redraw heatmaps")
+    app.type("Threshold in percent", "60")
+    app.submit("Redraw")
+    app.until(lambda: "drawn anew" in app.words() or None, "the word that they are drawn anew")
+    app.done()
+    app.until(lambda: difference(app.picture(), before) > 2 or None, "less of the evidence on the grid")
+    app.shot("threshold")
+    focam.redraw_heatmaps(computed, "cam", progress=False)
 
 
 def test_deleting_a_run_leaves_what_is_not_its_own(app: AppPage, computed: fo.Dataset) -> None:
@@ -329,8 +378,8 @@ def test_stored_colour_scales_are_what_is_drawn(app: AppPage, tmp_path: Path) ->
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((300, 400, 3), 128, np.uint8))
     steps = np.tile(np.linspace(0, 1, 101), (75, 1))
     ramps = {
-        "heatmap": (np.rint(255 * steps).astype(np.uint8), [0, 255], app_config.HEAT),
-        "contrast": (np.rint(127 * (2 * steps - 1)).astype(np.int8), [-127, 127], app_config.SIGNED),
+        "heatmap": (np.rint(255 * steps).astype(np.uint8), [0, 255], display.HEAT),
+        "contrast": (np.rint(127 * (2 * steps - 1)).astype(np.int8), [-127, 127], display.SIGNED),
     }
     dataset = fo.Dataset()
     made_by = ClassifierRecord(source="test", model="ramp", classes=["a", "b"], sha256="0")
@@ -353,7 +402,7 @@ def test_stored_colour_scales_are_what_is_drawn(app: AppPage, tmp_path: Path) ->
     app.open(dataset)
     jet = ("#000083", "#003caa", "#05ffff", "#ffff00", "#fa0000", "#800000")
     app.until(lambda: _drawn(app.picture(0), jet, at=(0.2, 0.4, 0.6, 0.8)) or None, "jet on the heatmap")
-    app.until(lambda: _drawn(app.picture(1), app_config.SIGNED) or None, "still signed colours on the contrast")
+    app.until(lambda: _drawn(app.picture(1), display.SIGNED) or None, "still signed colours on the contrast")
 
 
 def _drawn(picture: np.ndarray, scale: tuple[str, ...], at: tuple[float, ...] = (0.15, 0.3, 0.7, 0.85)) -> bool:

@@ -19,6 +19,6 @@ def test_apply_model_gives_the_same(photos, classifier):
     for a, b in zip(photos.values("am_heatmap"), photos.values("cam_heatmap"), strict=True):
         assert (a is None) == (b is None)
         if a is not None:
-            np.testing.assert_allclose(a.grid, b.grid, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(a.cam.grid, b.cam.grid, rtol=1e-4, atol=1e-6)
     image = np.asarray(Image.open(photos.last().filepath).convert("RGB"))
     assert classifier.predict(image)["prediction"].label == photos.last().cam_prediction.label

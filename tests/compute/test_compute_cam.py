@@ -39,18 +39,19 @@ def test_what_is_stored_restores_the_logit(photos, classifier):
         assert prediction.label == heat.label == NAMES[best]
         assert prediction.confidence == pytest.approx(float(logits.softmax(0)[best]), rel=1e-4)
         assert heat.logit == pytest.approx(float(logits[best]), rel=1e-4)
-        assert heat.grid.dtype == np.float32
-        assert heat.grid.shape == (16, 16)
-        assert heat.grid.mean(dtype=float) + heat.bias == pytest.approx(heat.logit, rel=1e-5, abs=1e-6)
-        assert heat.map.dtype == np.uint8
-        assert heat.map.shape == (48, 64)
+        assert heat.cam.grid.dtype == np.float32
+        assert heat.cam.grid.shape == (16, 16)
+        assert heat.cam.grid.mean(dtype=float) + heat.cam.bias == pytest.approx(heat.logit, rel=1e-5, abs=1e-6)
+        assert heat.map.dtype == np.float32
+        assert heat.map.shape == (84, 112)
         assert focam.signed_map(heat, (480, 640)).shape == (480, 640)
         wrong = prediction.label != sample.ground_truth.label
         assert (sample.cam_contrast is not None) == wrong
         if wrong:
             gap = float(logits[best] - logits[NAMES.index(sample.ground_truth.label)])
             assert sample.cam_contrast.logit == pytest.approx(gap, rel=1e-3, abs=1e-5)
-            assert sample.cam_contrast.grid.mean() + sample.cam_contrast.bias == pytest.approx(gap, rel=1e-3, abs=1e-5)
+            cam = sample.cam_contrast.cam
+            assert cam.grid.mean() + cam.bias == pytest.approx(gap, rel=1e-3, abs=1e-5)
             assert sample.cam_contrast.versus == sample.ground_truth.label
     predicted, true = photos.values(["cam_prediction.label", "ground_truth.label"])
     assert run.record.accuracy == pytest.approx(np.mean(np.array(predicted) == np.array(true)))
@@ -87,7 +88,7 @@ def test_results_do_not_depend_on_batches_threads_or_views(photos, classifier):
     for key in ("many", "view"):
         assert photos.values(f"{key}_prediction.label") == photos.values("one_prediction.label")
         for a, b in zip(photos.values(f"{key}_heatmap"), photos.values("one_heatmap"), strict=True):
-            np.testing.assert_allclose(a.grid, b.grid, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(a.cam.grid, b.cam.grid, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -109,7 +110,7 @@ def test_a_long_run_compiles_on_the_way_and_loses_nothing(photos, classifier, tm
     assert photos.values("compiled_prediction.label") == photos.values("plain_prediction.label")
     for a, b in zip(photos.values("compiled_heatmap"), photos.values("plain_heatmap"), strict=True):
         if b is not None:
-            np.testing.assert_allclose(a.grid, b.grid, rtol=1e-3, atol=1e-4 * np.abs(b.grid).max())
+            np.testing.assert_allclose(a.cam.grid, b.cam.grid, rtol=1e-3, atol=1e-4 * np.abs(b.cam.grid).max())
 
 
 def test_views_of_every_kind(photos, classifier):
@@ -317,11 +318,11 @@ def test_outside_the_crop_there_is_no_heat(dataset, tmp_path):
     dataset.add_samples([fo.Sample(filepath=p) for p in write_photos(tmp_path, 2, (60, 180))])
     focam.compute_cam(dataset, classifier)
     for heat in dataset.values("cam_heatmap"):
-        assert heat.map.shape == (32, 96)
-        assert heat.map[:, 33:63].all()
-        assert not heat.map[:, :31].any()
-        assert not heat.map[:, 65:].any()
-        assert heat.seen == pytest.approx([1 / 3, 0, 1 / 3, 1])
+        assert heat.map.shape == (75, 224)
+        assert heat.map[:, 75:149].any()
+        assert not heat.map[:, :74].any()
+        assert not heat.map[:, 150:].any()
+        assert heat.cam.seen == pytest.approx([1 / 3, 0, 1 / 3, 1])
 
 
 def test_a_run_is_all_that_is_needed_to_repeat_it(photos, classifier):

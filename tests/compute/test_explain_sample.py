@@ -27,7 +27,7 @@ def test_explain_any_class_of_one_sample(photos, classifier):
         sample.reload()
         assert sample.cam_explained.label == label == heat.label
         if label == sample.cam_heatmap.label:
-            np.testing.assert_allclose(sample.cam_explained.grid, sample.cam_heatmap.grid, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(sample.cam_explained.cam.grid, sample.cam_heatmap.cam.grid, rtol=1e-4, atol=1e-6)
     with pytest.raises(focam.SourceError, match=r"'catt' is none of the 3 classes \(did you mean cat"):
         focam.explain_sample(photos, sample.id, classifier, "catt")
     focam.delete_run(photos, "cam")

@@ -28,12 +28,12 @@ def test_a_run_of_any_grade_adds_up_resumes_and_says_its_grade(photos, kind):
         wrong = sample.cam_prediction.label != sample.ground_truth.label
         assert (sample.cam_contrast is not None) == wrong
         for heat in [*heats, sample.cam_contrast] if wrong else heats:
-            assert heat.grid.mean(dtype=float) + heat.bias == pytest.approx(heat.logit, rel=1e-4, abs=1e-5)
+            assert heat.cam.grid.mean(dtype=float) + heat.cam.bias == pytest.approx(heat.logit, rel=1e-4, abs=1e-5)
         if kind == "class token":
             first, second = heats
-            held = (first.grid.mean() - second.grid.mean()) / (first.logit - second.logit)
+            held = (first.cam.grid.mean() - second.cam.grid.mean()) / (first.logit - second.logit)
             assert first.gap_remainder_share == pytest.approx(1 - held, rel=1e-3, abs=1e-3)
-            assert first.remainder_share == pytest.approx(first.bias / first.logit, rel=1e-4)
+            assert first.remainder_share == pytest.approx(first.cam.bias / first.logit, rel=1e-4)
         else:
             assert "remainder_share" not in heats[0].to_dict()
 
@@ -67,7 +67,7 @@ def test_runs_of_any_grade_are_compared_audited_and_explained(photos, kind):
     sample.reload()
     found = sample.a_explained
     assert found.label == NAMES[2]
-    assert found.grid.mean(dtype=float) + found.bias == pytest.approx(found.logit, rel=1e-4, abs=1e-5)
+    assert found.cam.grid.mean(dtype=float) + found.cam.bias == pytest.approx(found.logit, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -32,7 +32,7 @@ def test_the_scale_is_of_the_first_maps_wherever_the_failures_are(dataset, tmp_p
                 dataset.select(ids, ordered=True), classifier, f"{key}_{batch_size}", batch_size=batch_size
             )
             scales.append(run.record.scale)
-    tops = [max(0.0, heat.grid.max()) for heat in dataset.limit(64).values("none_8_heatmap")]
+    tops = [max(0.0, heat.cam.grid.max()) for heat in dataset.limit(64).values("none_8_heatmap")]
     assert scales == pytest.approx([np.percentile(tops, 90)] * 8, rel=1e-5)
 
 

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from fiftyone_cam.core import evidence
 from fiftyone_cam.core.boxes import WHOLE
-from fiftyone_cam.core.display import lay_out, quantize
+from fiftyone_cam.core.display import draw_evidence, lay_out
 from fiftyone_cam.core.explain import Explainer, Prepared
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.overlay import blend
@@ -35,17 +35,17 @@ places = st.tuples(*[st.floats(-2, 2)] * 2, *[st.floats(1e-6, 3)] * 2)
 
 
 @law
-@given(grid=grids, both_signs=st.booleans(), ceiling=st.none() | st.floats(2.0**-120, HUGE, width=32))
-def test_any_map_can_be_displayed(grid, both_signs, ceiling):
-    levels, step = quantize(grid, ceiling, both_signs=both_signs)
-    assert math.isfinite(step)
-    assert step >= 0
-    bound = 127 if both_signs else 255
-    assert np.abs(levels.astype(int)).max() <= bound
+@given(grid=grids, both_signs=st.booleans(), scale=st.none() | st.floats(2.0**-140, HUGE, width=32))
+def test_any_map_can_be_displayed(grid, both_signs, scale):
+    drawn, ceiling = draw_evidence(grid, scale, both_signs=both_signs)
+    assert np.isfinite(drawn).all()
+    assert 0 < ceiling <= HUGE
+    assert np.abs(drawn.astype(float)).max() <= ceiling
+    assert drawn.min() >= (-ceiling if both_signs else 0)
     strength = np.abs(grid) if both_signs else np.maximum(grid, 0)
     top = float(strength.max())
-    if top > 1e-30 and (ceiling is None or top >= ceiling):
-        assert np.abs(levels.astype(int)).max() == bound  # the strongest is drawn in full
+    if top > 1e-30 and (scale is None or top >= scale):
+        assert np.abs(drawn.astype(float)).max() == ceiling  # the strongest is drawn in full
 
 
 @law

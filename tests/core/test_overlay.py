@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fiftyone_cam.core.boxes import WHOLE
-from fiftyone_cam.core.display import lay_out
+from fiftyone_cam.core.display import HEAT, display_size, draw_evidence, lay_out
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.core.overlay import COLORMAPS, PAPER, blend, caption, printable, sheet, stack, thumbnail
+from fiftyone_cam.core.overlay import APP, COLORMAPS, PAPER, blend, caption, printable, stack
 
 NASTY = [
     "",
@@ -28,24 +28,30 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@given(st.integers(0, 255), st.floats(0, 1), st.floats(-5, 20), st.sampled_from(sorted(COLORMAPS)))
+def opencv(name: str) -> np.ndarray:
+    levels = np.arange(256, dtype=np.uint8)
+    return cv2.applyColorMap(levels, getattr(cv2, f"COLORMAP_{name.upper()}"))[:, 0, ::-1].astype(float)
+
+
+@given(st.integers(0, 255), st.floats(0, 1), st.floats(-5, 20), st.sampled_from(sorted(set(COLORMAPS) - {APP})))
 def test_each_pixel_is_the_rounded_sum_in_exact_arithmetic(grey, alpha, evidence, name):
     """uint8 sums would wrap at 256, and OpenCV's colours are BGR."""
     picture = np.full((1, 1, 3), grey, np.uint8)
-    level = round(min(max(evidence / 10, 0), 1) * 255)
-    colour = cv2.applyColorMap(np.full((1, 1), level, np.uint8), COLORMAPS[name])[0, 0, ::-1].astype(float)
-    exact = (1 - alpha) * grey + alpha * colour
-    found = blend(picture, np.full((1, 1), evidence, np.float32), WHOLE, 10.0, name, alpha)[0, 0]
+    share = min(max(evidence / 10, 0), 1)
+    level = round(share * 255)
+    colours = opencv(name)
+    weight = alpha * min(max((share - 0.2) / 0.15, 0), 1)
+    exact = (1 - weight) * grey + weight * colours[level]
+    found = blend(picture, np.full((1, 1), evidence, np.float32), WHOLE, 10.0, name, alpha, 0.2)[0, 0]
     # half a level for the sum's rounding, and what one level of the colour map more or less makes
-    neighbours = cv2.applyColorMap(np.arange(256, dtype=np.uint8), COLORMAPS[name])[:, 0, ::-1].astype(float)
-    slack = np.abs(neighbours[[max(level - 1, 0), min(level + 1, 255)]] - colour).max(0) * alpha
+    slack = np.abs(colours[[max(level - 1, 0), min(level + 1, 255)]] - colours[level]).max(0) * weight + 1e-4
     assert (np.abs(found - exact) <= 0.5001 + slack).all()
 
 
 @pytest.mark.parametrize(("alpha", "equal"), [(0.0, True), (1.0, False)])
 def test_alpha_is_the_heatmaps_share(alpha, equal):
     picture, other = photo(20, 30), photo(20, 30, seed=1)
-    evidence = np.random.default_rng(2).normal(size=(20, 30)).astype(np.float32)
+    evidence = np.random.default_rng(2).uniform(1, 3, size=(20, 30)).astype(np.float32)
     first, second = (blend(one, evidence, WHOLE, 2.0, alpha=alpha) for one in (picture, other))
     assert (first == picture).all() == equal
     assert (first == second).all() != equal  # nothing but the colours is left
@@ -75,11 +81,28 @@ def test_a_photo_of_which_nothing_was_seen_stays_as_it_is():
 
 def test_more_evidence_never_gets_an_earlier_colour():
     evidence = np.linspace(-2, 12, 600, dtype=np.float32)[None]
-    colours = blend(np.zeros((1, 600, 3), np.uint8), evidence, WHOLE, 10.0, "jet", alpha=1.0)[0]
+    black = np.zeros((1, 600, 3), np.uint8)
+    assert (blend(black, evidence, WHOLE, 10.0, "jet", alpha=1.0, threshold=0.0)[0, evidence[0] <= 0] == 0).all()
+    evidence = evidence[:, evidence[0] > 0]
+    colours = blend(black[:, : evidence.size], evidence, WHOLE, 10.0, "jet", alpha=1.0, threshold=0.0)[0]
     scale = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_JET)[:, 0, ::-1]
     levels = [int(np.abs(scale.astype(int) - colour).sum(1).argmin()) for colour in colours.astype(int)]
     assert levels == sorted(levels)
     assert (levels[0], levels[-1]) == (0, 255)
+
+
+def test_a_picture_looks_as_in_the_app(rng):
+    """Seen from afar: where the App draws a pixel in full or not at all, a blend is as strong as these on average."""
+    grid = rng.uniform(-4, 12, (5, 6)).astype(np.float32)
+    size = display_size(400, 480)
+    evidence = lay_out(grid, WHOLE, WHOLE, *size)
+    stops = np.array([[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in HEAT], float)
+    drawn, ceiling = draw_evidence(evidence, 10.0)
+    places = drawn / ceiling * (len(stops) - 1)
+    colours = np.stack([np.interp(places, range(len(stops)), channel) for channel in stops.T], axis=2)
+    app = np.where(drawn[..., None] > 0, 0.3 * 128 + 0.7 * colours, 128.0)
+    ours = blend(np.full((*size, 3), 128, np.uint8), evidence, WHOLE, ceiling).astype(float)
+    assert np.abs(cv2.blur(app, (16, 16)) - cv2.blur(ours, (16, 16))).max() < 10
 
 
 @pytest.mark.parametrize(("change", "word"), [({"colormap": "rainbows"}, "viridis"), ({"alpha": 1.5}, "0 to 1")])
@@ -136,7 +159,7 @@ def test_different_labels_look_different():
     assert len(set(pictures)) == 5
 
 
-# grids
+# stacks
 
 
 def test_a_stack_holds_its_pictures_unchanged_on_dark_ground():
@@ -148,25 +171,6 @@ def test_a_stack_holds_its_pictures_unchanged_on_dark_ground():
     assert (below[12:, :30] == second).all()
     assert (below[10:12] == PAPER).all()
     assert (beside[:5, 22:] == second).all()
-
-
-@pytest.mark.parametrize(("height", "width"), [*SIZES, (256, 256), (1, 256)])
-def test_a_thumbnail_is_a_square_with_the_picture_in_its_middle(height, width):
-    picture = np.full((height, width, 3), 200, np.uint8)
-    square = thumbnail(picture, 256)
-    assert square.shape == (256, 256, 3)
-    rows, columns = np.where((square == 200).all(2))
-    expected = (max(1, round(256 * height / max(height, width))), max(1, round(256 * width / max(height, width))))
-    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == expected
-    assert abs((rows.min() + rows.max()) / 2 - 127.5) <= 1
-
-
-def test_a_sheet_reads_row_by_row():
-    pictures = [np.full((4, 4, 3), 100 + i, np.uint8) for i in range(5)]
-    grid = sheet(pictures, columns=3)
-    found = [int(value) for value in dict.fromkeys(grid[..., 0].ravel().tolist()) if value >= 100]
-    assert found == [100, 101, 102, 103, 104]
-    assert grid.shape == (16, 28, 3)
 
 
 def test_labels_can_be_written_in_many_scripts():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
+from fiftyone_cam.core.display import HEAT, SIGNED
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.dataset import app_config
 from fiftyone_cam.runs import catalog
@@ -176,11 +177,11 @@ def test_forgetting_undoes_showing(labelled: fo.Dataset) -> None:
     assert stored(labelled) == before
 
 
-@pytest.mark.parametrize("scale", [app_config.HEAT, app_config.SIGNED])
+@pytest.mark.parametrize("scale", [HEAT, SIGNED])
 def test_scales_are_even_to_the_eye(scale: tuple[str, ...]) -> None:
     """Lightness rises in even steps: equal steps of evidence look equal."""
     lightness = _lightness(scale)
-    if scale is app_config.SIGNED:
+    if scale is SIGNED:
         middle = len(scale) // 2
         assert np.abs(lightness - lightness[::-1]).max() < 1  # both signs are equally strong
         lightness = lightness[middle:]

@@ -198,7 +198,9 @@ def test_an_actor_and_a_node_die_in_the_middle_and_nothing_is_missing_or_doubled
     assert len(dataset) == 800
     focam.compute_cam(dataset, classifier, "local", batch_size=16, engine=focam.Local(num_workers=1))
     for alone, together in zip(*dataset.values(["local_heatmap", "cam_heatmap"]), strict=True):
-        np.testing.assert_allclose(alone.grid, together.grid, rtol=1e-4, atol=1e-6)  # of batches put together anew
+        np.testing.assert_allclose(
+            alone.cam.grid, together.cam.grid, rtol=1e-4, atol=1e-6
+        )  # of batches put together anew
 
 
 @pytest.mark.slow

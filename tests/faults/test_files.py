@@ -272,5 +272,5 @@ def test_a_sick_network_stores_nothing_of_what_it_says(photos):
     assert set(run.failures) == {"the network returned NaN or infinity"}
     check(photos, before)
     for heat in photos.exists("cam_heatmap").values("cam_heatmap"):
-        assert np.isfinite(heat.grid).all()
-        assert np.isfinite([heat.logit, heat.bias, *heat.range]).all()
+        assert np.isfinite(heat.cam.grid).all()
+        assert np.isfinite([heat.logit, heat.cam.bias, *heat.range]).all()

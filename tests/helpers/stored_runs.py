@@ -83,6 +83,21 @@ def made_run(
     return run
 
 
+def as_version_1(run: CamRun) -> None:
+    """Store a run's heatmaps as the first versions did: the map's own numbers beside its words, drawn in 256 levels."""
+    documents = run.dataset._sample_collection
+    for field in (path for path, name in run.fields.items() if "heatmap" in name):
+        for found in list(documents.find({f"{field}.cam": {"$exists": True}})):
+            heat = found[field]
+            cam = {name: value for name, value in heat.pop("cam").items() if name != "_cls"}
+            small = bulk.pack(np.full((72, 96), 200, np.uint8))
+            documents.update_one(
+                {"_id": found["_id"]}, {"$set": {field: {**heat, **cam, "map": small, "range": [0, 255]}}}
+            )
+    run.update(schema_version=1)
+    run.dataset.reload()
+
+
 def snapshot(dataset: fo.Dataset, field: str) -> dict[str, object]:
     """The stored bytes and numbers of a field, by sample."""
     documents = dataset._sample_collection.find({}, {field: True})

@@ -70,6 +70,21 @@ def ask(name: str, dataset: fo.Dataset, **params: Any) -> dict[str, Any]:
     return found
 
 
+def test_redrawing_answers_with_what_it_drew(computed: fo.Dataset) -> None:
+    before = [heat.map for heat in computed.values("second_heatmap")]
+    answer = ask("redraw_heatmaps", computed, percent=40)  # the run is the form's default, the last one
+    maps = computed.count("second_heatmap") + computed.count("second_contrast")
+    assert answer == {"heatmaps": maps, "fields": ["second_heatmap", "second_contrast"], "threshold": 0.4}
+    assert focam.load_run(computed, "second").record.threshold == 0.4
+    assert all(
+        (heat.map != 0).sum() <= (old != 0).sum()
+        for heat, old in zip(computed.values("second_heatmap"), before, strict=True)
+    )
+    answer = ask("redraw_heatmaps", computed, key="first", percent=0, field="first_contrast")
+    assert answer["fields"] == ["first_contrast"]
+    assert focam.load_run(computed, "first").record.threshold == 0.15
+
+
 def test_computing_answers_with_what_the_run_holds(photos: fo.Dataset, checkpoint: Path) -> None:
     answer = ask("compute_cam", photos, classifier=str(checkpoint))  # the key is the form's default
     run = focam.load_run(photos, "cam")
@@ -140,6 +155,7 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
         "score_attention": ("second", "things"),
         "compare_cam_runs": ("first", "second"),
         "export_overlays": ("second", tmp_path / "out"),
+        "redraw_heatmaps": ("second", 0.5),
         "train_gap_classifier": ("ground_truth", tmp_path / "out"),
     }[operator.operator]
     short = {"arch": "small_gap_net", "size": 16, "recipe": focam.Recipe(epochs=1)}

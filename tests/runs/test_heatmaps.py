@@ -9,6 +9,7 @@ import fiftyone.core.odm as foo
 import numpy as np
 import pytest
 
+from fiftyone_cam.core.display import lay_out
 from fiftyone_cam.core.errors import FieldError
 from fiftyone_cam.core.results import ClassMap, Explanation
 from fiftyone_cam.dataset import bulk, database
@@ -18,13 +19,14 @@ from fiftyone_cam.runs.heatmaps import (
     PREDICTION,
     TOP,
     MapReader,
+    cam_of,
     field_schema,
     heatmap,
     prediction,
     sample_documents,
     signed_map,
 )
-from tests.helpers.stored_runs import Made, made_run
+from tests.helpers.stored_runs import Made, as_version_1, made_run
 
 ARRAYS = ("map", "grid")
 
@@ -73,7 +75,8 @@ def test_documents_are_what_label_objects_become(rng, top_k, scale, wrong):
 
 @pytest.mark.parametrize("size", [480, (480, 640, 3), (0, 10), (480.5, 640), "ab", None])
 def test_a_size_that_is_none_is_named(size):
-    heat = fo.Heatmap(grid=np.ones((7, 7), np.float32), box=[0.0, 0.0, 1.0, 1.0], seen=[0.0, 0.0, 1.0, 1.0])
+    cam = {"grid": np.ones((7, 7), np.float32), "bias": 0.0, "box": [0.0, 0.0, 1.0, 1.0], "seen": [0.0, 0.0, 1.0, 1.0]}
+    heat = fo.Heatmap(cam=fo.DynamicEmbeddedDocument(**cam))
     assert signed_map(heat, (np.int64(48), 64)).shape == (48, 64)
     with pytest.raises(FieldError, match=r"expected a size as \(height, width\)"):
         signed_map(heat, size)
@@ -106,11 +109,14 @@ def test_a_field_is_declared_as_fiftyone_declares_it(dataset, kwargs):
     assert list(dataset.get_field_schema())[-3:] == ["theirs", "ours_theirs", "later"]
 
 
-def test_what_was_stored_is_what_is_read(dataset, rng):
+@pytest.mark.parametrize("earlier", [False, True])
+def test_what_was_stored_is_what_is_read(dataset, rng, earlier):
     box, seen = (-0.1, 0.05, 1.1, 0.9), (0.0, 0.05, 1.0, 0.9)
     made = [Made("cat", rng.normal(size=(5, 7)), -0.5, box=box, seen=seen, runner_up=("dog", -2.0)), None]
     ids = dataset.add_samples([fo.Sample(filepath=f"/none/{i}.jpg") for i in range(2)])
     run = made_run(dataset, dict(zip(ids, made, strict=True)), ["cat", "dog"], top_k=2)
+    if earlier:
+        as_version_1(run)
     readers = [MapReader(run), MapReader(run, f"{HEATMAP}_2")]
     [rows] = bulk.chunks(dataset, [path for reader in readers for path in reader.paths], progress=False)
     first, second = (reader.read(rows[0]) for reader in readers)
@@ -121,3 +127,20 @@ def test_what_was_stored_is_what_is_read(dataset, rng):
         assert stored.grid.mean() + stored.bias == pytest.approx(stored.logit, abs=1e-6)
         assert stored.cells.areas.sum() == pytest.approx(0.9)  # all that was seen
     assert [reader.read(rows[1]) for reader in readers] == [None, None]
+    heat = dataset.first().cam_heatmap
+    np.testing.assert_array_equal(cam_of(heat)["grid"], first.grid)
+    np.testing.assert_array_equal(signed_map(heat, (5, 7)), lay_out(first.grid, box, seen, 5, 7))
+
+
+def test_the_apps_tooltip_says_class_logit_and_evidence_and_nothing_else(dataset, rng):
+    """It shows attributes that are numbers, words and lists; ``range`` and the pixel's value are always there."""
+    [id] = dataset.add_samples([fo.Sample(filepath="/none.jpg")])
+    grid = rng.uniform(0, 9, (7, 7)).astype(np.float32)
+    run = made_run(dataset, {id: Made("cat", grid)}, ["cat", "dog"])
+    document = dataset.first().cam_heatmap.to_dict()
+    shown = {name for name, value in document.items() if not (name.startswith("_") or isinstance(value, dict))}
+    assert shown - {"tags", "map", "map_path"} == {"label", "logit", "range"}
+    drawn = dataset.first().cam_heatmap.map
+    evidence = signed_map(dataset.first().cam_heatmap, drawn.shape)
+    assert run.record.scale is None
+    assert np.abs(drawn - np.clip(evidence, 0, 1))[drawn > 0].max() <= 1 / 32  # made_run draws to a scale of 1

@@ -149,11 +149,13 @@ def test_entries_that_no_record_has_are_refused_before_anything_is_written(datas
     assert run.record.scale is None
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", 99])
+@pytest.mark.parametrize("version", [0, 3, "1", 99])
 def test_a_record_of_another_version_is_refused(dataset: fo.Dataset, version: Any) -> None:
     registered_run(dataset)
     damage(dataset, {"schema_version": version})
-    with pytest.raises(RunError, match=f"run 'cam' is of version {version!r}, expected 1.*version of fiftyone_cam"):
+    with pytest.raises(
+        RunError, match=f"run 'cam' is of version {version!r}, expected 2 or earlier.*version of fiftyone_cam"
+    ):
         focam.load_run(dataset, "cam")
 
 
@@ -163,7 +165,7 @@ def test_a_record_from_before_versions_is_read(dataset: fo.Dataset) -> None:
     damage(dataset, dict.fromkeys(("schema_version", "timing", "comparisons", "unknown_labels", "contrast_scale")))
     damage(dataset, {"accuracy": 1})
     found = focam.load_run(dataset, "cam").record
-    assert found == replace(run.record, accuracy=1.0)
+    assert found == replace(run.record, accuracy=1.0, schema_version=1)
     assert isinstance(found.accuracy, float)
     store.register(dataset, "old", store.TRAINING, TRAINING)
     damage(dataset, {"schema_version": None, "status": "stopped", "stopped_by": "TrainingError: no"}, "old")

@@ -19,7 +19,10 @@ from fiftyone_cam.plugin.translation_form import parse
 if TYPE_CHECKING:
     from fiftyone_cam.runs.cam_run import CamRun
 
-COLORS = {"": "Inferno, even to the eye", "jet": "As in the posts on class activation maps; bright edges mean nothing"}
+COLORS = {
+    "": "From magenta to yellow, even to the eye",
+    "jet": "As in the posts on class activation maps; bright edges mean nothing",
+}
 
 
 LOADING = ("classes", "arch")
@@ -195,5 +198,5 @@ def chosen_engine(params: Mapping[str, Any]) -> Engine:
 def _colors() -> types.Choices:
     view = types.DropdownView()
     for value, description in COLORS.items():
-        view.add_choice(value, label=value or "inferno", description=description)
+        view.add_choice(value, label=value or "heat", description=description)
     return view

@@ -105,9 +105,10 @@ class ExplainSample(CamOperator[fo.Heatmap]):
         The App asks for an open sample once and keeps what it got, so the map itself has to come in the prompt.
         """
         run = self._run(ctx)
+        bias = result.cam.bias
         words = (
             f"**{escape_markdown(result.label)}** has the logit {result.logit:,.2f}: "
-            f"{result.logit - result.bias:+,.2f} from the image, {result.bias:+,.2f} from the bias. The map is in the "
+            f"{result.logit - bias:+,.2f} from the image, {bias:+,.2f} from the bias. The map is in the "
             f"field {escape_markdown(run.field('explained'))}."
         )
         outputs = types.Object()
@@ -122,7 +123,7 @@ class ExplainSample(CamOperator[fo.Heatmap]):
             "sample_id": _sample_id(ctx),
             "label": result.label,
             "logit": float(result.logit),
-            "bias": float(result.bias),
+            "bias": float(result.cam.bias),
             "field": self._run(ctx).field("explained"),
         }
 
@@ -148,7 +149,7 @@ def picture(run: CamRun, heat: fo.Heatmap, filepath: str) -> str:
     photo = cv2.resize(whole, size, interpolation=cv2.INTER_AREA).astype(whole.dtype)
     evidence = signed_map(heat, photo.shape[:2])
     scale = run.record.scale or float(evidence.max())
-    picture = blend(photo, evidence, heat["seen"], scale, "inferno", 0.6)
+    picture = blend(photo, evidence, heat.cam.seen, scale, threshold=run.record.threshold)
     jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
 

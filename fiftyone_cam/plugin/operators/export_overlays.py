@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from fiftyone_cam.analysis.export_overlays import Overlays
 
 COLORMAPS = {
-    "jet": "As in the posts on class activation maps; bright edges mean nothing",
-    "inferno": "Even to the eye",
+    "heat": "As in the App",
     "viridis": "Even to the eye",
-    "turbo": "A smoother jet",
+    "jet": "As in the posts on class activation maps; its bright edges mean nothing",
 }
 """The colormaps that the form offers; ``export_overlays`` takes all of OpenCV's."""
 
@@ -60,12 +59,12 @@ class ExportOverlays(CamOperator["Overlays"]):
         folder = Path(ctx.params.get("out_dir") or default).expanduser()
         if folder.exists() and not folder.is_dir():
             forms.mark_invalid(prop, f"{folder} is a file: give a folder")
-        inputs.str("colormap", label="Colours", default="jet", required=True, view=forms.choices(COLORMAPS))
+        inputs.str("colormap", label="Colours", default="heat", required=True, view=forms.choices(COLORMAPS))
         inputs.float(
             "alpha",
             label="Strength",
             description="The heatmap's share: 0 is the photo alone, 1 the colours",
-            default=0.5,
+            default=0.7,
             min=0,
             max=1,
         )

@@ -1,0 +1,75 @@
+"""Take the README's pictures anew, from the real App: ``python docs/take_pictures.py``, in a clone.
+
+The browser tests take them on their way through the App, in Chromium: some ten minutes on two cores. Look at each
+before you commit it. ``--keep FOLDER`` keeps all screenshots, ``--from FOLDER`` takes those of an earlier time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+IMAGES = REPOSITORY / "docs" / "images"
+TESTS = ("test_app.py", "test_audit_browser.py", "test_train_browser.py")
+
+PICTURES = {
+    "grid": "grid",
+    "button": "button",
+    "form": "form",
+    "filter": "filter",
+    "contrast": "contrast",
+    "tooltip": "tooltip",
+    "audit": "audit",
+    "why": "why",
+    "train_grid": "train",
+}
+"""What the tests call a screenshot, and what the README calls it."""
+
+FILM = ("form", "progress", "summary", "grid", "filter", "contrast", "tooltip", "audit", "why")
+"""The main job and the audit, two seconds each."""
+
+
+def main() -> None:
+    """Take the pictures, or those of an earlier time, and put them where the README shows them."""
+    parser = argparse.ArgumentParser(description="The README's pictures, from the real App.")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep all screenshots here")
+    parser.add_argument("--from", type=Path, metavar="FOLDER", dest="source", help="take no new ones")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.source or options.keep or Path(temporary)
+        if options.source is None:
+            take(folder)
+        copy(folder)
+
+
+def take(folder: Path) -> None:
+    """Run the browser tests, which keep their screenshots in the folder."""
+    tests = [str(REPOSITORY / "tests" / "browser" / name) for name in TESTS]
+    environment = {**os.environ, "FIFTYONE_CAM_SCREENSHOTS": str(folder.absolute())}
+    ran = subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=REPOSITORY, env=environment)
+    if ran.returncode:
+        sys.exit("the browser tests failed: no picture was replaced")
+
+
+def copy(folder: Path) -> None:
+    """Replace the README's pictures, and put the film together."""
+    missing = [name for name in {*PICTURES, *FILM} if not (folder / f"{name}.png").is_file()]
+    if missing:
+        sys.exit(f"found no {', '.join(sorted(missing))} in {folder}: take all pictures anew")
+    for name, ours in PICTURES.items():
+        (IMAGES / f"{ours}.png").write_bytes((folder / f"{name}.png").read_bytes())
+    frames = [Image.open(folder / f"{name}.png").convert("RGB").resize((888, 516)) for name in FILM]
+    small = [frame.quantize(128, dither=Image.Dither.NONE) for frame in frames]
+    small[0].save(IMAGES / "main_job.gif", save_all=True, append_images=small[1:], duration=2000, loop=0, optimize=True)
+    print(f"{len(PICTURES)} pictures and a film in {IMAGES}: look at each of them")
+
+
+if __name__ == "__main__":
+    main()
