@@ -23,7 +23,13 @@ DETECTIONS = {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Detecti
 
 _DETECTION = bulk.document(
     fo.Detection(
-        label="", bounding_box=[0, 0, 1, 1], confidence=0.0, evidence=0.0, blame=0.0, mask=np.ones((1, 1), bool)
+        label="",
+        bounding_box=[0, 0, 1, 1],
+        mask=np.ones((1, 1), bool),
+        confidence=0.0,
+        evidence=0.0,
+        blame=0.0,
+        correct=False,
     )
 )
 
@@ -38,7 +44,7 @@ class Image(NamedTuple):
     evidence: NDArray[np.float32]
     blame: NDArray[np.float32]
     offset: NDArray[np.float16]
-    wrong: bool
+    correct: bool | None
 
 
 def images(chunk: Arrays) -> Iterator[Image]:
@@ -58,7 +64,7 @@ def images(chunk: Arrays) -> Iterator[Image]:
             evidence=chunk["evidence"][start:end].reshape(h, w),
             blame=chunk["blame"][start:end].reshape(h, w),
             offset=chunk["offset"][start:end].reshape(h, w, -1),
-            wrong=bool(chunk["gap"][i] > 0),
+            correct=None if np.isnan(chunk["gap"][i]) else not chunk["gap"][i] > 0,
         )
 
 
@@ -73,7 +79,7 @@ def write_places(run: CamRun, sums: Sums, names: Mapping[int, str]) -> Iterator[
     """Write the places of concepts into ``{key}_concepts``, and give each image with what was written of it.
 
     A place has its concept's name as label, as ``confidence`` its share of the image's positive evidence, ``evidence``
-    in logit units and, where the prediction is wrong, ``blame``: its share of the logit gap.
+    in logit units, ``correct`` (the prediction) and, where it is wrong, ``blame``: its share of the logit gap.
 
     >>> for image, written in write_places(run, sums, {0: "concept 1"}): ...
     """
@@ -93,7 +99,8 @@ def write_places(run: CamRun, sums: Sums, names: Mapping[int, str]) -> Iterator[
                     bounding_box=list(box),
                     confidence=place.share,
                     evidence=place.evidence,
-                    blame=float(image.blame[place.cells].sum()) if image.wrong else None,
+                    blame=float(image.blame[place.cells].sum()) if image.correct is False else None,
+                    correct=image.correct,
                     mask=bulk.pack(mask),
                 )
                 documents.append(document)
@@ -148,7 +155,7 @@ def point_of(image: Image, place: Place, layout: NDArray[np.float32], spread: fl
 def declare_attributes(run: CamRun) -> None:
     """Declare what places have beside FiftyOne's own attributes, so that the sidebar filters by it."""
     path = run.field(CONCEPTS)
-    for name in ("evidence", "blame"):
+    for name, kind in (("evidence", fo.FloatField), ("blame", fo.FloatField), ("correct", fo.BooleanField)):
         database.refresh(run.dataset)
         if run.dataset.get_field(f"{path}.detections.{name}") is None:
-            run.dataset.add_sample_field(f"{path}.detections.{name}", ftype=fo.FloatField)
+            run.dataset.add_sample_field(f"{path}.detections.{name}", ftype=kind)

@@ -86,8 +86,8 @@ def find_concepts(
 
     Writes ``{key}_concepts`` (``fo.Detections``): each connected place of a concept that holds evidence for the
     prediction, at most eight an image, with the concept's name as label, ``confidence`` (its share of the image's
-    positive evidence), ``evidence`` (logit units), ``mask`` and, on errors, ``blame``. Their map is registered for the
-    Embeddings panel under the brain key ``{key}_concepts``.
+    positive evidence), ``evidence`` (logit units), ``mask``, ``correct`` (the prediction) and, on errors, ``blame``.
+    Their map is registered for the Embeddings panel under the brain key ``{key}_concepts``.
 
     Args:
         samples: a dataset or view of images; concepts are found in these alone: errors, one class, one confusion.

@@ -134,6 +134,7 @@ def test_places_are_detections_with_masks(asked):
         wrong = sample.cam_prediction.label != sample.ground_truth.label
         for detection in detections:
             assert (detection.blame is not None) == wrong
+            assert detection.correct == (not wrong)
             x, y, w, h = detection.bounding_box
             grid = cells[sample.id] == found.concept(detection.label).number
             rows, columns = grid.shape
