@@ -45,23 +45,25 @@ def shrink(picture: Picture) -> Picture:
 def contact_sheet(sections: Sequence[tuple[str, Sequence[Card]]]) -> Picture:
     """Sections one below the other, each with its heading; those without cards are left out.
 
-    Letters have one size on all cards. A row is as high as its highest picture, and a section has as many columns, of
-    four to six, as leave the fewest places empty.
+    Letters have one size on all cards. A row is as high as its highest picture. There are as many columns, of four to
+    six, as leave the fewest places empty.
 
     >>> contact_sheet([("1 wrong", [Card(np.zeros((192, 256, 3), np.uint8), ["tabby 97%"])])]).shape[1]
     256
     """
     parts = []
+    columns = _columns([len(cards) for _, cards in sections])
     for heading, cards in sections:
         if cards:
-            columns = _columns(len(cards))
             rows = [_row(cards[start : start + columns]) for start in range(0, len(cards), columns)]
             parts += [_text([heading], max(row.shape[1] for row in rows), _HEADING, INK), *rows]
     return stack(parts, axis=0)
 
 
-def _columns(count: int) -> int:
-    return count if count < COLUMNS else min(range(COLUMNS, 3, -1), key=lambda columns: -count % columns)
+def _columns(counts: Sequence[int]) -> int:
+    if max(counts) < COLUMNS:
+        return max([*counts, 1])
+    return min(range(COLUMNS, 3, -1), key=lambda columns: sum(-count % columns for count in counts))
 
 
 def _row(cards: Sequence[Card]) -> Picture:
