@@ -97,8 +97,9 @@
     }
   }
 
+  const STACK = `position: fixed; left: 50%; bottom: 24px; transform: translateX(-50%); z-index: 2000;
+    width: min(640px, 90vw); display: flex; flex-direction: column; gap: 8px;`;
   const STYLE = `
-    position: fixed; left: 50%; bottom: 24px; transform: translateX(-50%); z-index: 2000; width: min(640px, 90vw);
     box-sizing: border-box; padding: 12px 16px; border-radius: 6px; font-size: 14px; line-height: 1.5;
     color: var(--fo-palette-text-primary); background: var(--fo-palette-background-level2);
     border: 1px solid var(--fo-palette-divider); box-shadow: 0 4px 16px rgba(0, 0, 0, 0.4);`;
@@ -108,6 +109,16 @@
     element.style.cssText = style;
     element.textContent = text ?? "";
     return element;
+  }
+
+  /** Where strips stand above each other: more than one work may go on at a time. */
+  function stack() {
+    const there = document.querySelector('[data-cy="cam-works"]');
+    if (there) return there;
+    const place = made("div", STACK);
+    place.dataset.cy = "cam-works";
+    document.body.append(place);
+    return place;
   }
 
   /** The strip of one work: a line of words, a bar, and a button that stops it. */
@@ -131,8 +142,16 @@
       background: var(--fo-palette-primary-plainColor);`);
     bar.append(done);
     root.append(line, bar, made("div", "font-size: 12px; color: var(--fo-palette-text-secondary);", note));
-    document.body.append(root);
+    stack().append(root);
     return Object.assign(root, { label, done, stop });
+  }
+
+  /** The server has ended, or cannot be reached: say so, and let the strip be closed. */
+  function giveUp(root) {
+    root.label.textContent = "Nothing is heard from the server any more. What was computed is kept.";
+    root.stop.textContent = "Close";
+    root.stop.disabled = false;
+    root.stop.onclick = () => root.remove();
   }
 
   /** params: work, label, progress from 0 to 1 or null, note; without a label, the work is over. */
@@ -145,12 +164,15 @@
       const there = [...document.querySelectorAll('[data-cy="cam-progress"]')];
       const mine = there.find((element) => element.dataset.work === work);
       if (!label) {
+        clearTimeout(mine?.silence);
         mine?.remove();
         return;
       }
       const shown = mine ?? strip(work, note);
       if (!shown.stop.disabled) shown.label.textContent = label;
       shown.done.style.width = `${100 * (progress ?? 0)}%`;
+      clearTimeout(shown.silence);
+      shown.silence = setTimeout(() => giveUp(shown), 30000);  // there is news twice a second
     }
   }
 
