@@ -109,7 +109,7 @@ class ExplainSample(CamOperator[fo.Heatmap]):
         words = (
             f"**{escape_markdown(result.label)}** has the logit {result.logit:,.2f}: "
             f"{result.logit - bias:+,.2f} from the image, {bias:+,.2f} from the bias. The map is in the "
-            f"field {escape_markdown(run.field('explained'))}."
+            f"field {escape_markdown(run.field('explained'))}: tick it beside the grid to see it there."
         )
         outputs = types.Object()
         outputs.str("picture", view=types.ImageView(alt=f"What speaks for {result.label}"))
