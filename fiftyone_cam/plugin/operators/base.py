@@ -16,7 +16,7 @@ from fiftyone.operators import types
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.dataset import app_config
-from fiftyone_cam.plugin import forms, work
+from fiftyone_cam.plugin import forms, installed, work
 
 Result = TypeVar("Result")
 
@@ -172,9 +172,14 @@ class CamOperator(foo.Operator, Generic[Result]):
     def execute(self, ctx: Any) -> Iterator[Any] | dict[str, Any]:
         if work.has_app(ctx):
             return self._leave_form(ctx) if self.beside and not ctx.params.get(ALONE) else self._live(ctx)
-        result = self.run(ctx, work.recorder(ctx) if ctx.delegated else None)
+        result = self._begin(ctx, work.recorder(ctx) if ctx.delegated else None)
         ctx.dataset.reload()
         return self.answer(ctx, result)
+
+    def _begin(self, ctx: Any, report: work.Report | None) -> Result:
+        with installed.IMPORTING:  # the form's own questions may be importing PyTorch still
+            self.function()
+        return self.run(ctx, report)
 
     def _leave_form(self, ctx: Any) -> Iterator[Any]:
         """Close the form, which lies over the App as long as what it began, and begin it again without one."""
@@ -194,7 +199,7 @@ class CamOperator(foo.Operator, Generic[Result]):
         retry = work.form_button("Back to the form", self.operator, self._filled(ctx))
         note = KEEP_OPEN if self.beside else ""
         first = partial(_when_open, ctx, partial(self.first, ctx))
-        result = yield from work.run(ctx, partial(self.run, ctx), self.preparing, first, note, retry)
+        result = yield from work.run(ctx, partial(self._begin, ctx), self.preparing, first, note, retry)
         ctx.dataset.reload()
         yield from _when_open(ctx, partial(self.refresh, ctx, result))
         yield self.finished(ctx, result)
