@@ -51,6 +51,10 @@ from .core.preprocessing import Resize as Resize
 from .dataset.crop_patches import crop_patches as crop_patches
 from .engines.settings import Local as Local
 from .engines.settings import Ray as Ray
+from .repair.edit_head import edit_head as edit_head
+from .repair.mended import MendedClassifier as MendedClassifier
+from .repair.report import RepairReport as RepairReport
+from .repair.retrain_head import retrain_head as retrain_head
 from .runs.cam_run import CamRun as CamRun
 from .runs.catalog import delete_run as delete_run
 from .runs.catalog import list_runs as list_runs

@@ -21,7 +21,7 @@ FLOORS = (
     {"runs"},
     {"classifiers"},
     {"concepts"},
-    {"compute", "analysis", "training"},
+    {"compute", "analysis", "training", "repair"},
     {"plugin"},
 )
 """The rooms from the ground up. A room imports what lies below it, and nothing beside or above."""

@@ -12,6 +12,9 @@ from fiftyone_cam.core.names import CHECKPOINT_JSON
 SCHEMA_VERSION = 1
 """Of ``classifier.json``, as this version writes and reads it."""
 
+REPAIRS = ("edit", "retrained")
+"""Entries of ``classifier.json`` that say how a head was mended; they stay in the classifier's origin."""
+
 
 def read_json(folder: Path) -> dict[str, Any]:
     """What ``classifier.json`` says.

@@ -208,6 +208,23 @@ class Classifier(FiftyOneModel):
             **self.network.describe(),
         )
 
+    @property
+    def buildable(self) -> str:
+        """The name by which its architecture can be built anew, so that it can be saved.
+
+        Raises:
+            SourceError: it has none.
+
+        >>> classifier.buildable
+        'efficientnet_lite0'
+        """
+        arch = self.origin.get("arch") or self.origin.get("model")
+        if self.origin.get("source") == "timm":
+            return f"timm:{arch}"
+        if arch not in LITE and arch not in architectures() and not str(arch).startswith("timm:"):
+            raise SourceError(f"{arch} cannot be built by name, so a checkpoint could not be loaded: save a state dict")
+        return str(arch)
+
     def save(self, folder: str | os.PathLike[str], **details: Any) -> Path:
         """Write a checkpoint folder: ``model.safetensors`` and ``classifier.json``; whole or not at all.
 
@@ -223,11 +240,7 @@ class Classifier(FiftyOneModel):
         """
         from safetensors.torch import save_file
 
-        arch = self.origin.get("arch") or self.origin.get("model")
-        if self.origin.get("source") == "timm":
-            arch = f"timm:{arch}"
-        elif arch not in LITE and arch not in architectures() and not str(arch).startswith("timm:"):
-            raise SourceError(f"{arch} cannot be built by name, so a checkpoint could not be loaded: save a state dict")
+        arch = self.buildable
         folder = Path(folder).expanduser().absolute()
         if folder.exists() and not checkpoint.may_replace(folder):
             raise SourceError(f"{folder} holds something else: give a folder that is new or empty")
@@ -240,6 +253,7 @@ class Classifier(FiftyOneModel):
             "classes": list(self.classes),
             "preprocessing": self.network.preprocessing.to_dict(),
             "activation": self.network.activation,
+            **{name: self.origin[name] for name in checkpoint.REPAIRS if name in self.origin},
             **details,
         }
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -278,7 +278,8 @@ def from_checkpoint(folder: Path, fed: Fed | None = None) -> Source:
         raise SourceError(f"{folder / CHECKPOINT_JSON} names {arch!r}: expected an architecture, not an address")
     fed = fed or _as_told(preprocessing, "a checkpoint says its preprocessing as data")
     source = from_state_dict(folder / CHECKPOINT_WEIGHTS, arch, classes, fed)
-    source.origin = {"source": "checkpoint", "model": folder.name, "arch": arch}
+    repairs = {name: data[name] for name in checkpoint.REPAIRS if isinstance(data.get(name), dict)}
+    source.origin = {"source": "checkpoint", "model": folder.name, "arch": arch, **repairs}
     source.activation = data.get("activation", source.activation)
     return source
 

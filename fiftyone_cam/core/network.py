@@ -70,7 +70,7 @@ class GapNetwork:
         self.preprocessing = preprocessing
         self.activation = activation
         self.device = next((p.device for p in module.parameters()), torch.device("cpu"))
-        example = self._noise(2)
+        example = self.noise(2)
         with evaluating(self.module):
             self.head = find_head(self.module, example)
             if len(self.classes) != self.head.classes:
@@ -82,7 +82,7 @@ class GapNetwork:
             self._largest_layer_ratio = largest_output(self.module, example[:1]) / example[0].nbytes
         self._compiled: tuple[torch.Size, Forward] | None = None
 
-    def _noise(self, count: int) -> Tensor:
+    def noise(self, count: int) -> Tensor:
         """Inputs of the size that a picture gets, with the statistics of normalised pixels; the same each time."""
         height, width = self.preprocessing.input_size()
         generator = torch.Generator().manual_seed(0)
@@ -119,7 +119,7 @@ class GapNetwork:
         """
         fast = copy.copy(self)
         try:
-            example = self._noise(2)
+            example = self.noise(2)
             with evaluating(self.module):
                 fast.module = folded(self.module, example[:1]).to(memory_format=torch.channels_last)
                 fast.head = _fitted(self.head, fast.module, example)

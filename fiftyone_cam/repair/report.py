@@ -1,0 +1,107 @@
+"""What a repair does, in words: every group before and after, and first of all what became worse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fiftyone_cam.core.group_effects import GroupEffect, WorstGroup, group_effects, worst_group
+from fiftyone_cam.core.tables import Summary, Table, class_name, percent
+
+ALL = "all"
+"""The group of all images."""
+
+FEWEST = 10
+"""In smaller groups one image is worth so much that the worst of them says little: they are listed, and not judged."""
+
+
+@dataclass
+class RepairReport:
+    """A classifier before and after a repair, on samples that did not choose how it was made. ``print(report)``.
+
+    >>> print(edited.preview)
+    >>> edited.preview.overall.repaired, edited.preview.overall.broken
+    (12, 3)
+
+    Attributes:
+        what: what was done, in words.
+        settings: what was chosen, as rows of the report.
+        overall: all judged samples.
+        groups: each group.
+        classes: each true class.
+        worst: of the groups with at least 10 samples; None where there is none.
+    """
+
+    what: str
+    settings: list[tuple[str, str]]
+    overall: GroupEffect
+    groups: list[GroupEffect] = field(default_factory=list)
+    classes: list[GroupEffect] = field(default_factory=list)
+    worst: WorstGroup | None = None
+
+    @classmethod
+    def of(
+        cls,
+        what: str,
+        settings: Sequence[tuple[str, str]],
+        before: NDArray[np.bool_],
+        after: NDArray[np.bool_],
+        groups: Mapping[str, NDArray[np.bool_]],
+        classes: Mapping[str, NDArray[np.bool_]],
+    ) -> RepairReport:
+        """Count: ``before`` and ``after`` ``(n,)`` say who is right, the others who belongs to what."""
+        [overall] = group_effects(before, after, {ALL: np.ones(len(before), bool)})
+        found = group_effects(before, after, groups)
+        judged = [group for group in found if group.samples >= FEWEST]
+        worst = worst_group(judged) if judged else None
+        return cls(what, list(settings), overall, found, group_effects(before, after, classes), worst)
+
+    @property
+    def worse(self) -> list[GroupEffect]:
+        """The groups that lose more hits than errors are put right; of classes those that surely do."""
+        return [g for g in self.groups if g.worse] + [c for c in self.classes if c.interval[1] < 0]
+
+    def describe(self, most: int = 20) -> Summary:
+        """The report in words; its first line says which groups became worse.
+
+        >>> edited.preview.describe().title
+        'Without watermark: 50.1% right before, 54.6% after; no group is worse'
+        """
+        right = f"{percent(self.overall.before)} right before, {percent(self.overall.after)} after"
+        lost = [f"{class_name(g.name)} ({percent(g.before)} to {percent(g.after)})" for g in self.worse]
+        verdict = "no group is worse" if not lost else f"WORSE: {', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}"
+        rows = list(self.settings)
+        if self.worst is not None and len(self.groups) > 1:
+            low, high = self.worst.interval_after
+            words = f"{percent(self.worst.before)} before, {percent(self.worst.after)} after"
+            rows.append(("worst group", f"{words} (95%: {percent(low)} to {percent(high)})"))
+        classes = sorted(self.classes, key=lambda c: (-(c.repaired + c.broken), c.name))
+        caption = f"The {most} of {len(classes):,} classes in which most changed" if len(classes) > most else ""
+        tables = [Table("", ("group", *_HEADER), [_cells(g) for g in (self.overall, *self.groups)])]
+        if classes:
+            tables.append(Table(caption, ("class", *_HEADER), [_cells(c) for c in classes[:most]]))
+        return Summary(f"{self.what}: {right}; {verdict}", rows, tables)
+
+    def __str__(self) -> str:
+        return self.describe().text()
+
+    __repr__ = __str__
+
+
+_HEADER = ("n", "before", "after", "95% of the change", "repaired", "broken")
+
+
+def _cells(group: GroupEffect) -> list[str]:
+    low, high = (100 * value for value in group.interval)
+    return [
+        class_name(group.name),
+        f"{group.samples:,}",
+        percent(group.before),
+        percent(group.after),
+        f"{low:+.1f} to {high:+.1f}",
+        f"{group.repaired:,}",
+        f"{group.broken:,}",
+    ]
