@@ -69,6 +69,17 @@ def test_what_is_missing_is_said_in_one_line(script):
 
 
 @pytest.mark.slow
+def test_find_and_mend(tmp_path):
+    text = run("find_and_mend.py", "--quick", "--out", tmp_path)
+    assert len(certificates(text)) == 3
+    assert max(certificates(text)) < 1e-5
+    misled = {key: float(share) for key, share in re.findall(r"(\w+): \S+ right, ([\d.]+)% where", text)}
+    assert set(misled) == {"plain", "edited", "retrained"}
+    for name in ("plain", "edited", "retrained"):
+        assert (tmp_path / name / "classifier.json").is_file()
+
+
+@pytest.mark.slow
 def test_pretrained(tmp_path):
     text = run("pretrained.py", "--model", "efficientnet_lite0", "--out", tmp_path)
     assert "coffee.png: espresso 9" in text
