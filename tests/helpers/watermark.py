@@ -72,3 +72,10 @@ def mixed(data: Photos, share: float, draw: int, count: int = 800) -> tuple[list
     order = random.permutation(len(chosen))
     cells = [(data.marked if with_mark[i] else data.clean)[chosen[i]] for i in order]
     return cells, with_mark[order]
+
+
+def harm(data: Photos, share: float, draw: int, count: int = 800) -> int:
+    """How many more errors the marked photos of a mix have than the same photos without the mark."""
+    chosen = np.random.default_rng(draw).permutation(len(data.clean))[:count]
+    chosen = chosen[: round(len(chosen) * share)]
+    return sum((data.marked[i].rival is not None) - (data.clean[i].rival is not None) for i in chosen)
