@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from fiftyone.operators import types
 
 from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, model_sources, work
+from fiftyone_cam.plugin.crops import data_url
 from fiftyone_cam.plugin.operators.base import CamOperator, show_written
 from fiftyone_cam.plugin.operators.restore_colors import recolor
 from fiftyone_cam.runs import catalog
@@ -150,8 +150,7 @@ def picture(run: CamRun, heat: fo.Heatmap, filepath: str) -> str:
     evidence = signed_map(heat, photo.shape[:2])
     scale = run.record.scale or float(evidence.max())
     picture = blend(photo, evidence, heat.cam.seen, scale, threshold=run.record.threshold)
-    jpeg = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+    return data_url(picture, quality=95)
 
 
 def _sample_id(ctx: Any) -> str | None:
