@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,7 +12,7 @@ import fiftyone as fo
 from fiftyone_cam.analysis.audit_report import AuditReport
 from fiftyone_cam.dataset.annotations import PLACES
 from fiftyone_cam.dataset.collection import Collection
-from fiftyone_cam.dataset.internals import dataset_of, is_generated
+from fiftyone_cam.dataset.internals import dataset_of, is_generated, select_early
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
 
@@ -102,8 +102,9 @@ def soon(question: Hashable, ask: Callable[[], Answer], patience: float) -> Answ
 
 
 class Missing(NamedTuple):
-    """What an audit panel lacks. ``what`` is ``run``, ``results``, ``audit``, ``fresh``, ``objects``, ``truth``,
-    ``images`` or ``samples``; ``text`` says it, and what to do."""
+    """What a panel lacks. For an audit, ``what`` is ``run``, ``results``, ``audit``, ``fresh``, ``objects``, ``truth``,
+    ``images`` or ``samples``; for concepts ``run``, ``results``, ``concepts``, ``rest`` or ``fresh``. ``text`` says it,
+    and what to do."""
 
     what: str
     text: str
@@ -142,6 +143,40 @@ def missing_for_audit(samples: Collection, key: str | None) -> Missing | None:
     if not audited.ground_truth:
         return Missing("truth", "The audit knows no true classes, so there are no verdicts: audit with a ground truth.")
     return None
+
+
+def missing_for_concepts(run: CamRun | None) -> Missing | None:
+    """What the panel of concepts lacks to show those of a run; None if it lacks nothing.
+
+    Where ``fresh`` is missing, the panel still has something to show.
+
+    >>> missing_for_concepts(None)
+    Missing(what='run', text='This dataset has no class activation maps yet: compute them first.')
+    """
+    if run is None:
+        return Missing("run", "This dataset has no class activation maps yet: compute them first.")
+    record = run.record.concepts
+    if record is None:
+        return Missing("concepts", f"Run {run.key} has maps, and no concepts: find what its predictions are made of.")
+    if not record.complete:
+        return Missing("rest", f"Finding the concepts of run {run.key} was interrupted: it goes on from there.")
+    if record.revision != run.record.revision:
+        return Missing("fresh", f"Run {run.key} has computed again since: find its concepts again.")
+    return None
+
+
+def filepaths(samples: Collection, ids: Sequence[str]) -> dict[str, str]:
+    """The files of samples by their ids; those that are gone are left out.
+
+    >>> filepaths(dataset, dataset.values("id")[:1])
+    {'68f1c2…': '/photos/dog.jpg'}
+    """
+    if not ids:
+        return {}
+    dataset = dataset_of(samples)
+    images = dataset.select_group_slices(dataset.group_slice) if dataset.media_type == "group" else dataset
+    chosen = select_early(images, list(dict.fromkeys(ids)))
+    return dict(zip(*chosen.values(["id", "filepath"]), strict=True))
 
 
 def sample_summary(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.networks import build
 
 NAMES = ["cat", "dog", "fish"]
 SQUARE = Preprocessing((Resize(size=(64, 64)),))
@@ -46,6 +47,17 @@ def tiny_gap(classes: int = 3, seed: int = 0) -> nn.Module:
         nn.Dropout(0.5),
         nn.Linear(16, classes),
     )
+
+
+def small_checkpoint(folder: Path) -> Path:
+    """A checkpoint folder of a small random network of three classes: what can be loaded by its path."""
+    from fiftyone_cam.classifiers.classifier import load_classifier  # with FiftyOne
+
+    torch.manual_seed(0)
+    module = build("small_gap_net", len(NAMES))
+    classifier = load_classifier(module.eval(), NAMES, preprocessing=Preprocessing((Resize(size=(32, 32)),)))
+    classifier.origin["arch"] = "small_gap_net"
+    return classifier.save(folder)
 
 
 def write_photos(folder: Path, count: int, size: tuple[int, int] = (48, 64), seed: int = 0) -> list[str]:

@@ -18,7 +18,7 @@ import fiftyone_cam as focam
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.plugin.registry import OPERATORS
-from tests.helpers.networks import tiny_gap, write_photos
+from tests.helpers.networks import small_checkpoint, tiny_gap, write_photos
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = ["cat", "dog", "fish"]
@@ -148,11 +148,18 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
     operator: type[CamOperator[Any]], computed: fo.Dataset, checkpoint: Path, tmp_path: Path
 ) -> None:
     """Scheduled and then executed, it leaves on the dataset what the call at once leaves, and its record answers."""
+    small = tmp_path / "small"
+    if operator.operator in ("find_concepts", "what_if"):
+        small_checkpoint(small)
+        focam.compute_cam(computed, small, "third", ground_truth="ground_truth", progress=False)
+        focam.find_concepts(computed, "third", small, count=3, progress=False)
     args: tuple[Any, ...] = {
         "compute_cam": (checkpoint, "later"),
         "audit_attention": ("second", "ground_truth"),
         "localize_from_cam": ("second", 0.3),
         "score_attention": ("second", "things"),
+        "find_concepts": ("third", small),
+        "what_if": ("third",),
         "compare_cam_runs": ("first", "second"),
         "export_overlays": ("second", tmp_path / "out"),
         "redraw_heatmaps": ("second", 0.5),
@@ -162,6 +169,7 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
     kwargs: dict[str, Any] = {
         "train_gap_classifier": short,
         "score_attention": {"object_labels": ["thing"]},
+        "what_if": {"without": ["concept 1"]},
     }.get(operator.operator, {})
     uri = f"@fiftyone-cam/cam/{operator.operator}"
     call = foo.get_operator(uri)

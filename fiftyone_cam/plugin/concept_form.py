@@ -1,0 +1,40 @@
+"""The parts that the forms about concepts share: a run whose concepts were found, and its concepts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fiftyone.operators import types
+
+from fiftyone_cam.concepts.report import list_concepts
+from fiftyone_cam.core.tables import percent
+from fiftyone_cam.plugin import forms
+from fiftyone_cam.runs import catalog
+from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.concept_record import Concept
+
+
+def run_with_concepts(inputs: types.Object, ctx: Any) -> CamRun | None:
+    """A choice among the runs whose concepts were found; None, and a word about it, if there are none."""
+    keys = list_concepts(ctx.dataset)
+    if not keys:
+        error = types.Error(label="There are no concepts yet", description="Find concepts first")
+        forms.mark_invalid(inputs.view("none", error), "There are no concepts yet: find concepts first")
+        return None
+    inputs.enum("key", keys, label="Run", default=keys[-1], required=True, view=forms.choices(dict.fromkeys(keys, "")))
+    chosen = ctx.params.get("key")
+    return catalog.load_run(ctx.dataset, chosen if chosen in keys else keys[-1])
+
+
+def concepts_of(run: CamRun) -> list[Concept]:
+    """The concepts of a run that :func:`run_with_concepts` gave."""
+    return [] if run.record.concepts is None else run.record.concepts.concepts
+
+
+def choices(run: CamRun, *, multiple: bool = False) -> types.Choices:
+    """A choice among the concepts of a run, each with what it would repair, or what share of the evidence it holds."""
+    said = {}
+    for concept in concepts_of(run):
+        effect = "" if concept.net is None else f"{concept.repaired:,} put right, {concept.broken:,} lost; "
+        said[concept.name] = f"{effect}{percent(concept.share)} of the evidence"
+    return forms.choices(said, multiple=True) if multiple else forms.choices(said)
