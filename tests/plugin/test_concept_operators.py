@@ -21,6 +21,7 @@ from fiftyone_cam.plugin.operators.find_concepts import FindConcepts
 from fiftyone_cam.plugin.operators.name_concept import NameConcept
 from fiftyone_cam.plugin.operators.what_if import WhatIf
 from fiftyone_cam.plugin.panels import concepts_drawing
+from fiftyone_cam.plugin.panels.audit import AuditPanel
 from fiftyone_cam.plugin.panels.concepts import ConceptsPanel
 from fiftyone_cam.plugin.panels.concepts_drawing import ROWS, headline, says
 from fiftyone_cam.runs.concept_record import Concept, PixelCheck
@@ -239,6 +240,18 @@ def test_what_is_gone_costs_no_more_than_itself(found: fo.Dataset) -> None:
     shown, last = panel(found, state=dict(ctx.panel_state), concept="concept 1")
     shown.show(last)
     assert (last.panel.state.missing, triggers(last, "set_view")) == ("concepts", [])
+
+
+def test_the_audit_shows_the_first_concepts(found: fo.Dataset) -> None:
+    focam.audit(found, "cam", progress=False)
+    _, ctx = panel(found)
+    audit = AuditPanel()
+    audit.on_load(ctx)
+    concepts = focam.load_concepts(found, "cam").concepts[:3]
+    assert ctx.panel.state.body["concepts"] == [[concept.name, headline(concept)] for concept in concepts]
+    drawn = audit.render(ctx).type.properties
+    assert all(concept.name in drawn["concepts_words"].default.replace("\\", "") for concept in concepts)
+    assert "open_concepts" in drawn
 
 
 def test_numbers_in_words() -> None:

@@ -17,7 +17,8 @@ from fiftyone_cam.core.tables import percent
 from fiftyone_cam.dataset import internals
 from fiftyone_cam.plugin import forms, plots, queries
 from fiftyone_cam.plugin.panels import audit_drawing
-from fiftyone_cam.plugin.panels.audit_drawing import ACTIONS, CLASSES, MAPS, POINTS, REGIONS
+from fiftyone_cam.plugin.panels.audit_drawing import ACTIONS, CLASSES, CONCEPTS, MAPS, POINTS, REGIONS
+from fiftyone_cam.plugin.panels.concepts_drawing import headline
 from fiftyone_cam.runs import catalog
 
 HELP = """
@@ -123,6 +124,9 @@ class AuditPanel(foo.Panel):
         if ids:
             self._show(ctx, "in the lasso", lambda report: report.samples.select(ids))
 
+    def open_concepts(self, ctx: Any) -> None:
+        ctx.ops.open_panel("cam_concepts")
+
     def toggle_maps(self, ctx: Any) -> None:
         ctx.panel.state.maps = not ctx.panel.state.maps
         self._maps(ctx, self._base(ctx))
@@ -188,6 +192,9 @@ class AuditPanel(foo.Panel):
             data.regions = plots.region_bars(regions, correct, REGIONS)
             together = [row for row in regions if row.label is None]
             body.update(regions=len(together), errors=correct is False, looked=together[0].samples if together else 0)
+        concepts = report.run.record.concepts
+        if concepts is not None and concepts.complete:
+            body["concepts"] = [[concept.name, headline(concept)] for concept in concepts.concepts[:CONCEPTS]]
         state.body = body
         self._maps(ctx, base)
 

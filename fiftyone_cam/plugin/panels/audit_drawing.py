@@ -18,7 +18,7 @@ WORDS = {
     "distracted": "wrong, looked elsewhere",
 }
 
-POINTS, CLASSES, REGIONS, MAPS = 2000, 50, 10, 6
+POINTS, CLASSES, REGIONS, MAPS, CONCEPTS = 2000, 50, 10, 6, 3
 """How much is drawn; the panel says so where there is more."""
 
 ACTIONS = {
@@ -183,6 +183,16 @@ def _plots(on: foo.Panel, panel: types.Object, body: dict[str, Any]) -> None:
         },
         config=plots.CONFIG,
     )
+
+
+def _concepts(on: foo.Panel, panel: types.Object, body: dict[str, Any]) -> None:
+    _heading(
+        panel, "concepts", "What errors are made of", "The first concepts, over all samples that they were found in"
+    )
+    lines = [f"- **{escape_markdown(name)}** {words}" for name, words in body["concepts"]]
+    panel.md("\n".join(lines), name="concepts_words")
+    panel.btn("open_concepts", label="All concepts", on_click=on.open_concepts, variant="outlined",
+              componentsProps=_quiet())  # fmt: skip
 
 
 def _mean_maps(on: foo.Panel, panel: types.Object, state: Any, body: dict[str, Any]) -> None:
