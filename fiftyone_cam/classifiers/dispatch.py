@@ -11,12 +11,12 @@ from typing import Any
 import fiftyone.core.models as fom
 from torch import nn
 
-from fiftyone_cam.classifiers import sources
+from fiftyone_cam.classifiers import sources, yolo
 from fiftyone_cam.core.errors import SourceError, did_you_mean
 from fiftyone_cam.core.names import LITE
 from fiftyone_cam.networks import architectures
 
-_ALWAYS = ("classes", "preprocessing", "activation", "output")
+_ALWAYS = ("classes", "preprocessing", "activation", "output", "input_size", "whole_picture")
 _OWN = (*_ALWAYS, "weights", "arch", "trust_pickle")
 
 
@@ -46,6 +46,9 @@ def load_source(
         used = sources.HUB if kwargs.get("processor") is None else ("processor",)
         _refuse_unused(given, "a Hugging Face model", used)
         return sources.from_huggingface(source, classes=classes, fed=fed, **kwargs)
+    if yolo.is_of_ultralytics(source):
+        _refuse_unused(given, "a model of Ultralytics")
+        return yolo.from_ultralytics(source, classes, fed)
     if isinstance(source, nn.Module):
         _refuse_unused(given, "a torch.nn.Module")
         return sources.from_module(source, classes, fed)
@@ -66,6 +69,9 @@ def load_source(
     if name.startswith("hf:"):
         _refuse_unused(given, "a Hugging Face model", ("processor",), passes_on=True)
         return sources.from_huggingface(name[3:], classes=classes, fed=fed, **kwargs)
+    if name.startswith(yolo.PREFIX):
+        _refuse_unused(given, "a model of Ultralytics", ("trust_pickle",))
+        return yolo.from_name(name.removeprefix(yolo.PREFIX), trust_pickle, classes, fed)
     if name in architectures():
         weights, kwargs = _without_pretrained(weights, kwargs)
         _refuse_unused(given, "a torchvision model", ("weights", "pretrained"), passes_on=True)
@@ -84,8 +90,8 @@ def load_source(
         return sources.from_zoo(name, classes, fed)
     raise SourceError(
         f"{name!r} is neither a classifier name nor an existing path{did_you_mean(name, [*LITE, *architectures()])}. "
-        "Expected efficientnet_lite0, a torchvision classifier, timm:…, hf:…, a FiftyOne zoo model (…-torch), "
-        "a checkpoint folder or a file of weights"
+        "Expected efficientnet_lite0, a torchvision classifier, timm:…, hf:…, ultralytics:…, a FiftyOne zoo model "
+        "(…-torch), a checkpoint folder or a file of weights"
     )
 
 

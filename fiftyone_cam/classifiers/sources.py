@@ -336,9 +336,13 @@ def from_pickle(path: Path, arch: str | None, classes: Sequence[str] | None, fed
         modules = [value for value in content.values() if isinstance(value, nn.Module)]
         if arch is not None or not modules:
             return from_state_dict(path, arch, classes, fed, content)
-        content = modules[0]
+        content = content["ema"] if isinstance(content.get("ema"), nn.Module) else modules[0]  # Ultralytics prefers it
     if not isinstance(content, nn.Module):
         raise SourceError(f"{path.name} holds a {type(content).__name__}, expected a torch.nn.Module or its weights")
+    from fiftyone_cam.classifiers import yolo  # which makes sources of its own, with this module
+
+    if yolo.is_of_ultralytics(content):
+        return yolo.from_ultralytics(content, classes, fed)
     return from_module(content, classes, fed, {"source": "pickle", "model": path.name})
 
 
