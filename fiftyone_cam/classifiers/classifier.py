@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def load_classifier(
     preprocessing: Any = None,
     activation: str | None = None,
     output: str | int | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    whole_picture: bool = False,
     trust_pickle: bool = False,
     **kwargs: Any,
 ) -> Classifier:
@@ -61,6 +64,10 @@ def load_classifier(
         activation: ``"softmax"``, or ``"sigmoid"`` for labels that do not exclude each other; by default the
             checkpoint's or the Hugging Face configuration's, else softmax.
         output: what to take of a forward that returns several things that may be logits: a key or a number.
+        input_size: of the network's input, a side or (height, width), where it is not that of the source's own
+            preprocessing; what that cuts off is in proportion.
+        whole_picture: squeeze the whole picture into the input instead of a crop from its middle, so that nothing is
+            cut off. Objects are then smaller and narrower than the network knows them: accuracy may drop a little.
         trust_pickle: unpickle a whole module from the file. That runs whatever code the file names.
         kwargs: for the loader of a torchvision, timm or Hugging Face model.
 
@@ -79,6 +86,7 @@ def load_classifier(
     if isinstance(source, Classifier):
         given = {**collect(weights, arch, trust_pickle, kwargs), "output": output}
         given |= {"classes": classes, "preprocessing": preprocessing, "activation": activation}
+        given |= {"input_size": input_size, "whole_picture": whole_picture or None}
         if found := [name for name, value in given.items() if value is not None]:
             raise SourceError(
                 f"a loaded classifier stays as it is: leave out {', '.join(found)}, or load it anew with them"
@@ -93,7 +101,7 @@ def load_classifier(
         trust_pickle=trust_pickle,
         kwargs=kwargs,
     )
-    told, pixels = loaded.fed
+    told, pixels = _as_asked(loaded, input_size, whole_picture)
     module = (modules.own_copy(loaded.module) if loaded.borrowed else loaded.module).float()
     module, count = modules.with_output(module, told, output)
     names, activation = numbered(classes or loaded.classes), activation or loaded.activation
@@ -107,6 +115,35 @@ def load_classifier(
             raise SourceError("the network's one output is a probability: let it return the logit, before the sigmoid")
         module, activation = modules.with_two_sides(module), "sigmoid"
     return Classifier(_network(module, names, told, activation), loaded.origin, [pixels])
+
+
+_LARGEST_INPUT = 4096
+
+
+def _as_asked(loaded: sources.Source, input_size: Any, whole_picture: bool) -> sources.Fed:
+    """How the source feeds it, with what the caller wants otherwise; that is noted in the source's origin."""
+    told, check = loaded.fed
+    if input_size is not None:
+        size = (input_size, input_size) if type(input_size) is int else input_size  # True is no size
+        if not (
+            isinstance(size, (tuple, list))
+            and len(size) == 2
+            and all(isinstance(side, int) and 1 <= side <= _LARGEST_INPUT for side in size)
+        ):
+            raise SourceError(
+                f"input_size is {input_size!r}, expected a side or (height, width) in pixels, 1 to {_LARGEST_INPUT}"
+            )
+        try:
+            told = told.resized(*size)
+        except ValueError as error:
+            raise SourceError(f"{error}: pass preprocessing=Preprocessing(…) instead of input_size=") from error
+        loaded.origin["input_size"] = list(size)
+        check = replace(check, detail=f"{check.detail}; then for an input of {size[0]}x{size[1]}, as asked")
+    if whole_picture:
+        told = told.whole_picture()
+        loaded.origin["whole_picture"] = True
+        check = replace(check, detail=f"{check.detail}; then of the whole picture, as asked")
+    return told, check
 
 
 def _network(module: nn.Module, classes: Sequence[str], preprocessing: Preprocessing, activation: str) -> GapNetwork:

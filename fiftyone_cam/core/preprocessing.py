@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -152,6 +152,33 @@ class Preprocessing:
         shape = self._shape(height, width)
         return shape.y.size, shape.x.size
 
+    def whole_picture(self) -> Preprocessing:
+        """The same without a cut: the whole picture, squeezed into the input's size. Itself where nothing is cut off.
+
+        >>> Preprocessing((Resize(short=256), CenterCrop((224, 224)))).whole_picture().frame(480, 640)
+        (0.0, 0.0, 1.0, 1.0)
+        """
+        frames = [self.frame(*size) for size in ((300, 500), (500, 300), (400, 400))]
+        if all(x <= 0 and y <= 0 and x + w >= 1 and y + h >= 1 for x, y, w, h in frames):
+            return self
+        return replace(self, steps=(Resize(size=self.input_size()),))
+
+    def resized(self, height: int, width: int) -> Preprocessing:
+        """The same for an input of another size: every length in the steps grows or shrinks with it.
+
+        Raises:
+            ValueError: the steps say no size that could be changed.
+
+        >>> Preprocessing((Resize(short=256), CenterCrop((224, 224)))).resized(448, 448).steps
+        (Resize(short=512, ...), CenterCrop(size=(448, 448), ...))
+        """
+        before = self.input_size()
+        steps = tuple(_stretched(step, height / before[0], width / before[1]) for step in self.steps)
+        found = replace(self, steps=steps or (Resize(size=(height, width)),))
+        if found.input_size() != (height, width):
+            raise ValueError(f"steps that make {before[0]}x{before[1]} cannot be told to make {height}x{width}")
+        return found
+
     def _shape(self, height: int, width: int) -> Shape:
         shape = Shape(Axis(height), Axis(width))
         for step in self.steps:
@@ -201,6 +228,24 @@ class Preprocessing:
             channels=data.get("channels"),
             full=tuple(full) if isinstance(full := data.get("full"), list) else full,
         )
+
+
+def _stretched(step: Step, down: float, across: float) -> Step:
+    def pair(size: tuple[int, int]) -> tuple[int, int]:
+        return max(1, round(size[0] * down)), max(1, round(size[1] * across))
+
+    if isinstance(step, Resize):
+        if (side := step.short or step.long) is not None:
+            name, box = ("short", "cover") if step.short else ("long", "fit")
+            changed: dict[str, Any] = (
+                {name: max(1, round(side * down))} if down == across else {box: pair((side, side))}
+            )
+        else:
+            changed = {n: pair(getattr(step, n)) for n in ("size", "cover", "fit") if getattr(step, n)}
+        return replace(step, **{"short": None, "long": None, **changed})
+    if isinstance(step, (CenterCrop, Pad)):
+        return replace(step, size=pair(step.size))
+    return step
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -166,15 +166,33 @@ def changes(run: CamRun, params: Mapping[str, Any]) -> list[str]:
     return found
 
 
-MORE: Mapping[str, Any] = {"precision": "float32", "top_k": 1}
+MORE: Mapping[str, Any] = {"precision": "float32", "top_k": 1, "media_field": "filepath"}
 """The settings behind *More settings* that change results, with their defaults."""
 
 _SAID: Mapping[str, Callable[[Any], str]] = {
     "ground_truth": lambda field: f"the true classes in {field}" if field else "no ground truth",
     "precision": lambda name: f"precision {name}",
+    "media_field": lambda field: f"the files in {field}",
     "top_k": lambda count: f"{count} class{'es' if count > 1 else ''} per image",
 }
 """How to say a setting of a run."""
+
+
+def picture(inputs: types.Object, dataset: fo.Dataset) -> None:
+    """What of a picture the network gets, and from which of the dataset's media fields."""
+    inputs.bool(
+        "whole_picture",
+        label="Whole picture",
+        description="Squeeze all of it into the input, cut nothing off. Networks that were trained with a centre crop "
+        "are a little less accurate so",
+        default=False,
+        view=types.CheckboxView(),
+    )
+    inputs.int(
+        "input_size", label="Input size", description="The side in pixels; empty: the model's own", min=1, max=4096
+    )
+    if len(media := dataset.app_config.media_fields) > 1:
+        inputs.enum("media_field", media, label="Media field", default="filepath", view=forms.choices(media))
 
 
 def engine(inputs: types.Object, params: Mapping[str, Any]) -> None:

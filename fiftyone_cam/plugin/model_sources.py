@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fiftyone_cam.classifiers.classifier import Classifier
     from fiftyone_cam.runs.record import CamRecord
 
-LOADING = ("classes", "arch", "weights")
+LOADING = ("classes", "arch", "weights", "input_size", "whole_picture")
 """What a form or a record may pass to :func:`load_classifier`. Never what runs code that comes with data."""
 
 TOKEN = "HF_TOKEN"
@@ -132,6 +132,10 @@ def loader_arguments(params: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     classes = params.get("classes")
     if classes:
         kwargs["classes"] = class_names(classes) if isinstance(classes, str) else list(classes)
+    if params.get("input_size"):
+        kwargs["input_size"] = params["input_size"]
+    if params.get("whole_picture"):
+        kwargs["whole_picture"] = True
     source = params.get("source") or default_source()
     if params.get("arch") and (params.get("classifier") or source == "weights"):  # or it was typed for another source
         kwargs["arch"] = params["arch"]
@@ -153,7 +157,8 @@ def of_record(record: CamRecord) -> tuple[str, dict[str, Any]] | None:
         if origin.source == entry.origin and entry.can_be_recorded:
             weights = origin.weights
             kwargs = {"weights": weights.split(".")[-1]} if source == "torchvision" and weights else {}
-            return f"{entry.prefix}{origin.model}", {**kwargs, "classes": list(origin.classes)}
+            asked = {name: origin.details[name] for name in ("input_size", "whole_picture") if name in origin.details}
+            return f"{entry.prefix}{origin.model}", {**kwargs, **asked, "classes": list(origin.classes)}
     return None
 
 

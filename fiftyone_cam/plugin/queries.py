@@ -188,7 +188,7 @@ def sample_summary(samples: Collection, sample_id: str, key: str) -> dict[str, A
     {'true': 'tabby', 'verdict': 'distracted', 'contrast': True, 'unplaced': None, 'stale': None}
     """
     run = catalog.load_run(samples, key)
-    truth = (run.record.audit and run.record.audit.ground_truth) or run.record.settings.ground_truth
+    truth = (run.record.audit and run.record.audit.ground_truth) or run.ground_truth
     paths = {
         "true": f"{truth}.label" if truth else None,
         "verdict": run.field("verdict"),

@@ -25,7 +25,7 @@ COLORS = {
 }
 
 
-LOADING = ("classes", "arch")
+LOADING = ("classes", "arch", "input_size", "whole_picture")
 """What Python may give the operator of ``load_classifier``'s arguments, as the form does."""
 
 
@@ -78,6 +78,7 @@ class ComputeCam(CamOperator["CamRun"]):
             self._advanced(inputs, ctx, first)
 
     def _advanced(self, inputs: types.Object, ctx: Any, first: Mapping[str, Any]) -> None:
+        compute_form.picture(inputs, ctx.dataset)
         forms.device(inputs, ctx)
         compute_form.engine(inputs, ctx.params)
         inputs.int(
@@ -113,6 +114,7 @@ class ComputeCam(CamOperator["CamRun"]):
             **loading,
             "key": params.get("key") or "cam",
             "ground_truth": params.get("ground_truth") or None,
+            "media_field": params.get("media_field") or "filepath",
             "class_map": parse(params.get("class_map")),
             "top_k": params.get("top_k") or 1,
             "batch_size": params.get("batch_size") or None,

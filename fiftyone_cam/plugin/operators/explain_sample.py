@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
@@ -115,7 +116,7 @@ class ExplainSample(CamOperator[fo.Heatmap]):
         outputs.str("picture", view=types.ImageView(alt=f"What speaks for {result.label}"))
         outputs.str("words", view=types.MarkdownView())
         schema = types.Property(outputs, view=types.View(label="What speaks for this class"))
-        filepath = ctx.dataset[_sample_id(ctx)].filepath
+        filepath = ctx.dataset[_sample_id(ctx)][run.record.settings.media_field]
         return ctx.ops.show_output(schema.to_json(), {"picture": picture(run, result, filepath), "words": words})
 
     def answer(self, ctx: Any, result: fo.Heatmap) -> dict[str, Any]:
@@ -142,7 +143,10 @@ def picture(run: CamRun, heat: fo.Heatmap, filepath: str) -> str:
     from fiftyone_cam.runs.heatmaps import signed_map
 
     with Workers(1, seconds=limits().seconds, name="cam-decode") as workers:
-        whole = workers.result(workers.submit(read_image, filepath))
+        # no run of read= comes here: its classifier can be loaded from Python only
+        full = run.record.classifier.preprocessing.get("full")
+        full = tuple(full) if isinstance(full, list) else full
+        whole = workers.result(workers.submit(partial(read_image, full=full), filepath))
     height, width = whole.shape[:2]
     shrink = min(1.0, SIDE / max(height, width))
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
@@ -165,7 +169,7 @@ def _sample_id(ctx: Any) -> str | None:
 def _suggestion(dataset: fo.Dataset, sample_id: str, run: CamRun) -> str | None:
     """The class to ask about first: the true one of a wrong prediction, otherwise the predicted one."""
     sample = dataset[sample_id]
-    found = [sample.get_field(path) for path in (run.record.settings.ground_truth, run.field("prediction")) if path]
+    found = [sample.get_field(path) for path in (run.ground_truth, run.field("prediction")) if path]
     labels = [label.label for label in found if label is not None and label.label in run.classes]
     return labels[0] if labels else None
 
