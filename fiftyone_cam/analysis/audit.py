@@ -214,7 +214,7 @@ class _Auditor:
         threshold: float,
     ) -> None:
         settings = run.record.settings
-        ground_truth = settings.ground_truth if ground_truth is None else ground_truth
+        ground_truth = run.ground_truth if ground_truth is None else ground_truth
         given = class_maps.resolve(class_map, run.classes)
         class_map = settings.class_map if given is None else given
         names = [objects] if isinstance(objects, str) else list(objects or ())

@@ -61,7 +61,7 @@ def compare(
     _, first = finished_run(samples, before)
     collection, second = finished_run(samples, after)
     settings = [run.record.settings for run in (first, second)]
-    ground_truth = ground_truth or settings[1].ground_truth or settings[0].ground_truth
+    ground_truth = ground_truth or second.ground_truth or first.ground_truth
     truths = [
         GroundTruth.read(collection, ground_truth, run.classes, setting.class_map)
         for run, setting in zip((first, second), settings, strict=True)

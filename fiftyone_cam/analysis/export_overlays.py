@@ -15,13 +15,14 @@ from typing import Any
 import cv2
 import fiftyone as fo
 import fiftyone.core.utils as fou
+import numpy as np
 
 from fiftyone_cam.core.boxes import as_box
 from fiftyone_cam.core.contact_sheet import Card, contact_sheet, shrink
 from fiftyone_cam.core.display import OPACITY
 from fiftyone_cam.core.errors import CamError, FieldError, ImageError, NotDoneError
 from fiftyone_cam.core.files import write_atomically
-from fiftyone_cam.core.image import read_image
+from fiftyone_cam.core.image import call_reader, read_image
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.core.overlay import APP, Picture, blend, caption, check_style, stack
@@ -88,6 +89,7 @@ def export_overlays(
     text: bool = True,
     side_by_side: bool = False,
     *,
+    read: Callable[[str], Any] | None = None,
     progress: bool | Callable[[Any], None] | None = None,
 ) -> Overlays:
     """Write each photo with the heatmap of its prediction, as PNG at the photo's full resolution.
@@ -107,6 +109,7 @@ def export_overlays(
         alpha: the heatmap's share in the sum.
         text: write class and confidence above the photo, and the truth where the class is wrong.
         side_by_side: show the photo alone, at the left of the one with the heatmap.
+        read: for a run whose pictures a function of yours has read, ``Preprocessing(read=…)``: that function.
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
 
     Returns:
@@ -114,17 +117,24 @@ def export_overlays(
 
     Raises:
         RunError: there is no such run.
-        CamError: the style is unknown, or the folder holds other files of these names, or cannot be written.
+        CamError: the style is unknown, the run's own function was not passed, or the folder holds other files of these
+            names, or cannot be written.
 
     >>> print(focam.export_overlays(wrong, "cam", "overlays"))
     12 overlays in overlays, listed in manifest.csv
     """
     check_style(colormap, alpha)
     run = catalog.load_run(samples, key)
+    made = run.record.classifier.preprocessing
+    if "read" in made and read is None:
+        raise CamError(
+            f"the pictures of run {key!r} were read by {made['read']}, which no record can hold: pass it again, read=…"
+        )
     rows = _rows(samples, run)
     folder = Path(out_dir).expanduser().absolute()
     manifest = _Manifest(folder)
     manifest.claim([row["file"] for row in rows if row["file"]])
+    full = tuple(made["full"]) if isinstance(made.get("full"), list) else made.get("full")
     worst = sorted((row for row in rows if row["file"]), key=_goodness)[:ON_SHEET]
     wanted = {row["id"] for row in worst}
     small: dict[str, Picture] = {}
@@ -132,7 +142,8 @@ def export_overlays(
     def export(found: tuple[dict[str, Any], fo.Heatmap]) -> None:
         row, heatmap = found
         try:
-            photo, overlay = _overlay(row, heatmap, colormap, alpha, run.record.threshold)
+            photo = _photo(row["filepath"], full, read)
+            overlay = _overlay(photo, row, heatmap, colormap, alpha, run.record.threshold)
             picture = _picture(row, photo, overlay, text, side_by_side)
         except (ImageError, FieldError) as error:
             row["error"] = str(error)
@@ -176,10 +187,10 @@ def export_overlays(
 
 def _rows(samples: Collection, run: CamRun) -> list[dict[str, Any]]:
     """A row of the manifest for each sample, with all that is known before a photo is opened."""
-    truth = run.record.settings.ground_truth
+    truth = run.ground_truth
     translation = Translation(run.classes, run.record.settings.class_map)
     heatmap, prediction, error = (run.field(name) for name in (HEATMAP, PREDICTION, ERROR))
-    paths = ["id", "filepath", f"{prediction}.label", f"{prediction}.confidence"]
+    paths = ["id", run.record.settings.media_field, f"{prediction}.label", f"{prediction}.confidence"]
     paths += [f"{heatmap}.logit", error]
     columns = samples.values(paths)
     truths = samples.values(f"{truth}.label") if truth else [None] * len(columns[0])
@@ -227,15 +238,22 @@ def _words(row: dict[str, Any]) -> list[str]:
     return [*lines, f"truth: {row['truth']}"] if row["right"] is False else lines
 
 
+def _photo(path: str, full: Any, read: Callable[[str], Any] | None) -> Picture:
+    """A photo as the run's network got it, but for the size: its colours, or the first three of its channels."""
+    if read is None:
+        return read_image(path, full=full)
+    pixels = call_reader(read, path, full)
+    return pixels[..., :3] if pixels.shape[2] >= 3 else np.repeat(pixels[..., :1], 3, axis=2)
+
+
 def _overlay(
-    row: dict[str, Any], heatmap: fo.Heatmap, colormap: str, alpha: float, threshold: float
-) -> tuple[Picture, Picture]:
-    photo = read_image(row["filepath"])
+    photo: Picture, row: dict[str, Any], heatmap: fo.Heatmap, colormap: str, alpha: float, threshold: float
+) -> Picture:
     cam = cam_of(heatmap)
     evidence = signed_map(heatmap, photo.shape[:2])
     overlay = blend(photo, evidence, as_box(cam["seen"]), row["scale"], colormap, alpha, threshold)
     row["bias"] = cam["bias"]
-    return photo, overlay
+    return overlay
 
 
 def _picture(row: dict[str, Any], photo: Picture, picture: Picture, text: bool, side_by_side: bool) -> Picture:

@@ -18,7 +18,7 @@ from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.compute.writer import Writer
 from fiftyone_cam.core import class_maps
 from fiftyone_cam.core.checks import Check
-from fiftyone_cam.core.errors import CamError, RunError
+from fiftyone_cam.core.errors import CamError, FieldError, RunError
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.logits_check import Reference
 from fiftyone_cam.core.names import ERROR, FALSE, HEATMAP, MISSED, PRECISIONS, PREDICTION, PREDICTIONS
@@ -50,6 +50,7 @@ def compute_cam(
     class_map: Mapping[str, str] | str | None = None,
     top_k: int = 1,
     threshold: float | None = None,
+    media_field: str = "filepath",
     batch_size: int | None = None,
     device: str | None = None,
     precision: str = "float32",
@@ -86,6 +87,7 @@ def compute_cam(
             prediction that is not in it is wrong; the contrast is then against the strongest class of the true group.
         top_k: how many classes to explain, strongest first.
         threshold: confidence from which a class counts as predicted, for independent labels alone; by default 0.5.
+        media_field: the field with the images' paths, for a dataset that has several, such as thumbnails.
         batch_size: images per forward; by default 32, on a GPU of this process as many as keep it busy. Halved by
             itself where memory runs out.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, …; by default a GPU where there is one.
@@ -112,7 +114,7 @@ def compute_cam(
     >>> dataset.match(F("cam_prediction.label") != F("ground_truth.label"))
     """
     collection = require_images(samples)
-    _check_settings(collection, key, ground_truth, batch_size, precision, top_k, threshold)
+    _check_settings(collection, key, ground_truth, batch_size, precision, top_k, threshold, media_field)
     engine = as_engine(engine, device)
     classifier = load_classifier(classifier)
     words = class_maps.resolve(class_map, classifier.classes)
@@ -140,6 +142,7 @@ def compute_cam(
         precision=precision,
         top_k=top_k,
         threshold=threshold,
+        media_field=media_field,
     )
     database.refresh(dataset_of(collection))
     run = _open(dataset_of(collection), key, classifier, settings, overwrite)
@@ -169,6 +172,9 @@ def compute_cam(
                     writer.add(result)
                     bar.update()
             timing.seconds = time.perf_counter() - started
+            if notes := writer.notes():
+                logger.warning("run %r: %s", key, "; ".join(notes))
+            run.update(notes=notes)
         _declare(run, schema)
         _finish(run, collection, truth, timing, len(items), explainer.logits_check)
     database.refresh(run.dataset)
@@ -187,6 +193,7 @@ def _check_settings(
     precision: str,
     top_k: int,
     threshold: float | None,
+    media_field: str,
 ) -> None:
     """What can be known to be wrong before a classifier is loaded."""
     catalog.check_key(dataset_of(samples), key)
@@ -197,6 +204,11 @@ def _check_settings(
             raise CamError(f"{name} is {value!r}, expected a whole number from 1")
     if threshold is not None and not (isinstance(threshold, (int, float)) and 0 < threshold < 1):
         raise CamError(f"threshold is {threshold!r}, expected a confidence between 0 and 1, such as 0.5")
+    if not isinstance(samples.get_field(media_field), fo.StringField):
+        known = ", ".join(dataset_of(samples).app_config.media_fields)
+        raise FieldError(
+            f"media_field is {media_field!r}, expected a string field with paths of images, such as {known}"
+        )
     if ground_truth is not None:
         check_field(samples, ground_truth, several=True)
         if key in catalog.list_runs(samples):
@@ -348,7 +360,8 @@ def _pending(samples: Collection, run: CamRun, truth: GroundTruth, overwrite: bo
         if not retry_failed:
             undone &= ~F(run.field(ERROR)).exists()
         view = view.match(undone)
-    ids, paths = view.values(["id", "filepath"])
+    ids, paths = view.values(["id", run.record.settings.media_field])
+    paths = [path or "" for path in paths]
     if truth.several:
         held, several = view.values([truth.field, truth.labels_path])
         known = [None if label is None else names or [] for label, names in zip(held, several, strict=True)]

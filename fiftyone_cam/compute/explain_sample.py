@@ -46,11 +46,12 @@ def explain_sample(
         raise CamError(f"expected a sample's id, found {found}: pass sample.id")
     classifier = load_classifier(classifier)
     run.require_weights(classifier.fingerprint)
+    run.require_pixels(classifier.network.preprocessing.to_dict())
     try:
         sample = run.dataset[str(sample_id)]
     except KeyError:
         raise CamError(f"dataset {run.dataset.name!r} has no sample of id {sample_id}") from None
-    result = classifier.explain(sample.filepath, None if label is None else [label])
+    result = classifier.explain(sample[run.record.settings.media_field] or "", None if label is None else [label])
     if isinstance(result, Failure):
         raise CamError(f"{os.path.basename(sample.filepath)} cannot be explained: {result.reason}")
     heat = heatmap(result.maps[0], result, run.record.scale, run.record.threshold)

@@ -26,6 +26,9 @@ CHUNK = 128
 
 _FLUSH_SECONDS = 2.0
 
+_BLACK, _UNIFORM = 10, 3
+"""Grey levels of 255: the mean below which a picture is nearly black, the deviation below which it is of one colour."""
+
 
 class Writer:
     """Results to the database, in chunks, beside the computation; at most two chunks wait.
@@ -43,12 +46,28 @@ class Writer:
         self._pending: deque[Task[None]] = deque()
         self._flushed = time.monotonic()
         self._certificate = run.certificate
+        self._seen = self._dark = self._uniform = 0
 
     def __enter__(self) -> Writer:
         return self
 
+    def notes(self) -> list[str]:
+        """What a person should know of the pictures: that most of them were nearly black, or of one colour."""
+        told = []
+        for count, word, advice in (
+            (self._dark, "nearly black", "is their range right? Preprocessing(full=4095) for 12 bits in a file of 16"),
+            (self._uniform, "nearly of one colour", "are these the right files?"),
+        ):
+            if 2 * count > self._seen:
+                told.append(f"{count:,} of {self._seen:,} are {word}: {advice}")
+        return told[:1]
+
     def add(self, result: Result) -> None:
         self._results.append(result)
+        if not isinstance(result, Failure) and result.light is not None:
+            self._seen += 1
+            self._dark += result.light[0] < _BLACK
+            self._uniform += result.light[1] < _UNIFORM
         if self._run.record.scale is None:
             # However late it is: the scale must come of the same maps on a slow machine, and with another engine, where
             # failures come earlier or later.

@@ -207,6 +207,8 @@ class Explainer(BatchRunner[Explanation]):
             scale = scale_of_terms(maps, bias, on_cpu)
             errors = certificate(maps, bias, picked, scale).amax(1)
             finite = on_cpu.isfinite().all(1)
+            thinned = stacked[:, :, ::4, ::4].flatten(1).float()  # enough to tell a black picture
+            light = thinned.mean(1), thinned.std(1, correction=0)
             pooled = reading.pooled().cpu() if self.vectors and reading.pooled is not None else None
             if self._compare_next:
                 self._compare(stacked[:IMAGES], on_cpu[:IMAGES], scale[:IMAGES])
@@ -241,6 +243,7 @@ class Explainer(BatchRunner[Explanation]):
                     error=float(errors[i]),
                     logits=on_cpu[i].numpy().copy() if self.vectors else None,
                     pooled=None if pooled is None else pooled[i].numpy().copy(),
+                    light=(float(light[0][i]), float(light[1][i])),
                     labels=None if self.threshold is None else self._labels(prepared, confidences[i], self.threshold),
                 )
             )

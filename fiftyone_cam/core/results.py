@@ -76,7 +76,8 @@ class Labels:
 class Explanation:
     """The strongest classes' maps of one image, and the contrast to the truth where the strongest is wrong.
 
-    ``logits`` of all classes and the ``pooled`` features are there where the explainer was asked for them.
+    ``logits`` of all classes and the ``pooled`` features are there where the explainer was asked for them. ``light``:
+    mean and standard deviation of what the network got, in grey levels.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Explanation:
     logits: NDArray[np.float32] | None = None
     pooled: NDArray[np.float32] | None = None
     labels: Labels | None = None
+    light: tuple[float, float] | None = None
 
 
 Result = Explanation | Failure

@@ -28,7 +28,13 @@ def require_images(samples: Collection) -> Collection:
             f"expected whole images, found a {type(samples).__name__}: its samples refer to their whole image. "
             "Cut the objects out first: focam.crop_patches(patches, 'crops') makes a dataset of them"
         )
-    if isinstance(samples, (foc.ClipsView, fov.FramesView)):
+    if isinstance(samples, fov.FramesView):
+        raise RunError(
+            "expected a dataset or a view of images, found a view of frames, made anew each time, which keeps no "
+            "run. To have predictions and maps in `frames.` of the videos: frames.apply_model(classifier, 'cam'); "
+            "to have a run: compute it on a dataset of the frames, frames.clone()"
+        )
+    if isinstance(samples, foc.ClipsView):
         raise RunError(
             f"expected a dataset or a view of whole images, found a {type(samples).__name__}, whose samples are made "
             "anew each time. Export it as a dataset of its own: view.clone()"
@@ -47,7 +53,9 @@ def require_images(samples: Collection) -> Collection:
         )
     if samples.media_type is not None and samples.media_type != "image":
         hint = (
-            ": take its frames, dataset.to_frames(sample_frames=True).clone()" if samples.media_type == "video" else ""
+            ": take its frames, dataset.to_frames(sample_frames=True), with apply_model, or their clone() for a run"
+            if samples.media_type == "video"
+            else ""
         )
         raise RunError(f"expected images, found media of type {samples.media_type!r}{hint}")
     if samples.count("id") == 0:  # count() takes MongoDB's estimate, which is 0 after MongoDB crashed

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
 from fiftyone_cam.core.checks import Check
 from fiftyone_cam.core.errors import RunError
-from fiftyone_cam.core.names import COMPILING_PAYS, CONCEPTS, ERROR, GRADES, HEATMAP, PREDICTION, PREDICTIONS
+from fiftyone_cam.core.names import COMPILING_PAYS, CONCEPTS, ERROR, FALSE, GRADES, HEATMAP, PREDICTION, PREDICTIONS
 from fiftyone_cam.core.tables import Summary, percent
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.dataset import app_config, internals
@@ -65,6 +66,34 @@ class CamRun(Run[CamRecord]):
                 f"the classifier has other weights than that of run {self.key!r}: expected the same "
                 f"{self.record.classifier.model}; compute another run with this one"
             )
+
+    def require_pixels(self, preprocessing: Mapping[str, Any]) -> None:
+        """Refuse a classifier that is fed otherwise than the run's: of the same picture it would see something else.
+
+        Args:
+            preprocessing: the classifier's, :meth:`Preprocessing.to_dict`.
+
+        Raises:
+            RunError: the run was made with another preprocessing.
+
+        >>> run.require_pixels(classifier.network.preprocessing.to_dict())
+        """
+        made = self.record.classifier.preprocessing
+        if made and made != preprocessing:
+            changed = [name for name in {**made, **preprocessing} if made.get(name) != preprocessing.get(name)]
+            raise RunError(
+                f"the classifier is fed otherwise than that of run {self.key!r}: expected "
+                f"{', '.join(f'{name} {made.get(name)}' for name in changed)}; load it with the same preprocessing"
+            )
+
+    @property
+    def ground_truth(self) -> str | None:
+        """The field with the one true class of each sample; None if there is none, or if samples have several labels.
+
+        >>> run.ground_truth
+        'ground_truth'
+        """
+        return None if self.field(FALSE) in self.fields else self.record.settings.ground_truth
 
     @property
     def certificate(self) -> float:
@@ -194,6 +223,7 @@ class CamRun(Run[CamRecord]):
             if share is not None:
                 rows.insert(2, ("", f"no place holds {share:.0%} of the gap to the runner-up (median)"))
         rows += [("", f"{count:,} x {reason}") for reason, count in list(self.failures.items())[:10]]
+        rows += [("pictures", note) for note in record.notes]
         if record.accuracy is not None:
             unknown = record.unknown_labels
             note = f" (without {unknown:,} whose label matches no class)" if unknown else ""

@@ -112,6 +112,7 @@ class Settings:
     precision: str = "float32"
     top_k: int = 1
     threshold: float | None = None
+    media_field: str = "filepath"
 
 
 @dataclass(kw_only=True)
@@ -197,6 +198,7 @@ class CamRecord(RunRecord):
         localization: of the boxes, if there are any.
         concepts: what predictions are made of, if that was found.
         loaded_from: what ``load_classifier`` is given to have the classifier again, and its keywords.
+        notes: what a person should know of its pictures.
         checks: ``pixels``, ``logits`` and ``maps``: each as :meth:`Check.to_dict` gives it.
         hidden: fields that the App showed before, and that would have covered the heatmaps.
     """
@@ -222,6 +224,7 @@ class CamRecord(RunRecord):
     loaded_from: list[Any] | None = None
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     hidden: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 # trainings
