@@ -133,7 +133,7 @@ class _Scorer:
         seed: int,
     ) -> None:
         record = run.record
-        ground_truth = record.settings.ground_truth if ground_truth is None else ground_truth
+        ground_truth = run.ground_truth if ground_truth is None else ground_truth
         if objects is None:
             if record.audit is None or not record.audit.objects:
                 raise FieldError("say where the objects are: objects='a field of boxes, polygons or masks'")

@@ -193,7 +193,8 @@ class _Search:
 
     def _items(self, samples: Collection) -> list[Item]:
         """What is to be read, in random order, so that the first ones are like all."""
-        ids, paths = samples.values(["id", "filepath"])
+        ids, paths = samples.values(["id", self.run.record.settings.media_field])
+        paths = [path or "" for path in paths]
         labels = samples.values(f"{self.truth.field}.label") if self.truth.field else [None] * len(ids)
         items = [Item(id, path, self.truth.indices(label)) for id, path, label in zip(ids, paths, labels, strict=True)]
         return [items[i] for i in np.random.default_rng(self.seed).permutation(len(items))]
