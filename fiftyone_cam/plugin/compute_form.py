@@ -62,7 +62,8 @@ def ground_truth(
     first: Mapping[str, Any],
 ) -> None:
     """The field with the true class, and a translation of the model's words into its words."""
-    found = forms.label_fields(dataset)
+    several = forms.label_fields(dataset, fo.Classifications)  # for classifiers of independent labels
+    found = [*forms.label_fields(dataset), *several]
     value = params.get("ground_truth")
     if not found and not value:
         return
@@ -73,7 +74,7 @@ def ground_truth(
         default=first.get("ground_truth"),
         view=forms.choices(dict.fromkeys(found, "")),
     )
-    if not value:
+    if not value or value in several:  # several labels are translated from Python only
         return
     if value not in found:
         field = dataset.get_field(value)

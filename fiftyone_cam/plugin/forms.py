@@ -100,12 +100,12 @@ def fields_of_runs(dataset: fo.Dataset) -> set[str]:
     return {path for key in catalog.list_runs(dataset) for path in store.written_fields(dataset, key)}
 
 
-def label_fields(dataset: fo.Dataset) -> list[str]:
-    """The Classification fields that neither a run nor a training of this project wrote."""
+def label_fields(dataset: fo.Dataset, kind: type[fo.Label] = fo.Classification) -> list[str]:
+    """The Classification fields that neither a run nor a training of this project wrote; or those of another kind."""
     ours = fields_of_runs(dataset)
     for key in catalog.list_trainings(dataset):
         ours |= set(store.written_fields(dataset, key))
-    return [path for path in dataset.get_field_schema(embedded_doc_type=fo.Classification) if path not in ours]
+    return [path for path in dataset.get_field_schema(embedded_doc_type=kind) if path not in ours]
 
 
 def last_truth(dataset: fo.Dataset) -> str | None:

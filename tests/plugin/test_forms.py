@@ -368,3 +368,18 @@ def test_only_the_process_that_computes_chooses_the_cluster() -> None:
     pytest.importorskip("ray")
     with pytest.raises(focam.CamError, match="set RAY_ADDRESS"):
         engine_params(focam.Ray(address="auto"))
+
+
+def test_what_of_a_picture_is_taken_is_asked_and_passed_on(labelled: fo.Dataset) -> None:
+    found = form(ComputeCam, labelled, advanced=True)
+    assert {"whole_picture", "input_size"} <= set(found)
+    assert "media_field" not in found  # there is no choice
+    labelled.app_config.media_fields = ["filepath", "small_path"]
+    assert "media_field" in form(ComputeCam, labelled, advanced=True)
+    asked = {"source": "timm", "timm": "resnet50", "input_size": 96, "whole_picture": True}
+    assert sources.loader_arguments(asked) == ("timm:resnet50", {"input_size": 96, "whole_picture": True})
+
+
+def test_a_field_of_several_labels_can_be_the_ground_truth_of_maps(labelled: fo.Dataset) -> None:
+    labelled.add_sample_field("several", fo.EmbeddedDocumentField, embedded_doc_type=fo.Classifications)
+    assert form(ComputeCam, labelled, ground_truth="several")["ground_truth"] is None
