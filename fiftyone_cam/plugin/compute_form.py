@@ -179,7 +179,7 @@ _SAID: Mapping[str, Callable[[Any], str]] = {
 """How to say a setting of a run."""
 
 
-def picture(inputs: types.Object, dataset: fo.Dataset) -> None:
+def picture(inputs: types.Object, dataset: fo.Dataset, first: Mapping[str, Any]) -> None:
     """What of a picture the network gets, and from which of the dataset's media fields."""
     inputs.bool(
         "whole_picture",
@@ -193,7 +193,10 @@ def picture(inputs: types.Object, dataset: fo.Dataset) -> None:
         "input_size", label="Input size", description="The side in pixels; empty: the model's own", min=1, max=4096
     )
     if len(media := dataset.app_config.media_fields) > 1:
-        inputs.enum("media_field", media, label="Media field", default="filepath", view=forms.choices(media))
+        default = first.get("media_field") or "filepath"
+        inputs.enum(
+            "media_field", media, label="Media field", default=default, view=forms.choices(dict.fromkeys(media, ""))
+        )
 
 
 def engine(inputs: types.Object, params: Mapping[str, Any]) -> None:

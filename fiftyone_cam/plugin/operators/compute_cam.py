@@ -78,7 +78,7 @@ class ComputeCam(CamOperator["CamRun"]):
             self._advanced(inputs, ctx, first)
 
     def _advanced(self, inputs: types.Object, ctx: Any, first: Mapping[str, Any]) -> None:
-        compute_form.picture(inputs, ctx.dataset)
+        compute_form.picture(inputs, ctx.dataset, first)
         forms.device(inputs, ctx)
         compute_form.engine(inputs, ctx.params)
         inputs.int(
