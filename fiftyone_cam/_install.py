@@ -18,7 +18,7 @@ from fiftyone_cam.core.names import PLUGIN
 FOLDER = "fiftyone_cam"
 
 # What the plugin consists of; pyproject.toml puts the same files into the wheel's bundle.
-BUNDLE = ("fiftyone.yml", "fiftyone_cam/plugin/entry.py", "fiftyone_cam/plugin/assets")
+BUNDLE = ("fiftyone.yml", "fiftyone_cam/plugin/entry.py", "fiftyone_cam/plugin/assets", "skills")
 
 # Says, inside a copied plugin folder, that `install` made it.
 _MARKER = "COPIED_BY_FIFTYONE_CAM"

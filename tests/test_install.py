@@ -138,10 +138,27 @@ def test_wheel_holds_the_package_and_the_plugin(wheel: Path) -> None:
     assert any(name.endswith("/LICENSE") for name in names)
 
 
+def test_pypi_shows_addresses_of_what_is_there(wheel: Path) -> None:
+    """A relative picture or link leads nowhere from PyPI; the project's address is one, in all places."""
+    archive = zipfile.ZipFile(wheel)
+    [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    text = archive.read(metadata).decode()
+    shown = text.partition("\n\n")[2]
+    links = re.findall(r"\]\(([^)]+)\)", shown)
+    assert len(links) > 20
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    home = yaml.safe_load((REPOSITORY / "fiftyone.yml").read_text())["url"]
+    ours = re.findall(rf"{home.removeprefix('https://github.com')}/(?:blob/)?main/([^)#]+)", shown)
+    assert len(ours) > 10
+    assert [path for path in ours if not (REPOSITORY / path).exists()] == []
+    assert all(
+        line.endswith(home) or f", {home}" in line for line in text.splitlines() if line.startswith("Project-URL")
+    )
+
+
 def test_one_version() -> None:
-    (version,) = re.findall(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
-    assert fiftyone_cam.__version__ == version
-    assert yaml.safe_load((REPOSITORY / "fiftyone.yml").read_text())["version"] == version
+    """The package takes its version from ``__init__.py``; FiftyOne reads a file that can only repeat it."""
+    assert yaml.safe_load((REPOSITORY / "fiftyone.yml").read_text())["version"] == fiftyone_cam.__version__
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "link", "dangling link"])
