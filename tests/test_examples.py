@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import re
 import subprocess
 import sys
@@ -50,6 +52,24 @@ def test_an_example_shows_its_options(script):
     process = subprocess.run([sys.executable, str(EXAMPLES / script), "--help"], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert "--headless" in process.stdout
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_the_first_cell_to_the_last(tmp_path):
+    """Its cells as one program, without what only a notebook can do: install packages, and show the App."""
+    cells = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code[0].startswith("%pip install")
+    assert code[-1].startswith("session = fo.launch_app")
+    program = "import matplotlib\nmatplotlib.use('Agg')\n" + "\n".join(code[1:-1])
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+    process = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert process.returncode == 0, process.stderr
+    assert max(certificates(process.stdout)) < 1e-5
+    assert "tabby" in process.stdout or "cat" in process.stdout  # the cat of scikit-image
+    assert len(written(tmp_path / "overlays")) == 6
 
 
 @pytest.mark.slow
