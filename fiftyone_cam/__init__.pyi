@@ -20,6 +20,7 @@ from .compute.explain_sample import explain_sample as explain_sample
 from .compute.score_faithfulness import FaithfulnessReport as FaithfulnessReport
 from .compute.score_faithfulness import FaithfulnessScores as FaithfulnessScores
 from .compute.score_faithfulness import score_faithfulness as score_faithfulness
+from .compute.visualize import visualize as visualize
 from .concepts.find_concepts import find_concepts as find_concepts
 from .concepts.report import ConceptReport as ConceptReport
 from .concepts.report import delete_concepts as delete_concepts

@@ -118,6 +118,8 @@ def audit(
     if auditor.has_verdicts:
         for verdict in VERDICTS:
             run.save_view(verdict, run.dataset.match(F(run.field("verdict")) == verdict))
+        there = set(run.dataset.distinct(run.field("verdict")))
+        run.save_scenario("verdicts", run.field("verdict"), [verdict for verdict in VERDICTS if verdict in there])
     run.update(
         audit=AuditRecord(
             **auditor.settings,
@@ -329,6 +331,7 @@ def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
         return []
     there = [name for name in _TYPES if run.field(name) in run.fields]
     run.update(audit=None)
+    run.clear_scenarios()
     for name in there:
         if name not in auditor.fields:
             run.clear_field(name)

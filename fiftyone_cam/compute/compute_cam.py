@@ -34,6 +34,7 @@ from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.engines.settings import Engine, Ray, as_engine
 from fiftyone_cam.runs import catalog, lease
 from fiftyone_cam.runs.cam_run import CamRun, maps_check
+from fiftyone_cam.runs.evaluation import register_evaluation
 from fiftyone_cam.runs.heatmaps import field_schema
 from fiftyone_cam.runs.interruption import is_database_gone, reason_of, terminable
 from fiftyone_cam.runs.record import CamRecord, ClassifierRecord, Counts, Settings
@@ -68,7 +69,8 @@ def compute_cam(
     the attributes ``label``, ``logit``, ``bias``, ``grid``, ``box`` and ``seen``), ``{key}_error`` (why a sample has no
     result) and, with ``ground_truth``, ``{key}_contrast`` for wrong predictions (predicted minus true class). With
     ``top_k > 1`` also ``{key}_top`` (``fo.Classifications``) and ``{key}_heatmap_2`` …: one field for each rank,
-    because the App draws, colours and toggles heatmaps by field.
+    because the App draws, colours and toggles heatmaps by field. With ``ground_truth`` FiftyOne's evaluation of the
+    predictions, ``{key}_eval``, is in its Model Evaluation panel.
 
     A classifier of independent labels (``classifier.independent``: a sigmoid for each logit) also writes
     ``{key}_predictions``, every class from the threshold on. If ``ground_truth`` is a ``Classifications`` field, it
@@ -326,6 +328,8 @@ def _finish(
         entries["precision"], entries["recall"] = _precision_and_recall(samples, run)
     elif truth.field is not None:
         entries["accuracy"] = _accuracy(samples, run, truth)
+        if new or not run.record.evaluated or entries["accuracy"] != run.record.accuracy:
+            register_evaluation(run, truth)
     if truth.field is not None:
         entries["unknown_labels"] = sum(truth.unmatched.values())
     lease.leave(run, **entries)

@@ -6,6 +6,7 @@ PLUGIN = "@fiftyone-cam/cam"
 """The plugin as FiftyOne knows it: the ``name`` of ``fiftyone.yml``, and the beginning of its operators' URIs."""
 
 PREDICTION, HEATMAP, CONTRAST, ERROR, TOP = "prediction", "heatmap", "contrast", "error", "top"
+EVALUATION, BOXES = "eval", "boxes"
 """What a run's fields are called behind its key: ``cam_heatmap`` is the heatmap of the run ``cam``."""
 
 PREDICTIONS, FALSE, MISSED = "predictions", "false", "missed"

@@ -14,6 +14,8 @@ from fiftyone_cam.plugin.operators.name_concept import NameConcept
 from fiftyone_cam.plugin.operators.redraw_heatmaps import RedrawHeatmaps
 from fiftyone_cam.plugin.operators.restore_colors import RestoreColors
 from fiftyone_cam.plugin.operators.score_attention import ScoreAttention
+from fiftyone_cam.plugin.operators.show_boxes import ShowBoxes
+from fiftyone_cam.plugin.operators.show_embeddings import ShowEmbeddings
 from fiftyone_cam.plugin.operators.stop_work import StopWork
 from fiftyone_cam.plugin.operators.train_gap_classifier import TrainGapClassifier
 from fiftyone_cam.plugin.operators.what_if import WhatIf
@@ -30,6 +32,8 @@ OPERATORS = [
     FindConcepts,
     NameConcept,
     WhatIf,
+    ShowBoxes,
+    ShowEmbeddings,
     CompareCamRuns,
     TrainGapClassifier,
     ExportOverlays,

@@ -133,6 +133,18 @@ class CamRun(Run[CamRecord]):
         known = [share for share in shares if share is not None]
         return float(np.median(known)) if known else None
 
+    @property
+    def visualization(self) -> str:
+        """The brain key of the layout that :func:`fiftyone_cam.visualize` makes."""
+        return self.field("points")
+
+    def clear_visualization(self) -> None:
+        """Delete the layout, if it is there."""
+        if self.record.visualized:
+            if self.dataset.has_brain_run(self.visualization):
+                self.dataset.delete_brain_run(self.visualization)
+            self.update(visualized=False)
+
     def update_comparison(self, before: str, record: ComparisonRecord | None) -> None:
         """Write one comparison, by the key of the earlier run, and no other: another process may write those.
 
@@ -193,6 +205,7 @@ class CamRun(Run[CamRecord]):
         """
         lease.refuse_second(self)
         self.delete_concepts()
+        self.clear_visualization()
         shown = [path for path in app_config.visible(self.dataset) if path in self.fields]
         if others := self._others():
             before = max(others, key=lambda key: str(store.read_entries(self.dataset, key).get("created_at")))

@@ -48,6 +48,8 @@ class RunRecord:
         status: as it was written last; :attr:`Run.status` knows whether that is still so.
         fields: the dataset's fields that the run wrote, and for each its name without the key.
         views: the saved views that the run made.
+        evaluated: whether FiftyOne's evaluation was registered.
+        scenarios: ids of the run's scenarios in FiftyOne's Model Evaluation panel, by name.
         failures: how many samples have no result, by reason.
         created_at, updated_at: ISO 8601, UTC.
         stopped_by: the error that interrupted it.
@@ -59,6 +61,8 @@ class RunRecord:
     status: Status = "new"
     fields: dict[str, str] = field(default_factory=dict)
     views: list[str] = field(default_factory=list)
+    evaluated: bool = False
+    scenarios: dict[str, str] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     created_at: str = ""
     updated_at: str = ""
@@ -197,6 +201,7 @@ class CamRecord(RunRecord):
         comparisons: by the key of the earlier run; None while one is being made.
         localization: of the boxes, if there are any.
         concepts: what predictions are made of, if that was found.
+        visualized: whether FiftyOne's brain holds a layout of its pooled features.
         loaded_from: what ``load_classifier`` is given to have the classifier again, and its keywords.
         notes: what a person should know of its pictures.
         checks: ``pixels``, ``logits`` and ``maps``: each as :meth:`Check.to_dict` gives it.
@@ -221,6 +226,7 @@ class CamRecord(RunRecord):
     comparisons: dict[str, ComparisonRecord | None] = field(default_factory=dict)
     localization: LocalizationRecord | None = None
     concepts: ConceptsRecord | None = None
+    visualized: bool = False
     loaded_from: list[Any] | None = None
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
     hidden: list[str] = field(default_factory=list)
@@ -294,7 +300,6 @@ class TrainingRecord(RunRecord):
         epoch: the best of them, whose checkpoint it is.
         snapshots: folders of checkpoints of single epochs, by epoch.
         metrics: of the best epoch.
-        evaluated: whether FiftyOne's evaluation was made.
     """
 
     training: dict[str, Any]
@@ -306,7 +311,6 @@ class TrainingRecord(RunRecord):
     epoch: int | None = None
     snapshots: dict[str, str] = field(default_factory=dict)
     metrics: Metrics | None = None
-    evaluated: bool = False
 
 
 # between data and records

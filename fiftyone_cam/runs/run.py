@@ -15,7 +15,8 @@ import fiftyone as fo
 from pymongo.errors import OperationFailure
 
 from fiftyone_cam.core.errors import FieldError, RunError
-from fiftyone_cam.dataset import app_config, database, internals
+from fiftyone_cam.core.names import EVALUATION
+from fiftyone_cam.dataset import app_config, database, internals, scenarios
 from fiftyone_cam.runs import lease, store
 from fiftyone_cam.runs.record import Record, Status, require_entries, set_entries
 
@@ -149,6 +150,37 @@ class Run(Generic[Record]):
         self.dataset.save_view(full, view, overwrite=True)
         return full
 
+    @property
+    def evaluation(self) -> str:
+        """The key of FiftyOne's evaluation, for its Model Evaluation panel and ``load_evaluation_results``."""
+        return self.field(EVALUATION)
+
+    def clear_evaluation(self) -> None:
+        """Delete the evaluation with its field, if it is there."""
+        if not self.record.evaluated:
+            return
+        if self.dataset.has_evaluation(self.evaluation):
+            self.dataset.delete_evaluation(self.evaluation)
+        self.update(evaluated=False)
+
+    def save_scenario(self, name: str, path: str, values: Sequence[str]) -> None:
+        """Save a scenario for the Model Evaluation panel, ``"{key} {name}"``, that goes when the run goes.
+
+        Args:
+            name: of the scenario.
+            path: a field of the dataset.
+            values: of the field: the evaluation is shown for each of them.
+        """
+        full = f"{self.key} {name}"
+        id = scenarios.save(self.dataset, full, path, values, self.record.scenarios.get(full))
+        self.update(scenarios={**self.record.scenarios, full: id})
+
+    def clear_scenarios(self) -> None:
+        """Delete the run's scenarios."""
+        if self.record.scenarios:
+            scenarios.delete(self.dataset, list(self.record.scenarios.values()))
+            self.update(scenarios={})
+
     def delete(self) -> None:
         """Delete the run and all that it owns.
 
@@ -156,6 +188,8 @@ class Run(Generic[Record]):
             RunError: it is being computed.
         """
         lease.refuse_second(self)
+        self.clear_evaluation()
+        self.clear_scenarios()
         # by its key as well as by its record, which may have come with a dataset from elsewhere
         _delete_fields(self.dataset, [path for path in self.record.fields if path.startswith(f"{self.key}_")])
         for name in self.record.views:

@@ -7,18 +7,17 @@ from pathlib import Path
 
 from fiftyone_cam.core import names
 from fiftyone_cam.core.tables import Summary
-from fiftyone_cam.runs import lease
 from fiftyone_cam.runs.record import Epoch, Metrics, TrainingCounts, TrainingRecord
 from fiftyone_cam.runs.run import Run
 
-SPLIT, PREDICTION, ERROR, EVALUATION = "split", names.PREDICTION, names.ERROR, "eval"
+SPLIT, PREDICTION, ERROR, EVALUATION = "split", names.PREDICTION, names.ERROR, names.EVALUATION
 TRAIN, VALIDATION = "train", "validation"
 
 
 class TrainingRun(Run[TrainingRecord]):
     """A training on a dataset: its record, and the fields and the evaluation that it owns.
 
-    ``print(training)`` gives the summary.
+    Deleting it leaves the checkpoints. ``print(training)`` gives the summary.
 
     >>> training = load_training(dataset, "cats_dogs")
     >>> training.history[-1].validation_accuracy, training.metrics.accuracy
@@ -53,27 +52,6 @@ class TrainingRun(Run[TrainingRecord]):
     def metrics(self) -> Metrics | None:
         """Of the best epoch on the validation samples, by FiftyOne's ``evaluate_classifications``; None before it."""
         return self.record.metrics
-
-    @property
-    def evaluation(self) -> str:
-        """The key of FiftyOne's evaluation, for its Model Evaluation panel and ``load_evaluation_results``."""
-        return self.field(EVALUATION)
-
-    def clear_evaluation(self) -> None:
-        """Delete the evaluation with its field, if it is there."""
-        if self.record.evaluated and self.dataset.has_evaluation(self.evaluation):
-            self.dataset.delete_evaluation(self.evaluation)
-        self.update(evaluated=False)
-
-    def delete(self) -> None:
-        """Delete the run with its fields and its evaluation. The checkpoints stay.
-
-        Raises:
-            RunError: somebody trains it.
-        """
-        lease.refuse_second(self)
-        self.clear_evaluation()
-        super().delete()
 
     def describe(self) -> Summary:
         """The training in words: the network, which samples it learned from, and how good it is.

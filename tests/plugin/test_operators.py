@@ -129,6 +129,36 @@ def test_the_others_answer_with_what_they_found(computed: fo.Dataset, tmp_path: 
     assert focam.list_runs(computed) == ["second"]
 
 
+def test_every_operator_answers_whoever_gives_it_the_least(
+    photos: fo.Dataset, checkpoint: Path, tmp_path: Path
+) -> None:
+    """All that somebody can call, with the least that it must be told, each after what it needs."""
+    least: dict[str, dict[str, Any]] = {
+        "compute_cam": {"classifier": str(checkpoint)},
+        "explain_sample": {"sample_id": photos.first().id},
+        "audit_attention": {},
+        "localize_from_cam": {},
+        "score_attention": {"object_labels": "thing"},
+        "show_boxes": {},
+        "show_embeddings": {},
+        "train_gap_classifier": {"arch": "small_gap_net", "size": 16, "epochs": 1, "out_dir": str(tmp_path / "out")},
+        "export_overlays": {"out_dir": str(tmp_path / "pictures")},
+        "compare_cam_runs": {},
+        "delete_cam_run": {"key": "cam"},
+    }
+    listed = {operator().config for operator in OPERATORS if not issubclass(operator, foo.Panel)}
+    assert set(least) == {config.name for config in listed if not config.unlisted}  # the others the App calls itself
+    answers = {}
+    for name, params in least.items():
+        if name == "compare_cam_runs":
+            ask("compute_cam", photos, classifier=str(checkpoint), key="again")
+        answers[name] = ask(name, photos, **params)
+        assert answers[name], name
+    assert answers["show_boxes"] == {"field": "cam_boxes", "patches": answers["localize_from_cam"]["boxes"]}
+    assert answers["show_embeddings"] == {"brain_key": "cam_points", "points": 12, "color_by": "cam_prediction.label"}
+    assert photos.list_brain_runs() == []  # the layout went with its run
+
+
 def test_training_answers_with_its_checkpoint_and_metrics(photos: fo.Dataset, tmp_path: Path) -> None:
     asked = {"arch": "small_gap_net", "size": 16, "epochs": 1, "out_dir": str(tmp_path / "out")}
     answer = ask("train_gap_classifier", photos, **asked)
@@ -160,6 +190,7 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
         "score_attention": ("second", "things"),
         "find_concepts": ("third", small),
         "what_if": ("third",),
+        "show_embeddings": ("there", str(checkpoint)),
         "compare_cam_runs": ("first", "second"),
         "export_overlays": ("second", tmp_path / "out"),
         "redraw_heatmaps": ("second", 0.5),
@@ -171,6 +202,8 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
         "score_attention": {"object_labels": ["thing"]},
         "what_if": {"without": ["concept 1"]},
     }.get(operator.operator, {})
+    if operator.operator == "show_embeddings":
+        focam.compute_cam(computed, checkpoint, key="there", progress=False)
     uri = f"@fiftyone-cam/cam/{operator.operator}"
     call = foo.get_operator(uri)
     call(computed, *args, delegate=True, delegation_target="somewhere", **kwargs)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fiftyone.operators import types
 
 from fiftyone_cam.analysis.audit_report import THRESHOLD
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.plugin import forms, work
 from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.plugin.queries import place_fields
@@ -80,8 +81,21 @@ class AuditAttention(CamOperator["AuditReport"]):
     def new_fields(self, ctx: Any, result: AuditReport) -> list[str]:
         return [result.run.field("verdict")]
 
+    def refresh(self, ctx: Any, result: AuditReport) -> Iterator[Any]:
+        yield from super().refresh(ctx, result)
+        yield ctx.ops.open_panel("cam_audit", layout="horizontal", state={"key": result.run.key})
+
     def finished(self, ctx: Any, result: AuditReport) -> Any:
-        return work.summary(ctx, "Audit of attention", summary(result))
+        if not result.record.verdict:
+            return work.summary(ctx, "Audit of attention", summary(result))
+        offer = types.Button(
+            label="Colour the embeddings by verdict",
+            operator=operator_uri("show_embeddings"),
+            params={"key": result.run.key},
+            prompt=True,
+            variant="outlined",
+        )
+        return work.summary(ctx, "Audit of attention", summary(result), offer=(offer, None))
 
     def answer(self, ctx: Any, result: AuditReport) -> dict[str, Any]:
         record = result.record
@@ -152,5 +166,5 @@ def object_labels(typed: Any) -> Mapping[str, Sequence[str]] | list[str] | None:
 
 def summary(report: AuditReport) -> str:
     """What an audit found, in Markdown."""
-    hint = "The panel **CAM audit** (the + beside Samples) shows it; it counts what is in the view."
+    hint = "The panel **CAM audit** beside the grid shows it; it counts what is in the view."
     return f"{report.describe().markdown()}\n\n{hint}"

@@ -37,8 +37,7 @@ class DeleteCamRun(CamOperator[list[str]]):
             return
         escape = escape_markdown
         owned = {"fields": list(run.fields), "saved views": run.record.views}
-        if isinstance(run, TrainingRun):
-            owned["evaluation"] = [run.evaluation] if run.record.evaluated else []
+        owned["evaluation"] = [run.evaluation] if run.record.evaluated else []
         lines = [f"- {what}: {', '.join(escape(name) for name in names)}" for what, names in owned.items() if names]
         if isinstance(run, TrainingRun):
             lines += ["", f"The checkpoint in {escape(run.record.out_dir)} stays."]

@@ -7,6 +7,7 @@ from typing import Any
 
 from fiftyone.operators import types
 
+from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, work
 from fiftyone_cam.plugin.operators.base import CamOperator
@@ -56,9 +57,16 @@ class LocalizeFromCam(CamOperator[str]):
         words = (
             f"**{found['boxes']:,}** boxes on {found['samples']:,} samples, in the field "
             f"**{escape_markdown(result)}**.\n\n"
-            "Evaluate them against true boxes with FiftyOne's *Evaluate model*, or see them as patches."
+            "Evaluate them against true boxes with FiftyOne's *Evaluate model*."
         )
-        return work.summary(ctx, "Boxes from evidence", words)
+        offer = types.Button(
+            label="See them as patches",
+            operator=operator_uri("show_boxes"),
+            params={"key": self.given(ctx)["key"]},
+            prompt=False,
+            variant="outlined",
+        )
+        return work.summary(ctx, "Boxes from evidence", words, offer=(offer, None))
 
     def answer(self, ctx: Any, result: str) -> dict[str, Any]:
         samples = ctx.target_view(require_flat=True)

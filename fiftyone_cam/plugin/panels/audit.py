@@ -9,6 +9,7 @@ from typing import Any
 import fiftyone as fo
 import fiftyone.operators as foo
 from fiftyone.operators import types
+from fiftyone.operators.categories import Categories
 
 from fiftyone_cam.analysis.audit_report import VERDICTS, AuditReport, ClassRow, load_audit
 from fiftyone_cam.core.errors import CamError
@@ -44,6 +45,7 @@ class AuditPanel(foo.Panel):
             name="cam_audit",
             label="CAM audit",
             surfaces="grid",
+            category=Categories.ANALYZE,
             help_markdown=HELP,
             **forms.icon("audit"),
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import fiftyone.operators as foo
 from fiftyone.operators import types
+from fiftyone.operators.categories import Categories
 
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import GRADES, operator_uri
@@ -31,7 +32,12 @@ class WhyPanel(foo.Panel):
     @property
     def config(self) -> foo.PanelConfig:
         return foo.PanelConfig(
-            name="cam_why", label="Why?", surfaces="modal", help_markdown=HELP, **forms.icon("explain")
+            name="cam_why",
+            label="Why?",
+            surfaces="modal",
+            category=Categories.ANALYZE,
+            help_markdown=HELP,
+            **forms.icon("explain"),
         )
 
     # events
