@@ -67,7 +67,6 @@ def test_found_groups_mend_nearly_as_well_as_given_ones(tmp_path, usual, behind)
         first = report.concepts[0].name
         mended = {
             "plain": classifier,
-            "edited": focam.edit_head(classifier, report, first),
             "found": focam.retrain_head(asked, "cam", classifier, groups=first),
             "given": focam.retrain_head(asked, "cam", classifier, groups="marked"),
             "nothing": focam.retrain_head(asked, "cam", classifier),
@@ -78,7 +77,6 @@ def test_found_groups_mend_nearly_as_well_as_given_ones(tmp_path, usual, behind)
         print(usual, found)
         assert found["found"] >= found["given"] - behind
         assert found["found"] >= found["plain"] + 0.2
-        assert found["edited"] >= found["plain"] - 0.02
     finally:
         asked.delete()
         judging.delete()
