@@ -137,7 +137,7 @@ SOURCES = [
 ]
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: repr(source)[:30])
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: repr(source).partition(" at 0x")[0][:30])
 def test_sources_that_are_none(source, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(focam.CamError):
