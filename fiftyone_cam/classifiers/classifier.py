@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,8 @@ def load_classifier(
                 f"a loaded classifier stays as it is: leave out {', '.join(found)}, or load it anew with them"
             )
         return source
+    if classes is not None:
+        classes = _names(classes)
     loaded = load_source(
         source,
         classes,
@@ -115,6 +117,16 @@ def load_classifier(
             raise SourceError("the network's one output is a probability: let it return the logit, before the sigmoid")
         module, activation = modules.with_two_sides(module), "sigmoid"
     return Classifier(_network(module, names, told, activation), loaded.origin, [pixels])
+
+
+def _names(classes: Any) -> list[str]:
+    """The classes that the caller gave, if they are a list of names."""
+    if isinstance(classes, (str, bytes)) or not isinstance(classes, Iterable):
+        raise SourceError(f"classes is {classes!r:.80}, expected a list of names, one for each logit: ['cat', 'dog']")
+    names = list(classes)
+    if None in names:
+        raise SourceError(f"class {names.index(None)} has no name: expected one for each logit, in order")
+    return names
 
 
 _LARGEST_INPUT = 4096

@@ -82,7 +82,7 @@ def load_source(
     if os.path.isfile(path):
         if trust_pickle:
             _refuse_unused(given, "a pickled module", ("trust_pickle", "arch"))
-            return sources.from_pickle(path, arch, classes, fed)
+            return sources.from_pickle(path, arch, classes, fed, yolo.of_module)
         _refuse_unused(given, "a file of weights", ("arch", "trust_pickle"))
         return sources.from_state_dict(path, arch, classes, fed)
     if name.endswith("-torch"):  # FiftyOne's zoo names its models so

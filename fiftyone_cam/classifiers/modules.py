@@ -175,7 +175,7 @@ def _parts(returned: Any) -> dict[str | int, Any]:
         return dict(zip(returned._fields, returned, strict=True))
     if isinstance(returned, (tuple, list)):
         return dict(enumerate(returned))
-    return {key: value for key, value in vars(returned).items() if isinstance(value, Tensor)}
+    return {key: value for key, value in getattr(returned, "__dict__", {}).items() if isinstance(value, Tensor)}
 
 
 def _may_be_logits(part: Any) -> bool:

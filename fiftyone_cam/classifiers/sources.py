@@ -5,7 +5,7 @@ Nothing here runs code that came with data: state dicts are loaded with ``weight
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -324,8 +324,17 @@ def _built(arch: str, count: int) -> nn.Module:
         raise SourceError(f"{arch} cannot be built: {first_line(error)}") from error
 
 
-def from_pickle(path: Path, arch: str | None, classes: Sequence[str] | None, fed: Fed | None) -> Source:
-    """A pickled module, or weights in a pickle. Unpickling runs what the file names: only for files that you trust."""
+def from_pickle(
+    path: Path,
+    arch: str | None,
+    classes: Sequence[str] | None,
+    fed: Fed | None,
+    known: Callable[[nn.Module, Sequence[str] | None, Fed | None], Source | None] = lambda *_: None,
+) -> Source:
+    """A pickled module, or weights in a pickle. Unpickling runs what the file names: only for files that you trust.
+
+    ``known``: makes a source of a module that says itself how it is fed.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # a class that is not there, a broken file: pickles raise anything
@@ -339,11 +348,8 @@ def from_pickle(path: Path, arch: str | None, classes: Sequence[str] | None, fed
         content = content["ema"] if isinstance(content.get("ema"), nn.Module) else modules[0]  # Ultralytics prefers it
     if not isinstance(content, nn.Module):
         raise SourceError(f"{path.name} holds a {type(content).__name__}, expected a torch.nn.Module or its weights")
-    from fiftyone_cam.classifiers import yolo  # which makes sources of its own, with this module
-
-    if yolo.is_of_ultralytics(content):
-        return yolo.from_ultralytics(content, classes, fed)
-    return from_module(content, classes, fed, {"source": "pickle", "model": path.name})
+    origin = {"source": "pickle", "model": path.name}
+    return known(content, classes, fed) or from_module(content, classes, fed, origin)
 
 
 def from_module(

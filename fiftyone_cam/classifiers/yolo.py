@@ -34,9 +34,10 @@ def from_ultralytics(
     >>> from_ultralytics(ultralytics.YOLO("yolov8n-cls.yaml")).origin["source"]
     'ultralytics'
     """
-    module = model if hasattr(model, "yaml") else getattr(model, "model", model)
-    if not any(base.__name__ == "ClassificationModel" for base in type(module).__mro__):
-        task = getattr(model, "task", None) or type(module).__name__
+    both = (getattr(model, "model", None), model)  # a YOLO has all attributes of its module
+    module = next((one for one in both if _is_classifier(one)), None)
+    if module is None:
+        task = getattr(model, "task", None) or type(model).__name__
         raise SourceError(f"expected a classifier of Ultralytics (yolo11n-cls, …), found a model for {task}")
     names = module.names
     names = list(names.values()) if isinstance(names, dict) else list(names)
@@ -44,6 +45,13 @@ def from_ultralytics(
         fed = of_transforms(getattr(module, "transforms", None) or _default_transforms())
     name = str(getattr(model, "ckpt_path", None) or module.yaml.get("yaml_file") or type(module).__name__)
     return sources.Source(module, classes or names, fed, {"source": "ultralytics", "model": name}, borrowed=True)
+
+
+def of_module(
+    module: Any, classes: Sequence[str] | None = None, fed: sources.Fed | None = None
+) -> sources.Source | None:
+    """The source of a module, if it is Ultralytics'."""
+    return from_ultralytics(module, classes, fed) if is_of_ultralytics(module) else None
 
 
 def from_name(
@@ -66,6 +74,10 @@ def from_name(
     except Exception as error:  # no such file, no network, a broken pickle
         raise SourceError(f"Ultralytics cannot load {name!r}: {type(error).__name__}: {first_line(error)}") from error
     return from_ultralytics(model, classes, fed)
+
+
+def _is_classifier(module: Any) -> bool:
+    return any(base.__name__ == "ClassificationModel" for base in type(module).__mro__)
 
 
 def _default_transforms() -> Any:

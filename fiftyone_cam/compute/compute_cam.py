@@ -206,7 +206,7 @@ def _check_settings(
             raise CamError(f"{name} is {value!r}, expected a whole number from 1")
     if threshold is not None and not (isinstance(threshold, (int, float)) and 0 < threshold < 1):
         raise CamError(f"threshold is {threshold!r}, expected a confidence between 0 and 1, such as 0.5")
-    if not isinstance(samples.get_field(media_field), fo.StringField):
+    if not (isinstance(media_field, str) and isinstance(samples.get_field(media_field), fo.StringField)):
         known = ", ".join(dataset_of(samples).app_config.media_fields)
         raise FieldError(
             f"media_field is {media_field!r}, expected a string field with paths of images, such as {known}"

@@ -324,7 +324,7 @@ def resolve_device(device: str | torch.device | None, *, apple: bool = True) -> 
         device = torch.device(device)
         if device.type == "cuda" and device.index is None:  # name the current one: each thread has its own
             device = torch.device("cuda", torch.cuda.current_device())
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise _unusable(device, error) from error
     return device
 

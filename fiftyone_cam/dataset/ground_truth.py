@@ -151,6 +151,8 @@ def check_field(samples: Collection, field: str, *, several: bool = False) -> bo
     Raises:
         FieldError: it is missing or of another type.
     """
+    if not isinstance(field, str):
+        raise FieldError(f"the ground truth is {field!r:.80}, expected the name of a field")
     found = samples.get_field(field)
     if found is None:
         candidates = list(samples.get_field_schema(embedded_doc_type=fo.Classification))

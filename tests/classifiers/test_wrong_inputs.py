@@ -192,7 +192,6 @@ def test_folders_that_are_no_checkpoints(text, tmp_path):
         {"key": 3},
         {"key": ""},
         {"key": "a b"},
-        {"key": "filepath"},
         {"ground_truth": "nothing"},
         {"ground_truth": "filepath"},
         {"ground_truth": 3},

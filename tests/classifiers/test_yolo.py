@@ -48,7 +48,7 @@ def test_its_files_are_pickles_and_loaded_on_trust_alone(yolo, tmp_path):
     path = tmp_path / "trained-cls.pt"
     torch.save({"epoch": 1, "model": yolo.model, "ema": None}, path)
     with pytest.raises(focam.SourceError, match=r"trust_pickle=True"):
-        focam.load_classifier(path)
+        focam.load_classifier(path, ["a"] * 1000, arch="resnet18")
     loaded = focam.load_classifier(path, trust_pickle=True)
     assert loaded.origin["source"] == "ultralytics"
     assert loaded.fingerprint == focam.load_classifier(yolo).fingerprint

@@ -11,6 +11,7 @@ from PIL import Image
 
 import fiftyone_cam as focam
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.runs.heatmaps import cam_of
 from tests.helpers.networks import NAMES, SQUARE, tiny_gap, write_photos
 
 
@@ -31,9 +32,9 @@ def test_maps_are_those_of_the_files_in_the_media_field(with_copies, classifier,
     assert run.record.settings.media_field == "png_path"
     sample = with_copies.first()
     expected = classifier.explain(sample.png_path)
-    np.testing.assert_allclose(sample.cam_heatmap.grid, expected.maps[0].grid, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(cam_of(sample.cam_heatmap)["grid"], expected.maps[0].grid, rtol=1e-4, atol=1e-6)
     heat = focam.explain_sample(with_copies, sample.id, classifier)
-    np.testing.assert_allclose(heat.grid, sample.cam_heatmap.grid, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(cam_of(heat)["grid"], cam_of(sample.cam_heatmap)["grid"], rtol=1e-4, atol=1e-6)
     overlays = focam.export_overlays(with_copies, "cam", tmp_path / "out", progress=False)
     assert overlays.written == 2
     with pytest.raises(focam.RunError, match="media_field was 'png_path', now 'filepath'"):
@@ -125,7 +126,7 @@ def test_frames_get_their_results_by_apply_model_and_a_run_says_so(dataset, tmp_
     for number, path in enumerate(paths, 1):
         expected = classifier.explain(path).maps[0]
         assert stored[number]["cam_prediction"].label == expected.label
-        np.testing.assert_allclose(stored[number]["cam_heatmap"].grid, expected.grid, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(cam_of(stored[number]["cam_heatmap"])["grid"], expected.grid, rtol=1e-4, atol=1e-6)
     own = frames.clone()
     try:
         assert focam.compute_cam(own, classifier, "own").counts.computed == 3
