@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ import fiftyone_cam as focam
 from fiftyone_cam.networks import build
 from fiftyone_cam.plugin import model_sources, source_forms
 from fiftyone_cam.plugin.operators.audit_attention import AuditAttention
+from fiftyone_cam.plugin.operators.base import ALONE
 from fiftyone_cam.plugin.operators.compute_cam import ComputeCam
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
 from fiftyone_cam.plugin.translation_form import parse
@@ -256,17 +258,19 @@ SECRET = "hf_thisTokenOpensPrivateModels"
 
 def test_the_token_goes_to_the_hub_and_nowhere_else(photos, hub, monkeypatch, caplog, capfd):
     """A private model is asked for with FiftyOne's plugin secret, which is in no record, log, message or output."""
-    huggingface_hub = pytest.importorskip("huggingface_hub")
+    pytest.importorskip("huggingface_hub")
     address, seen = hub
-    for module in (huggingface_hub.constants, huggingface_hub.file_download, huggingface_hub.hf_api):
+    for name in ("constants", "file_download", "hf_api"):
+        module = importlib.import_module(f"huggingface_hub.{name}")
         if hasattr(module, "ENDPOINT"):
             monkeypatch.setattr(module, "ENDPOINT", address)
-    monkeypatch.setattr(
-        huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setenv("HF_TOKEN", SECRET)
     caplog.set_level(logging.DEBUG)
-    context = context_of(photos, {"source": "huggingface", "huggingface": "somebody/private", "key": "cam"})
+    context = context_of(
+        photos, {"source": "huggingface", "huggingface": "somebody/private", "key": "cam", ALONE: True}
+    )
     context._required_secret_keys = ["HF_TOKEN"]  # as FiftyOne passes what fiftyone.yml declares
     context._secrets_client.register_operator(operator_uri=context._operator_uri, required_secrets=["HF_TOKEN"])
     with pytest.raises(focam.SourceError, match="Hugging Face cannot load 'somebody/private'") as error:

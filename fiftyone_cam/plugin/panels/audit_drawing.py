@@ -60,6 +60,8 @@ def draw(on: foo.Panel, state: Any) -> types.Property:
         _table(on, panel, state, body)
         if body.get("points"):
             _plots(on, panel, body)
+        if body.get("concepts"):
+            _concepts(on, panel, body)
         _mean_maps(on, panel, state, body)
     if not body and work.busy():  # what is being computed shows itself when it is done
         panel.view("timer", types.TimerView(interval=2000, on_interval=on.refresh))
