@@ -185,7 +185,7 @@ def picture(inputs: types.Object, dataset: fo.Dataset, first: Mapping[str, Any])
         "whole_picture",
         label="Whole picture",
         description="Squeeze all of it into the input, cut nothing off. Networks that were trained with a centre crop "
-        "are a little less accurate so",
+        "may lose some accuracy",
         default=False,
         view=types.CheckboxView(),
     )
