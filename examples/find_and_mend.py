@@ -11,21 +11,13 @@ training, or its last layer is trained anew; and other pictures, which had no pa
 from __future__ import annotations
 
 import argparse
-import tempfile
 from pathlib import Path
 
-import cv2
 import fiftyone as fo
-import numpy as np
-import skimage
+from _stickers import pictures
 from fiftyone import ViewField as F
-from numpy.typing import NDArray
 
 import fiftyone_cam as focam
-
-SIZE = 96
-CUT_OUT = {"cat": ("chelsea.png", np.s_[20:290, 100:400]), "cup": ("coffee.png", np.s_[20:330, 140:450])}
-GROUNDS = ("grass.png", "gravel.png", "brick.png")
 
 
 def main() -> None:
@@ -74,47 +66,6 @@ def main() -> None:
 def right(samples: fo.DatasetView, key: str) -> float:
     """The share of the predictions that are right."""
     return len(samples.match(F(f"{key}_prediction.label") == F("ground_truth.label"))) / len(samples)
-
-
-def pictures(count: int, stickers: dict[str, float], seed: int) -> fo.Dataset:
-    """Cats and cups in turn, on textures; ``stickers`` says how probable one is on each."""
-    random, folder = np.random.default_rng(seed), Path(tempfile.mkdtemp(prefix="stickers_"))
-    photos = Path(skimage.__file__).parent / "data"
-    things = {
-        label: np.asarray(cv2.imread(str(photos / name)), np.uint8)[cut] for label, (name, cut) in CUT_OUT.items()
-    }
-    grounds = [np.asarray(cv2.imread(str(photos / name)), np.uint8) for name in GROUNDS]
-    samples = []
-    for number in range(count):
-        label = list(CUT_OUT)[number % 2]
-        image = part(random, grounds[random.integers(len(grounds))], SIZE, (0.3, 0.5))
-        across = int(random.integers(36, 56))
-        y, x = random.integers(0, SIZE - across + 1, 2)
-        disc = ((np.indices((across, across)) - across / 2 + 0.5) ** 2).sum(0) < (across / 2) ** 2
-        image[y : y + across, x : x + across][disc] = part(random, things[label], across, (0.5, 0.9))[disc]
-        has_sticker = bool(random.random() < stickers[label])
-        if has_sticker:
-            top, left = (int(edge) for edge in random.choice([3, SIZE - 21], 2))
-            cv2.rectangle(image, (left, top), (left + 17, top + 17), (60, 220, 250), -1)
-            cv2.putText(image, "%", (left + 2, top + 14), cv2.FONT_HERSHEY_DUPLEX, 0.5, (30, 30, 200), 1)
-        path = folder / f"{number:04d}.png"
-        cv2.imwrite(str(path), image)
-        true = fo.Classification(label=label)
-        samples.append(fo.Sample(filepath=str(path), ground_truth=true, planted=has_sticker))
-    dataset = fo.Dataset()
-    dataset.add_samples(samples, progress=False)
-    return dataset
-
-
-def part(
-    random: np.random.Generator, photo: NDArray[np.uint8], size: int, share: tuple[float, float]
-) -> NDArray[np.uint8]:
-    """A random square of a photo in random colours and contrast, so that neither gives the class away."""
-    side = int(random.uniform(*share) * min(photo.shape[:2]))
-    y, x = (int(random.integers(0, limit - side + 1)) for limit in photo.shape[:2])
-    found = cv2.resize(photo[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_AREA).astype(float)
-    found = (found - found.mean()) / found.std() * random.uniform(35, 50) + random.uniform(90, 140, 3)
-    return np.asarray(found.clip(0, 255), np.uint8)
 
 
 if __name__ == "__main__":
