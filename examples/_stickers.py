@@ -58,4 +58,4 @@ def part(
 
 
 if __name__ == "__main__":
-    raise SystemExit("the other examples import this one")
+    raise SystemExit("find_and_mend.py imports this one")
