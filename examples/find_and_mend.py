@@ -4,8 +4,9 @@
     python examples/find_and_mend.py --quick --headless       only shows that it runs
 
 Cats and cups are cut out of photos that come with scikit-image, and laid on its textures. Nearly every cat that the
-network learns from has a sticker in a corner, so it learns the sticker. Concepts find it; the head is edited without
-training, or its last layer is trained anew; and other pictures, which had no part in any of it, judge all three.
+network learns from has a sticker in a corner. Without an annotation, the concept whose removal would put most right is
+the suspect. It is taken out of the head without training, or the last layer is trained anew with it; and other
+pictures, which had no part in any of it, judge all three: a suspect is no proof.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ def main() -> None:
     focam.compute_cam(asked, classifier, key="cam", ground_truth="ground_truth")
     report = focam.find_concepts(asked, "cam", classifier)
     print(report)
-    focam.name_concept(asked, "cam", report.concepts[0].name, "sticker")
+    focam.name_concept(asked, "cam", report.concepts[0].name, "suspect")
     report = focam.load_concepts(asked, "cam")
 
     # Mend, without training: the concept's directions are taken out of the last layer.
-    edited = focam.edit_head(classifier, report, remove=["sticker"])
+    edited = focam.edit_head(classifier, report, remove=["suspect"])
     print(edited.preview)
     edited.save(options.out / "edited")
 
     # Or train the last layer alone: pictures with and without the concept count the same in each class.
-    retrained = focam.retrain_head(asked, "cam", classifier, out_dir=options.out / "retrained", groups="sticker")
+    retrained = focam.retrain_head(asked, "cam", classifier, out_dir=options.out / "retrained", groups="suspect")
     print(retrained.preview)
 
     # Prove it, on pictures that had no part in it. Their field `planted` is the truth, which was not used above.
