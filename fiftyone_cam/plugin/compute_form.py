@@ -50,6 +50,9 @@ def proposal(dataset: fo.Dataset) -> dict[str, Any]:
         found |= {name: getattr(settings, name) for name in MORE}
         found["advanced"] = any(getattr(settings, name) != default for name, default in MORE.items())
     found |= model_sources.form_params(run.record)
+    trainings, _ = catalog.load_trainings(dataset)
+    if any(training.record.created_at > run.record.created_at for training in trainings.values()):
+        found.pop("checkpoint", None)  # the newer one, which the form proposes by itself
     if found["ground_truth"] == settings.ground_truth:
         found["class_map"] = as_typed(settings.class_map, run.classes)
     return found
