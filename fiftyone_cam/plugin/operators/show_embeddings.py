@@ -77,14 +77,14 @@ class ShowEmbeddings(CamOperator[CamRun]):
 
     def refresh(self, ctx: Any, result: CamRun) -> Iterator[Any]:
         yield ctx.ops.reload_dataset()
-        state = {"brainResult": result.visualization, "colorByField": colored_by(result)}
-        yield ctx.ops.open_panel("Embeddings", layout="horizontal", state=state)
+        # FiftyOne 1.22's panel drops a state that it is opened with, so the summary says what to choose
+        yield ctx.ops.open_panel("Embeddings", layout="horizontal")
 
     def finished(self, ctx: Any, result: CamRun) -> Any:
         layout, path = escape_markdown(result.visualization), escape_markdown(colored_by(result))
         words = (
-            f"The Embeddings panel shows **{layout}**, coloured by **{path}**: images that lie together look alike to "
-            "the classifier. Draw a lasso around points to see their samples."
+            f"The Embeddings panel has **{layout}**: click it there, and colour it by **{path}**. Images that lie "
+            "together look alike to the classifier. Draw a lasso around points to see their samples."
         )
         return work.summary(ctx, "Embeddings", words)
 
