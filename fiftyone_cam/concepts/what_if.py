@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_cam.concepts.report import WHY_NOT, numbers_of, require_found
-from fiftyone_cam.core.errors import CamError, RunError
+from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.tables import Summary, percent
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.collection import Collection
@@ -126,10 +126,7 @@ def what_if(
     if not into.isidentifier():
         raise CamError(f"into is {into!r}, expected the end of a field's name, such as 'without'")
     sums = Sums(record.folder)
-    arrays = sums.load_concepts()
-    if arrays is None or "weight" not in arrays:
-        sums.require()
-        raise RunError(f"the sums in {sums.path} are not whole: find the concepts again")
+    arrays = sums.require_concepts()
 
     class_map = None if record.class_map is None else {pair[0]: pair[1] for pair in record.class_map}
     truth = GroundTruth.read(samples, record.ground_truth, run.classes, class_map)

@@ -14,7 +14,7 @@ from fiftyone_cam.classifiers.classifier import load_classifier
 from fiftyone_cam.concepts.report import ConceptReport, numbers_of, require_found
 from fiftyone_cam.concepts.rows import held_out
 from fiftyone_cam.core.concept_sums import Affine
-from fiftyone_cam.core.errors import CamError, RunError
+from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.head_edits import Choice, HeadEdit, Known, choose, principal_directions
 from fiftyone_cam.core.last_layer import constant_last_layer, with_last_layer
 from fiftyone_cam.dataset.ground_truth import GroundTruth
@@ -120,10 +120,7 @@ class _Material:
     def read(cls, report: ConceptReport, numbers: list[int], head: Affine) -> _Material:
         record, run = report.record, report.run
         sums = Sums(record.folder)
-        stored = sums.load_concepts()
-        if stored is None or "weight" not in stored:
-            sums.require()
-            raise RunError(f"the sums in {sums.path} are not whole: find the concepts again")
+        sums.require_concepts()
         class_map = None if record.class_map is None else {pair[0]: pair[1] for pair in record.class_map}
         truth = GroundTruth.read(report.samples, record.ground_truth, run.classes, class_map)
         labels = report.samples.values(f"{truth.field}.label") if truth.field else None

@@ -76,6 +76,18 @@ class Sums:
         """What :meth:`save_concepts` was given; None where nothing was saved, or not whole."""
         return _load(self.path / "concepts.npz") if (self.path / "concepts.npz").is_file() else None
 
+    def require_concepts(self) -> Arrays:
+        """:meth:`load_concepts`, with the weight of the head that makes logits of the sums.
+
+        Raises:
+            RunError: they are not on this machine, or not whole.
+        """
+        arrays = self.load_concepts()
+        if arrays is None or "weight" not in arrays:
+            self.require()
+            raise RunError(f"the sums in {self.path} are not whole: find the concepts again")
+        return arrays
+
     # sums
 
     def add(self, results: Sequence[ImageSums | Failure], concepts: int) -> None:

@@ -17,6 +17,7 @@ from fiftyone_cam.core.boxes import WHOLE
 from fiftyone_cam.core.display import lay_out
 from fiftyone_cam.core.evidence import evidence_box
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from tests.helpers.annotations import overlap
 from tests.helpers.stored_runs import Made, made_run
 
 CLASSES = ["cat", "dog", "owl"]
@@ -131,11 +132,3 @@ def test_real_photos_are_localized_better_than_by_the_whole_image(data):
         assert hits["evidence"] > hits["whole image"]
     finally:
         dataset.delete()
-
-
-def overlap(a, b):
-    """Intersection over union."""
-    w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    common = max(0, w) * max(0, h)
-    return common / (a[2] * a[3] + b[2] * b[3] - common)

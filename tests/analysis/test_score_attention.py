@@ -14,7 +14,7 @@ from fiftyone_cam.core.evidence import evidence_box
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.core.regions import Cells
 from fiftyone_cam.runs.heatmaps import grid_of
-from tests.helpers.annotations import CLASSES, add, boxes, column, true
+from tests.helpers.annotations import CLASSES, add, boxes, column, overlap, true
 from tests.helpers.stored_runs import Made, made_run
 
 
@@ -152,11 +152,3 @@ def test_real_photos_score_better_than_baselines(data):
         assert report.energy > report.baselines["whole"].energy
     finally:
         dataset.delete()
-
-
-def overlap(a, b):
-    """Intersection over union."""
-    w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    common = max(0, w) * max(0, h)
-    return common / (a[2] * a[3] + b[2] * b[3] - common)

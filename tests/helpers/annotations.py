@@ -35,3 +35,11 @@ def mirror(box):
 
 def column(dataset, name, key="cam"):
     return dataset.values(f"{key}_{name}")
+
+
+def overlap(a, b):
+    """Intersection over union."""
+    w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    common = max(0, w) * max(0, h)
+    return common / (a[2] * a[3] + b[2] * b[3] - common)
