@@ -48,6 +48,6 @@ def test_from_the_audit_to_fiftyones_panels(computed: fo.Dataset, app: AppPage) 
     app.until(lambda: "Draw a lasso" in app.words(), "the summary of the layout")
     app.done()
     panel = app.page.locator('[data-cy="panel-content-Embeddings"]')
-    app.until(lambda: "visualization" in (panel.text_content() or ""), "the Embeddings panel lists the run's points")
+    app.until(lambda: "cam_points" in (panel.text_content() or ""), "the Embeddings panel lists the run's points")
     app.shot("embeddings")
     assert app.errors == []
