@@ -283,10 +283,10 @@ def test_readings_that_the_pictures_do_not_tell_apart_are_told_apart(rounding, c
 
 def test_a_classifier_keeps_its_checks():
     preset = v1.Compose([v1.Resize((64, 64)), v1.ToTensor()])
-    classifier = focam.load_classifier(tiny_gap(), "abc", preprocessing=preset)
+    classifier = focam.load_classifier(tiny_gap(), list("abc"), preprocessing=preset)
     assert classifier.checks["pixels"].passed
     assert classifier.checks["maps"].difference < 1e-5
     assert Check.from_dict(classifier.describe().checks["pixels"]) == classifier.checks["pixels"]
-    told = focam.load_classifier(tiny_gap(), "abc", preprocessing=Preprocessing((Resize(size=(64, 64)),)))
+    told = focam.load_classifier(tiny_gap(), list("abc"), preprocessing=Preprocessing((Resize(size=(64, 64)),)))
     assert "given as data" in str(told.checks["pixels"])
     assert told.checks["pixels"].passed is None

@@ -276,5 +276,5 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
 @pytest.mark.parametrize("arch", ["cifar_resnet20", "small_gap_net"])
 def test_weights_of_a_network_for_small_images_say_how_to_feed_it(tmp_path, arch):
     torch.save(build(arch, 3).state_dict(), tmp_path / "weights.pt")
-    classifier = focam.load_classifier(tmp_path / "weights.pt", "abc", arch=arch)
+    classifier = focam.load_classifier(tmp_path / "weights.pt", list("abc"), arch=arch)
     assert classifier.network.preprocessing.input_size(480, 640) == (32, 32)

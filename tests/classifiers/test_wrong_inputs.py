@@ -139,7 +139,8 @@ SOURCES = [
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: repr(source).partition(" at 0x")[0][:30])
 def test_sources_that_are_none(source, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # The constant and not its environment variable, which a first import would keep for all tests after this one
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(focam.CamError):
         focam.load_classifier(source)
 
