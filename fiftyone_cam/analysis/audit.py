@@ -331,7 +331,7 @@ def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
         return []
     there = [name for name in _TYPES if run.field(name) in run.fields]
     run.update(audit=None)
-    run.clear_scenarios()
+    run.clear_scenarios("verdicts")
     for name in there:
         if name not in auditor.fields:
             run.clear_field(name)

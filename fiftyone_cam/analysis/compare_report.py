@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from fiftyone_cam.analysis.class_tables import group_by_class
 from fiftyone_cam.core.errors import RunError
+from fiftyone_cam.core.group_effects import FEWEST, GroupEffect, group_effects, worst_group
+from fiftyone_cam.core.group_tables import HEADER, cells, what_is_worse
 from fiftyone_cam.core.names import PREDICTION
 from fiftyone_cam.core.tables import Summary, Table, class_name, percent
 from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.ground_truth import Translation
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.record import ComparisonRecord
 
 CHANGES = ("same", "fixed", "broken", "changed")
 """What became of a prediction: it is the same; it was wrong and is right; it was right and is wrong; or it differs."""
+
+
+GROUP = "group"
+"""The end of the name of the field with the group of each sample."""
 
 
 class ChangeRow(NamedTuple):
@@ -83,6 +93,28 @@ class Comparison:
         found = group_by_class(self.samples, classes, means, counts, compared)
         return [ChangeRow(label=label, samples=n, **values) for label, n, values in found]
 
+    @property
+    def groups(self) -> list[GroupEffect]:
+        """Accuracy of each group before and after, with intervals; empty where no groups or true classes are known.
+
+        >>> comparison.groups[0].before, comparison.groups[0].after
+        (0.41, 0.82)
+        """
+        record, path = self.record, self.run.field(comparison_name(self.before, GROUP))
+        if record.ground_truth is None or path not in self.run.fields:
+            return []
+        runs = catalog.load_run(self.run.dataset, self.before), self.run
+        paths = [path, f"{record.ground_truth}.label", *(f"{run.field(PREDICTION)}.label" for run in runs)]
+        names, labels, *predicted = self.samples.values(paths)
+        right = []
+        for run, found in zip(runs, predicted, strict=True):
+            words = Translation(run.classes, run.record.settings.class_map)
+            right.append([words.is_right(each, label) for each, label in zip(found, labels, strict=True)])
+        judged = [name is not None and None not in both for name, *both in zip(names, *right, strict=True)]
+        group = np.array([name for name, known in zip(names, judged, strict=True) if known], object)
+        before, after = (np.array([r for r, known in zip(side, judged, strict=True) if known], bool) for side in right)
+        return group_effects(before, after, {str(name): group == name for name in sorted(set(group))})
+
     def describe(self, most: int = 20) -> Summary:
         """What changed, in words: at most ``most`` classes, those first in which most changed.
 
@@ -100,12 +132,27 @@ class Comparison:
         else:
             rows.append(("samples", "none of these samples has a map of both runs"))
         title = f"Comparison of run {self.run.key!r} with {self.before!r} before it, on {self.run.dataset.name!r}"
+        if groups := self.groups if not self.stale else []:
+            title += f"; {what_is_worse([group for group in groups if group.worse])}"
+            rows.append(("worst group", _worst(groups)))
+            caption = f"The {most} largest of {len(groups):,} groups" if len(groups) > most else ""
+            largest = sorted(groups, key=lambda group: -group.samples)[:most]
+            kept = [cells(group) for group in groups if group in largest]
+            tables.insert(0, Table(caption, ("group", *HEADER), kept))
         return Summary(title, rows, tables)
 
     def __str__(self) -> str:
         return self.describe().text()
 
     __repr__ = __str__
+
+
+def _worst(groups: Sequence[GroupEffect]) -> str:
+    """Of the groups that are large enough to be judged."""
+    judged = [group for group in groups if group.samples >= FEWEST] or groups
+    worst = worst_group(list(judged))
+    low, high = (percent(share) for share in worst.interval_after)
+    return f"{percent(worst.before)} before, {percent(worst.after)} after (95%: {low} to {high})"
 
 
 def comparison_name(before: str, name: str) -> str:

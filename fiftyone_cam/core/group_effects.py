@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Bools = NDArray[np.bool_]
 
+FEWEST = 10
+"""In smaller groups one image is worth so much that the worst of them says little: they are listed, and not judged."""
+
 _ROUNDS = 4000
 
 

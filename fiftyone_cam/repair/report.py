@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_cam.core.group_effects import GroupEffect, WorstGroup, group_effects, worst_group
-from fiftyone_cam.core.tables import Summary, Table, class_name, percent
+from fiftyone_cam.core.group_effects import FEWEST, GroupEffect, WorstGroup, group_effects, worst_group
+from fiftyone_cam.core.group_tables import HEADER, cells, what_is_worse
+from fiftyone_cam.core.tables import Summary, Table, percent
 
 ALL = "all"
 """The group of all images."""
-
-FEWEST = 10
-"""In smaller groups one image is worth so much that the worst of them says little: they are listed, and not judged."""
 
 
 @dataclass
@@ -71,8 +69,6 @@ class RepairReport:
         'Without watermark: 50.1% right before, 54.6% after; no group is worse'
         """
         right = f"{percent(self.overall.before)} right before, {percent(self.overall.after)} after"
-        lost = [f"{class_name(g.name)} ({percent(g.before)} to {percent(g.after)})" for g in self.worse]
-        verdict = "no group is worse" if not lost else f"WORSE: {', '.join(lost[:5])}{', …' if len(lost) > 5 else ''}"
         rows = list(self.settings)
         if self.worst is not None and len(self.groups) > 1:
             low, high = self.worst.interval_after
@@ -80,28 +76,12 @@ class RepairReport:
             rows.append(("worst group", f"{words} (95%: {percent(low)} to {percent(high)})"))
         classes = sorted(self.classes, key=lambda c: (-(c.repaired + c.broken), c.name))
         caption = f"The {most} of {len(classes):,} classes in which most changed" if len(classes) > most else ""
-        tables = [Table("", ("group", *_HEADER), [_cells(g) for g in (self.overall, *self.groups)])]
+        tables = [Table("", ("group", *HEADER), [cells(g) for g in (self.overall, *self.groups)])]
         if classes:
-            tables.append(Table(caption, ("class", *_HEADER), [_cells(c) for c in classes[:most]]))
-        return Summary(f"{self.what}: {right}; {verdict}", rows, tables)
+            tables.append(Table(caption, ("class", *HEADER), [cells(c) for c in classes[:most]]))
+        return Summary(f"{self.what}: {right}; {what_is_worse(self.worse)}", rows, tables)
 
     def __str__(self) -> str:
         return self.describe().text()
 
     __repr__ = __str__
-
-
-_HEADER = ("n", "before", "after", "95% of the change", "repaired", "broken")
-
-
-def _cells(group: GroupEffect) -> list[str]:
-    low, high = (100 * value for value in group.interval)
-    return [
-        class_name(group.name),
-        f"{group.samples:,}",
-        percent(group.before),
-        percent(group.after),
-        f"{low:+.1f} to {high:+.1f}",
-        f"{group.repaired:,}",
-        f"{group.broken:,}",
-    ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.core.concept_sums import Affine
 from fiftyone_cam.core.errors import CamError, HeadError
+from fiftyone_cam.core.group_effects import FEWEST
 from fiftyone_cam.core.heads import ConstantHead
 from fiftyone_cam.core.last_layer import LastLayer, constant_last_layer, last_layer, with_last_layer
 from fiftyone_cam.core.last_layer_fit import fit, group_weights, loss_weights, off_object_evidence
@@ -30,11 +31,11 @@ from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.engines import local
 from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.engines.settings import Engine, Ray, as_engine
-from fiftyone_cam.repair.groups import read_groups
 from fiftyone_cam.repair.mended import MendedClassifier
-from fiftyone_cam.repair.report import FEWEST, RepairReport
+from fiftyone_cam.repair.report import RepairReport
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.catalog import finished_run
+from fiftyone_cam.runs.groups import read_groups
 
 NEAR = (10.0, 1.0, 0.1, 0.01, 0.001)
 """How near to the first weights: all are tried."""

@@ -160,11 +160,12 @@ class AuditRecord:
 
 @dataclass(kw_only=True)
 class ComparisonRecord:
-    """Against which ground truth two runs were compared, when, and the revisions of both."""
+    """Against which ground truth two runs were compared, when, by which groups, and the revisions of both."""
 
     ground_truth: str | None
     revisions: list[int]
     compared_at: str = ""
+    groups: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)

@@ -175,11 +175,13 @@ class Run(Generic[Record]):
         id = scenarios.save(self.dataset, full, path, values, self.record.scenarios.get(full))
         self.update(scenarios={**self.record.scenarios, full: id})
 
-    def clear_scenarios(self) -> None:
-        """Delete the run's scenarios."""
-        if self.record.scenarios:
-            scenarios.delete(self.dataset, list(self.record.scenarios.values()))
-            self.update(scenarios={})
+    def clear_scenarios(self, *names: str) -> None:
+        """Delete the run's scenarios of these names, or all of them."""
+        found = self.record.scenarios
+        gone = [name for name in found if not names or name in {f"{self.key} {each}" for each in names}]
+        if gone:
+            scenarios.delete(self.dataset, [found[name] for name in gone])
+            self.update(scenarios={name: id for name, id in found.items() if name not in gone})
 
     def delete(self) -> None:
         """Delete the run and all that it owns.

@@ -66,6 +66,31 @@ def test_the_other_way_round_fixed_is_broken_and_agreement_is_the_same(two):
     assert len(set(two.values("b_vs_a_overlap"))) > 5
 
 
+def test_every_group_is_counted_before_and_after_and_what_is_worse_stands_in_the_first_line(two):
+    two.set_values("place", ["road", "field", "road", "field", "road", "field", "road", "road"])
+    found = focam.compare(two, "a", "b", groups="place")
+    truth, place = two.values(["ground_truth.label", "place"])
+    expected = [f"{t}: {p}" if t else None for t, p in zip(truth, place, strict=True)]
+    assert two.values("b_vs_a_group") == [*expected[:7], None]
+    groups = {group.name: group for group in found.groups}
+    assert {name: (g.samples, g.repaired, g.broken) for name, g in groups.items()} == {
+        "cat: road": (2, 1, 0),  # same and right, fixed
+        "cat: field": (2, 0, 1),  # same and wrong, broken
+        "dog: road": (1, 0, 0),
+    }
+    assert (groups["cat: field"].before, groups["cat: field"].after) == (0.5, 0)
+    first, *others = str(found).splitlines()
+    assert first.endswith("WORSE: cat: field (50.0% to 0.0%)")
+    assert any("worst group" in line for line in others)
+    assert (
+        str(focam.compare(two, "b", "a", groups="place")).splitlines()[0].endswith("WORSE: cat: road (100.0% to 50.0%)")
+    )
+    assert focam.compare(two, "a", "b").groups == []  # nothing says what b was mended by
+    assert not two.has_field("b_vs_a_group")
+    with pytest.raises(focam.FieldError, match="no field, tag or concept 'plaec'"):
+        focam.compare(two, "a", "b", groups="plaec")
+
+
 def test_two_runs_of_one_classifier_agree_wholly(dataset, tmp_path):
     dataset.add_samples([fo.Sample(filepath=path) for path in write_photos(tmp_path, 6)])
     square = Preprocessing((Resize(size=(64, 64)),))

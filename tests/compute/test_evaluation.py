@@ -99,3 +99,29 @@ def test_the_verdicts_are_a_scenario_of_the_evaluation(photos: fo.Dataset, class
     assert len(get_scenarios(context)) == 1
     focam.delete_run(photos, "cam")
     assert get_scenarios(context) == {}
+
+
+def test_the_groups_of_a_comparison_are_a_scenario_for_both_evaluations(photos: fo.Dataset) -> None:
+    for key, seed in (("before", 0), ("after", 4)):
+        classifier = focam.load_classifier(tiny_gap(seed=seed), NAMES, preprocessing=SQUARE)
+        focam.compute_cam(photos, classifier, key=key, ground_truth="ground_truth", progress=False)
+    photos.set_values("place", ["road", "field", "field"] * 4)
+    found = focam.compare(photos, "before", "after", groups="place", progress=False)
+    context = ExecutionContext({"dataset_name": photos.name})
+    [scenario] = get_scenarios(context).values()
+    assert (scenario["name"], scenario["field"]) == ("after vs before groups", "after_vs_before_group")
+    assert EvaluationPanel().validate_scenario_subsets(context, dict(scenario)) == (scenario, [])
+    for group in found.groups:
+        for key, accuracy in (("before", group.before), ("after", group.after)):
+            results = photos.load_evaluation_results(f"{key}_eval")
+            with results.use_subset({"type": "field", "field": scenario["field"], "value": group.name}):
+                assert len(results.ytrue) == group.samples
+                assert np.mean(results.ytrue == results.ypred) == pytest.approx(accuracy)
+
+    things = fo.Detections(detections=[fo.Detection(label="thing", bounding_box=[0, 0, 0.5, 0.5])])
+    photos.set_values("things", [things.copy() for _ in range(12)])
+    for _ in range(2):  # an audit replaces its own scenario, and no other
+        focam.audit(photos, "after", "ground_truth", "things", object_labels=["thing"], progress=False)
+    assert {each["name"] for each in get_scenarios(context).values()} == {"after verdicts", "after vs before groups"}
+    focam.delete_run(photos, "after")
+    assert get_scenarios(context) == {}

@@ -13,7 +13,7 @@ from fiftyone_cam.core.explain import prepare
 from fiftyone_cam.core.last_layer_fit import off_object_evidence
 from fiftyone_cam.core.pooled_reader import AnnotatedItem, PooledReader, SecondMoment
 from fiftyone_cam.core.regions import Polygon
-from fiftyone_cam.repair.groups import read_groups
+from fiftyone_cam.runs.groups import read_groups
 from tests.helpers.heads import After
 from tests.helpers.networks import NAMES, SQUARE, write_photos
 

@@ -7,10 +7,14 @@ from typing import Any
 
 import fiftyone as fo
 
-from fiftyone_cam.core.errors import FieldError, did_you_mean
+from fiftyone_cam.core.errors import CamError, FieldError, did_you_mean
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.concept_sums import Sums
+from fiftyone_cam.runs.record import CamRecord
+
+CLASSES = 10
+"""Up to so many true classes, groups are those of each class: a shortcut misleads some classes and helps others."""
 
 
 def read_groups(samples: Collection, run: CamRun, groups: str | Sequence[str]) -> dict[str, str]:
@@ -32,6 +36,47 @@ def read_groups(samples: Collection, run: CamRun, groups: str | Sequence[str]) -
     ids = samples.values("id")
     parts = [_values(samples, run, name) for name in names]
     return {id: ", ".join(part[i] for part in parts) for i, id in enumerate(ids)}
+
+
+def mended_by(record: CamRecord) -> list[str]:
+    """What the classifier of a run was mended by: concepts that were removed, or what made the groups; else nothing.
+
+    >>> mended_by(focam.load_run(dataset, "cam_mended").record)
+    ['watermark']
+    """
+    details = record.classifier.details
+    found = (details.get("edit") or {}).get("removed") or (details.get("retrained") or {}).get("groups")
+    return [str(name) for name in found or ()]
+
+
+def known_groups(samples: Collection, run: CamRun, names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The groups by those of the names that this dataset knows, and these names; a mended classifier may be elsewhere.
+
+    >>> known_groups(dataset, run, ["watermark", "no such"])[0]
+    ['watermark']
+    """
+    known = []
+    for name in names:
+        try:
+            read_groups(samples, run, name)
+        except CamError:  # no such concept or field here, or its sums are on another machine
+            continue
+        known.append(name)
+    return known, read_groups(samples, run, known) if known else {}
+
+
+def of_classes(groups: Sequence[str | None], labels: Sequence[str | None]) -> list[str | None]:
+    """Groups of each class, where there are few classes; what has no label or no group is in none.
+
+    >>> of_classes(["with sticker", "without sticker"], ["cat", "cup"])
+    ['cat: with sticker', 'cup: without sticker']
+    """
+    if len(set(labels) - {None}) > CLASSES:
+        return list(groups)
+    return [
+        None if group is None or label is None else f"{label}: {group}"
+        for group, label in zip(groups, labels, strict=True)
+    ]
 
 
 def _values(samples: Collection, run: CamRun, name: str) -> list[str]:
