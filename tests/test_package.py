@@ -42,7 +42,7 @@ NO_FIFTYONE = (
 )
 """What runs on machines without a database."""
 
-RUNS_A_NETWORK = {"analysis.split_logits", "concepts.find_concepts"}
+RUNS_A_NETWORK = {"analysis.split_logits", "analysis.feature_means", "concepts.find_concepts"}
 """Modules of torch-free rooms that may need a classifier, and so PyTorch."""
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fiftyone as fo
 import numpy as np
@@ -16,6 +17,7 @@ from fiftyone_cam.core.boxes import WHOLE, Box
 from fiftyone_cam.core.errors import CamError, FieldError
 from fiftyone_cam.core.names import CONTRAST, TOP
 from fiftyone_cam.core.regions import Cells, Polygon, Shape, partition
+from fiftyone_cam.core.results import Failure
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.annotations import ObjectLabels, Scene
 from fiftyone_cam.dataset.collection import Collection
@@ -23,6 +25,9 @@ from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.catalog import finished_run
 from fiftyone_cam.runs.heatmaps import MapReader, StoredMap
+
+if TYPE_CHECKING:
+    from fiftyone_cam.core.class_free import FeatureMean
 
 _TYPES: dict[str, dict[str, Any]] = {
     "box_iou": {"ftype": fo.FloatField},
@@ -42,6 +47,7 @@ def score_attention(
     box_threshold: float = 0.2,
     interval: float = 0.01,
     seed: int = 0,
+    classifier: Any = None,
     progress: Any = None,
 ) -> ScoreReport:
     """Score how well a run's maps find the object, from stored grids: no image is read and no network is run.
@@ -60,7 +66,9 @@ def score_attention(
       for the predicted class. ``rank_accuracy``: its share of the strongest pixels (Arras et al., 2022).
 
     ``report.baselines`` has the same for maps that know nothing: ``"whole"`` (everywhere alike), ``"centre"`` (a bump
-    in the middle) and ``"random"`` (random cells). :func:`score_faithfulness` scores what needs the network.
+    in the middle) and ``"random"`` (random cells). With ``classifier`` the network runs once an image, for a fourth:
+    ``"class_free"``, the mean of the feature maps. It knows where the network sees anything, and no class; stored maps
+    do not hold it. :func:`score_faithfulness` scores what else needs the network.
 
     Writes, for each sample, ``{key}_box_iou``, ``{key}_pointing``, ``{key}_energy`` and ``{key}_rank_accuracy``.
 
@@ -73,13 +81,14 @@ def score_attention(
         box_threshold: the share of the map's maximum, for the paper's box.
         interval: between the thresholds of Choe et al.; their own is 0.001, which takes two and a half times as long.
         seed: of the random baseline, of the halves and of the bootstrap.
+        classifier: as for :func:`compute_cam`, the one that the run was made with; only for ``"class_free"``.
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
 
     Returns:
         the :class:`ScoreReport`; print it for the table.
 
     Raises:
-        RunError: there is no such run, or it is being computed.
+        RunError: there is no such run, it is being computed, or it was made with another classifier.
         FieldError: a field is missing, of the wrong type, or nothing in it is an object.
         CamError: a threshold is none.
 
@@ -94,6 +103,22 @@ def score_attention(
     collection, run = finished_run(samples, key)
     scorer = _Scorer(collection, run, objects, ground_truth, object_labels, box_threshold, interval, seed)
     bulk.require(collection, scorer.paths)
+    with contextlib.ExitStack() as stack:
+        if classifier is not None:
+            from fiftyone_cam.analysis.feature_means import read_feature_means  # PyTorch: only who asks waits for it
+
+            scorer.class_free = _ById(
+                stack.enter_context(contextlib.closing(read_feature_means(collection, run, classifier)))
+            )
+        _write_scores(run, collection, scorer, progress)
+    if not len(scorer.tally):
+        reasons = ", ".join(f"{count:,} x {reason}" for reason, count in scorer.tally.skipped.most_common())
+        raise FieldError(f"none of the samples can be scored: {reasons or 'there are no samples'}")
+    run.arrange()
+    return scorer.tally.report(run, collection, scorer.settings, seed)
+
+
+def _write_scores(run: CamRun, collection: Collection, scorer: _Scorer, progress: Any) -> None:
     path = {name: run.claim_field(name, **kind) for name, kind in _TYPES.items()}
     for rows in bulk.chunks(collection, scorer.paths, progress):
         values = {}
@@ -102,11 +127,21 @@ def score_attention(
             scores: dict[str, Any] = {} if found is None else found._asdict()
             values[row["id"]] = {path[name]: scores.get(name) for name in _TYPES}
         bulk.write(run.dataset, values)
-    if not len(scorer.tally):
-        reasons = ", ".join(f"{count:,} x {reason}" for reason, count in scorer.tally.skipped.most_common())
-        raise FieldError(f"none of the samples can be scored: {reasons or 'there are no samples'}")
-    run.arrange()
-    return scorer.tally.report(run, collection, scorer.settings, seed)
+
+
+class _ById:
+    """Results that come in the order of the samples, for a reader who asks by id and may leave some out."""
+
+    def __init__(self, results: Generator[FeatureMean | Failure]) -> None:
+        self._results = results
+        self._found: dict[str, FeatureMean | Failure] = {}
+
+    def __call__(self, id: str) -> FeatureMean | None:
+        while id not in self._found:
+            result = next(self._results)
+            self._found[result.id] = result
+        found = self._found.pop(id)
+        return None if isinstance(found, Failure) else found
 
 
 class _Score(NamedTuple):
@@ -157,11 +192,15 @@ class _Scorer:
         self.paths += [self._top] if self._top else []
         self.settings = {**self.scene.settings, "box_threshold": box_threshold, "interval": interval, "seed": seed}
         self.tally = Tally(self.thresholds)
+        self.class_free: _ById | None = None
         self._centre = _centre(localization.SIDE)
+        self._centre_box = evidence.evidence_box(self._centre, WHOLE, WHOLE, box_threshold) or WHOLE
+        self._centre_outlines = localization.Outlines.of(self._centre, self.thresholds)
 
     def score(self, row: Any) -> _Score | None:
         """Score one sample; None, and counted by its reason, where that cannot be done."""
         found = self._read(row)
+        free = self.class_free(row["id"]) if self.class_free else None
         if isinstance(found, str):
             self.tally.skipped[found] += 1
             return None
@@ -175,12 +214,19 @@ class _Scorer:
         if target is None:
             self.tally.skipped["no object"] += 1
             return None
+        if free is not None:
+            about = stored._replace(grid=free.grid, box=free.box, seen=free.seen)
+            scores = self._score_map(about, partition([shapes], about.cells), target)
+            self.tally.add("class_free", scores, right, among_five)
+        elif self.class_free is not None:  # all figures are of the same samples
+            self.tally.skipped["its image cannot be read again"] += 1
+            return None
         coverage = partition([shapes], stored.cells)
         noise = stored._replace(grid=self._random.random(stored.grid.shape).astype(np.float32))
         mine = self._score_map(stored, coverage, target)
         self.tally.add("map", mine, right, among_five)
         self.tally.add("random", self._score_map(noise, coverage, target), right, among_five)
-        self.tally.add("centre", self._score_raster(self._centre, target), right, among_five)
+        self.tally.add("centre", self._score_centre(target), right, among_five)
         self.tally.add("whole", self._score_whole(target), right, among_five)
         return _Score(mine.box_iou, mine.pointing > 0, mine.energy, mine.rank_accuracy)
 
@@ -212,6 +258,7 @@ class _Scorer:
         x, y, width, height = stored.box
         return self._scores(
             scores,
+            localization.Outlines.of(scores, self.thresholds),
             target,
             box_iou=0.0 if box is None else target.iou(box),
             pointing=target.points_at(
@@ -220,17 +267,30 @@ class _Scorer:
             energy=0.0 if share is None else float(share[0]),
         )
 
-    def _score_raster(self, scores: NDArray[np.float64], target: _Target) -> PlaceScores:
-        box = evidence.evidence_box(scores, WHOLE, WHOLE, self.box_threshold) or WHOLE
-        energy = float(scores[target.raster].sum() / scores.sum())
-        return self._scores(scores, target, box_iou=target.iou(box), pointing=target.points_at(0.5, 0.5), energy=energy)
+    def _score_centre(self, target: _Target) -> PlaceScores:
+        return self._scores(
+            self._centre,
+            self._centre_outlines,
+            target,
+            box_iou=target.iou(self._centre_box),
+            pointing=target.points_at(0.5, 0.5),
+            energy=float(self._centre[target.raster].sum() / self._centre.sum()),
+        )
 
     def _scores(
-        self, scores: NDArray[np.float64], target: _Target, *, box_iou: float, pointing: float, energy: float
+        self,
+        scores: NDArray[np.float64],
+        outlines: localization.Outlines,
+        target: _Target,
+        *,
+        box_iou: float,
+        pointing: float,
+        energy: float,
     ) -> PlaceScores:
+        one, every = outlines.best_ious(target.boxes)
         return PlaceScores(
-            one=localization.best_ious(scores, target.boxes, self.thresholds, every=False),
-            every=localization.best_ious(scores, target.boxes, self.thresholds, every=True),
+            one=one,
+            every=every,
             pixels=self._pixels(scores, target),
             box_iou=box_iou,
             pointing=pointing,

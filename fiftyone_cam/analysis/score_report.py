@@ -84,7 +84,8 @@ class ScoreReport(AttentionScores):
         skipped: how many have none, by reason.
         intervals: of each measure 95% of the bootstrap's draws of samples.
         held_out: the measures that choose a threshold, with the threshold of one half used on the other.
-        baselines: the same measures of maps that know nothing: ``"whole"``, ``"centre"``, ``"random"``.
+        baselines: the same measures of maps that know nothing: ``"whole"``, ``"centre"``, ``"random"``; and of the mean
+            of the feature maps, ``"class_free"``, where the classifier was given.
         settings: with what settings it was made.
     """
 
@@ -172,7 +173,8 @@ class Tally:
             held_out=mine.held_out(random.permutation(count) < count // 2) if count > 1 else {},
             baselines={
                 name: AttentionScores(**{key: _only(found) for key, found in tables[name].measures(everything).items()})
-                for name in ("whole", "centre", "random")
+                for name in ("whole", "centre", "random", "class_free")
+                if name in tables
             },
             settings=settings,
         )

@@ -13,6 +13,7 @@ and a box is one pixel wider than its sides say.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -63,25 +64,45 @@ def to_pixels(box: Box, side: int = SIDE) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def best_ious(scores: Scores, objects: NDArray[np.int64], thresholds: Sequence[float], *, every: bool) -> Floats:
-    """The best overlap of the map's boxes with an object, at each threshold: ``(T,)``.
+class Outlines(NamedTuple):
+    """The boxes around a map's parts at each threshold.
 
-    Args:
-        scores: a score map.
-        objects: the objects' boxes, ``(n, 4)``.
-        thresholds: shares of the map's maximum.
-        every: a box around each part of the map (MaxBoxAccV2), or around the largest alone (MaxBoxAcc).
-
-    >>> best_ious(np.eye(4, dtype=np.float32), np.array([[0, 0, 3, 3]]), [0.5], every=True)
-    array([1.])
+    ``boxes`` ``(B, 4)`` are those of all levels, one after the other; those of a level begin at ``starts`` ``(L,)``,
+    ``largest`` ``(L,)`` is the box of its largest part, and ``levels`` ``(T,)`` says which level a threshold has.
     """
-    levels = (scores * 255).astype(np.uint8)
-    top = int(levels.max())
-    wanted = [int(threshold * top) for threshold in thresholds]
-    found: dict[int, float] = {}
-    for level in dict.fromkeys(wanted):
-        found[level] = float(box_ious(_boxes(levels, level, every), objects).max())
-    return np.array([found[level] for level in wanted])
+
+    boxes: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    largest: NDArray[np.int64]
+    levels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, scores: Scores, thresholds: Sequence[float]) -> Outlines:
+        """Those of a score map; thresholds are shares of its maximum."""
+        steps = (scores * 255).astype(np.uint8)
+        top = int(steps.max())
+        wanted = [int(threshold * top) for threshold in thresholds]
+        numbers = {level: number for number, level in enumerate(dict.fromkeys(wanted))}
+        found, starts, largest = [], [], []
+        count = 0
+        for level in numbers:
+            boxes, biggest = _boxes(steps, level)
+            found.append(boxes)
+            starts.append(count)
+            largest.append(count + biggest)
+            count += len(boxes)
+        levels = [numbers[level] for level in wanted]
+        return cls(np.concatenate(found), *(np.array(each, np.int64) for each in (starts, largest, levels)))
+
+    def best_ious(self, objects: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """The best overlap with an object at each threshold, ``(T,)``: of the largest part's box (MaxBoxAcc), and of
+        all parts' boxes (MaxBoxAccV2). ``objects`` are boxes ``(n, 4)``.
+
+        >>> Outlines.of(np.eye(4), [0.5]).best_ious(np.array([[0, 0, 3, 3]]))
+        (array([1.]), array([1.]))
+        """
+        best = box_ious(self.boxes, objects).max(1)
+        return best[self.largest][self.levels], np.maximum.reduceat(best, self.starts)[self.levels]
 
 
 def box_ious(boxes: NDArray[np.int64], objects: NDArray[np.int64]) -> Floats:
@@ -158,17 +179,15 @@ def rank_accuracy(scores: Scores, mask: NDArray[np.bool_]) -> float | None:
     return float((inside & above).sum() + taken * (inside & equal).sum()) / size
 
 
-def _boxes(levels: NDArray[np.uint8], level: int, every: bool) -> NDArray[np.int64]:
-    """Boxes around what is above a level; one without size where nothing is."""
-    height, width = levels.shape
-    above = (levels > level).astype(np.uint8)
+def _boxes(steps: NDArray[np.uint8], level: int) -> tuple[NDArray[np.int64], int]:
+    """Boxes around what is above a level, and which is that of the largest part; one without size where nothing is."""
+    height, width = steps.shape
+    above = (steps > level).astype(np.uint8)
     outlines = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
     if not outlines:
-        return np.zeros((1, 4), np.int64)
-    if not every:
-        outlines = [max(outlines, key=cv2.contourArea)]
+        return np.zeros((1, 4), np.int64), 0
     found = np.array([cv2.boundingRect(outline) for outline in outlines], np.int64)
     found[:, 2:] += found[:, :2]
     found[:, 2] = np.minimum(found[:, 2], width - 1)
     found[:, 3] = np.minimum(found[:, 3], height - 1)
-    return found
+    return found, int(np.argmax([cv2.contourArea(outline) for outline in outlines]))

@@ -7,6 +7,7 @@ import csv
 import fiftyone as fo
 import numpy as np
 import pytest
+import torch
 
 import fiftyone_cam as focam
 from fiftyone_cam.core.boxes import WHOLE
@@ -122,6 +123,34 @@ def test_where_the_prediction_is_wrong_the_true_class_is_scored(photos, classifi
         cover = np.clip((0.5 - edges[:-1]) / np.diff(edges), 0, 1)
         assert sample.cam_energy == pytest.approx((grid * cover).sum() / max(grid.sum(), 1e-9), abs=1e-4)
     assert 0 < wrong < 12
+
+
+def test_the_class_free_map_is_the_mean_of_the_feature_maps(photos, classifier):
+    """It scores as a run whose stored maps are these means, taken from the network by hand; no class enters."""
+    photos.set_values("things", [boxes(("thing", (0.1, 0.2, 0.5, 0.6))) for _ in photos])
+    focam.compute_cam(photos, classifier)
+    report = focam.score_attention(photos, objects="things", classifier=classifier)
+    preprocessing = classifier.network.preprocessing
+    means = {}
+    for sample in photos:
+        pixels = preprocessing.apply(torch.from_numpy(preprocessing.pixels(sample.filepath)).permute(2, 0, 1))
+        with classifier.network.evaluating():
+            _, features = classifier.network.forward(pixels[None])
+        _, box, seen = grid_of(sample.cam_heatmap)
+        means[sample.id] = Made("cat", features[0].mean(0).numpy(), box=box, seen=seen)
+    made_run(photos, means, classifier.classes, key="means")
+    by_hand = focam.score_attention(photos, "means", objects="things")
+    # what is cut at a threshold may turn by a float's rounding on one of the twelve
+    for measure, most in (("energy", 1e-4), ("rank_accuracy", 1e-3), ("pointing", 0.09), ("maxboxacc_v2", 0.09)):
+        found = getattr(report.baselines["class_free"], measure)
+        assert found == pytest.approx(getattr(by_hand, measure), abs=most), measure
+    assert report.baselines["class_free"].energy != pytest.approx(report.energy, abs=1e-4)
+    without = focam.score_attention(photos, objects="things")
+    assert set(without.baselines) == {"whole", "centre", "random"}
+    assert without.baselines["random"] == report.baselines["random"]
+    other = focam.load_classifier(classifier.network.module, classifier.classes, preprocessing=focam.Preprocessing())
+    with pytest.raises(focam.RunError, match="is fed otherwise"):
+        focam.score_attention(photos, objects="things", classifier=other)
 
 
 @pytest.mark.slow

@@ -34,8 +34,9 @@ def test_boxes_overlap_as_in_the_reference():
     some = THRESHOLDS[:: REFERENCE["every_nth"]]
     for case in REFERENCE["cases"]:
         scores, objects = read(case)
-        assert localization.best_ious(scores, objects, some, every=False) == pytest.approx(case["largest"], abs=1e-6)
-        assert localization.best_ious(scores, objects, some, every=True) == pytest.approx(case["every"], abs=1e-6)
+        largest, every = localization.Outlines.of(scores, some).best_ious(objects)
+        assert largest == pytest.approx(case["largest"], abs=1e-6)
+        assert every == pytest.approx(case["every"], abs=1e-6)
 
 
 def test_pixel_precision_is_that_of_the_reference():
@@ -46,7 +47,8 @@ def test_pixel_precision_is_that_of_the_reference():
 
 
 def test_maxboxacc_is_that_of_the_reference():
-    every = np.stack([localization.best_ious(*read(case), THRESHOLDS, every=True) for case in REFERENCE["cases"]])
+    cases = [read(case) for case in REFERENCE["cases"]]
+    every = np.stack([localization.Outlines.of(scores, THRESHOLDS).best_ious(boxes)[1] for scores, boxes in cases])
     found = np.mean([(every >= iou).mean(0).max() for iou in localization.IOUS])
     assert found == pytest.approx(REFERENCE["maxboxacc_v2"], abs=1e-6)
 
@@ -58,8 +60,8 @@ def test_a_map_that_is_the_object_is_found_wholly():
     sharp = np.kron(grid, np.ones((28, 28)))
     mask = sharp > 0
     objects = np.array([[3 * 28, 2 * 28, 7 * 28, 5 * 28]])
-    for every in (False, True):
-        assert localization.best_ious(sharp, objects, [0.1, 0.9], every=every) == pytest.approx([1, 1])
+    for ious in localization.Outlines.of(sharp, [0.1, 0.9]).best_ious(objects):
+        assert ious == pytest.approx([1, 1])
     assert localization.rank_accuracy(sharp, mask) == 1
     assert localization.pixel_average_precision(localization.pixel_counts(sharp, mask, THRESHOLDS)) == 1
     assert localization.rank_accuracy(1 - sharp, mask) == 0
