@@ -33,9 +33,10 @@ THRESHOLD = 0.15
 LONG_SIDE = 224
 """Of a display map, in pixels. More costs more storage (about 5 kB at 224) than the eye gains."""
 
-_SMALL = 64
+_SMALL, _SMALL_LONG_SIDE = 64, 96
 _FADE = 0.15
 _LEAST_STEPS = 16
+_LEAST_SCALE = _LEAST_STEPS * float(np.finfo(np.float32).tiny)
 _TEXTURE = 64
 
 
@@ -73,12 +74,12 @@ def lay_out(grid: NDArray[np.float32], box: Box, seen: Box, height: int, width: 
 
 
 def display_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width of a display map: the image's aspect, its long side 224, or 112 where the image is tiny.
+    """Height and width of a display map: the image's aspect, its long side 224, or 96 where the image is tiny.
 
     >>> display_size(480, 640), display_size(32, 32)
-    ((168, 224), (112, 112))
+    ((168, 224), (96, 96))
     """
-    scale = (LONG_SIDE // 2 if max(height, width) <= _SMALL else LONG_SIDE) / max(height, width)
+    scale = (_SMALL_LONG_SIDE if max(height, width) <= _SMALL else LONG_SIDE) / max(height, width)
     return max(1, math.floor(height * scale + 0.5)), max(1, math.floor(width * scale + 0.5))
 
 
@@ -116,15 +117,19 @@ def draw_evidence(
     if scale is None:
         strongest = float(np.abs(evidence).max(initial=0.0) if both_signs else evidence.max(initial=0.0))
         scale = strongest if strongest > 0 else 1.0
-    scale = max(scale, float(np.finfo(np.float32).tiny))
+    scale = max(scale, _LEAST_SCALE)
     step = 2.0 ** math.floor(math.log2(scale / _LEAST_STEPS))
-    steps = math.floor(scale / step)
-    ceiling = steps * step
-    levels = np.clip(evidence, -ceiling if both_signs else 0.0, ceiling) * np.float64(1 / step)
-    strength = np.abs(levels) if both_signs else levels
-    shown = strength > steps * _cutoffs(*evidence.shape, threshold)
-    drawn = np.where(shown, np.rint(levels), 0.0) * step + 0.0  # the sum makes -0.0 to 0.0, which packs better
-    return drawn.astype(np.float32), ceiling
+    ceiling = math.floor(scale / step) * step
+    # In float32 and in place, which takes a tenth of the time of the same in float64 with an array for each step. It is
+    # as exact: a product with a power of two is not rounded.
+    drawn = np.clip(np.asarray(evidence, np.float32), np.float32(-ceiling if both_signs else 0.0), np.float32(ceiling))
+    shown = (np.abs(drawn) if both_signs else drawn) > np.float32(ceiling) * _cutoffs(*evidence.shape, threshold)
+    drawn *= np.float32(1 / step)
+    np.rint(drawn, out=drawn)
+    drawn *= np.float32(step)
+    drawn *= shown
+    drawn += np.float32(0)  # makes -0.0 to 0.0, which packs better
+    return drawn, ceiling
 
 
 @lru_cache(maxsize=64)

@@ -43,7 +43,7 @@ def test_what_is_stored_restores_the_logit(photos, classifier):
         assert heat.cam.grid.shape == (16, 16)
         assert heat.cam.grid.mean(dtype=float) + heat.cam.bias == pytest.approx(heat.logit, rel=1e-5, abs=1e-6)
         assert heat.map.dtype == np.float32
-        assert heat.map.shape == (84, 112)
+        assert heat.map.shape == (72, 96)
         assert focam.signed_map(heat, (480, 640)).shape == (480, 640)
         wrong = prediction.label != sample.ground_truth.label
         assert (sample.cam_contrast is not None) == wrong
