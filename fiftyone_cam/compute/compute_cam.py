@@ -25,10 +25,9 @@ from fiftyone_cam.core.names import ERROR, FALSE, HEATMAP, MISSED, PRECISIONS, P
 from fiftyone_cam.core.network import check_precision, resolve_device
 from fiftyone_cam.core.results import Item
 from fiftyone_cam.core.timing import Timing
-from fiftyone_cam.dataset import database
+from fiftyone_cam.dataset import database, internals
 from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.dataset.ground_truth import GroundTruth, check_field
-from fiftyone_cam.dataset.internals import dataset_of
 from fiftyone_cam.engines import local
 from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.engines.settings import Engine, Ray, as_engine
@@ -80,7 +79,8 @@ def compute_cam(
     Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eq. 2.
 
     Args:
-        samples: a dataset or view of images.
+        samples: a dataset or view of images; or of the frames of videos, ``dataset.to_frames(sample_frames=True)``:
+            then the run and its fields, ``frames.{key}_…``, are the videos'.
         classifier: a :class:`Classifier`, or anything that :func:`load_classifier` takes.
         key: the run's name, and the beginning of its fields' names.
         ground_truth: a ``Classification`` field with the true class; ``Classifications`` for independent labels.
@@ -115,7 +115,7 @@ def compute_cam(
     >>> run = focam.compute_cam(dataset, "efficientnet_lite0", key="cam", ground_truth="ground_truth")
     >>> dataset.match(F("cam_prediction.label") != F("ground_truth.label"))
     """
-    collection = require_images(samples)
+    collection = require_images(samples, frames=True)
     _check_settings(collection, key, ground_truth, batch_size, precision, top_k, threshold, media_field)
     engine = as_engine(engine, device)
     classifier = load_classifier(classifier)
@@ -145,14 +145,15 @@ def compute_cam(
         top_k=top_k,
         threshold=threshold,
         media_field=media_field,
+        frames=internals.is_frames(collection),
     )
-    database.refresh(dataset_of(collection))
-    run = _open(dataset_of(collection), key, classifier, settings, overwrite)
+    database.refresh(internals.home_of(collection))
+    run = _open(internals.home_of(collection), key, classifier, settings, overwrite)
     timing = Timing(device=str(running.device))
     with _noting_what_stops_it(run, collection), terminable():
         judged = ground_truth is not None
         schema = field_schema(top_k, judged and not truth.several, independent, judged and truth.several)
-        _declare(run, schema)
+        _declare(run, collection, schema)
         if not run.record.revision and catalog.list_runs(run.dataset) == [key]:  # the dataset's first heatmaps
             run.hide_filled()
         run.show()  # now: an open App may look at the first results
@@ -168,7 +169,7 @@ def compute_cam(
             with (
                 contextlib.closing(results),  # last of all: what was computed is written before actors are sent home
                 fou.ProgressBar(total=len(items), progress=progress) as bar,
-                Writer(run, list(schema), timing) as writer,
+                Writer(run, collection, list(schema), timing) as writer,
             ):
                 for result in results:
                     writer.add(result)
@@ -177,7 +178,7 @@ def compute_cam(
             if notes := writer.notes():
                 logger.warning("run %r: %s", key, "; ".join(notes))
             run.update(notes=notes)
-        _declare(run, schema)
+        _declare(run, collection, schema)
         _finish(run, collection, truth, timing, len(items), explainer.logits_check)
     database.refresh(run.dataset)
     run.arrange()
@@ -198,7 +199,7 @@ def _check_settings(
     media_field: str,
 ) -> None:
     """What can be known to be wrong before a classifier is loaded."""
-    catalog.check_key(dataset_of(samples), key)
+    catalog.check_key(internals.home_of(samples), key)
     if precision not in PRECISIONS:
         raise CamError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
     for name, value in (("batch_size", batch_size), ("top_k", top_k)):
@@ -207,7 +208,7 @@ def _check_settings(
     if threshold is not None and not (isinstance(threshold, (int, float)) and 0 < threshold < 1):
         raise CamError(f"threshold is {threshold!r}, expected a confidence between 0 and 1, such as 0.5")
     if not (isinstance(media_field, str) and isinstance(samples.get_field(media_field), fo.StringField)):
-        known = ", ".join(dataset_of(samples).app_config.media_fields)
+        known = ", ".join(internals.dataset_of(samples).app_config.media_fields)
         raise FieldError(
             f"media_field is {media_field!r}, expected a string field with paths of images, such as {known}"
         )
@@ -261,11 +262,15 @@ def _differences(record: CamRecord, classifier: ClassifierRecord, settings: Sett
     return ["another classifier" if name == "sha256" else name for name in found]
 
 
-def _declare(run: CamRun, schema: Mapping[str, Mapping[str, Any]]) -> None:
+def _declare(run: CamRun, samples: Collection, schema: Mapping[str, Mapping[str, Any]]) -> None:
     """Declare the run's fields; again, those that another process, which knew nothing of them, has taken away."""
     database.refresh(run.dataset)
     for name, kwargs in schema.items():
         run.claim_field(name, **kwargs)
+    if run.frames:  # what reads and counts results sees the view, a copy that may be older than they are
+        for name, kwargs in schema.items():
+            database.declare_field(internals.dataset_of(samples), run.field(name), **kwargs)
+        internals.refresh_frames(samples, [run.field(name) for name in schema])
 
 
 @contextlib.contextmanager
@@ -310,7 +315,7 @@ def _finish(
     run: CamRun, samples: Collection, truth: GroundTruth, timing: Timing, new: int, logits: Check | None
 ) -> None:
     """Bring the record up to date, from what is in the database."""
-    error = run.field(ERROR)
+    error = run.path(ERROR)
     failures = {str(reason): int(n) for reason, n in run.dataset.count_values(error).items() if reason is not None}
     entries: dict[str, Any] = {
         "status": "complete",
@@ -333,7 +338,7 @@ def _finish(
     if truth.field is not None:
         entries["unknown_labels"] = sum(truth.unmatched.values())
     lease.leave(run, **entries)
-    for path in (f"{run.field(PREDICTION)}.label", f"{run.field(PREDICTION)}.confidence", error):
+    for path in (f"{run.path(PREDICTION)}.label", f"{run.path(PREDICTION)}.confidence", error):
         run.dataset.create_index(path)
 
 

@@ -47,15 +47,17 @@ def explain_sample(
     classifier = load_classifier(classifier)
     run.require_weights(classifier.fingerprint)
     run.require_pixels(classifier.network.preprocessing.to_dict())
+    found = samples if run.frames else run.dataset
     try:
-        sample = run.dataset[str(sample_id)]
+        sample = found[str(sample_id)]
     except KeyError:
-        raise CamError(f"dataset {run.dataset.name!r} has no sample of id {sample_id}") from None
+        hint = ": pass the view of frames, and a frame's id" if run.frames else ""
+        raise CamError(f"dataset {run.dataset.name!r} has no sample of id {sample_id}{hint}") from None
     result = classifier.explain(sample[run.record.settings.media_field] or "", None if label is None else [label])
     if isinstance(result, Failure):
         raise CamError(f"{os.path.basename(sample.filepath)} cannot be explained: {result.reason}")
     heat = heatmap(result.maps[0], result, run.record.scale, run.record.threshold)
-    path = run.claim_field(EXPLAINED, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
-    run.dataset.set_values(path, {sample_id: heat}, key_field="id")
+    run.claim_field(EXPLAINED, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Heatmap)
+    found.set_values(run.field(EXPLAINED), {sample_id: heat}, key_field="id")  # of frames it gets to the videos
     run.arrange()
     return heat

@@ -15,6 +15,7 @@ from fiftyone_cam.core.results import Failure, Result
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.core.workers import Task, Workers
 from fiftyone_cam.dataset import bulk
+from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs import lease
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.heatmaps import sample_documents
@@ -36,8 +37,9 @@ class Writer:
     ``timing`` gets the seconds of ``writing``, and of ``waiting_for_writes``.
     """
 
-    def __init__(self, run: CamRun, names: Sequence[str], timing: Timing) -> None:
+    def __init__(self, run: CamRun, samples: Collection, names: Sequence[str], timing: Timing) -> None:
         self._run = run
+        self._samples = samples
         self._names = names
         self._timing = timing
         self._results: list[Result] = []
@@ -124,7 +126,7 @@ class Writer:
                 self._certificate = max(self._certificate, result.error)
             documents[result.id] = {self._run.field(name): value for name, value in values.items()}
         lease.keep(self._run, certificate=self._certificate)  # before, so that also what a kill leaves is covered
-        bulk.write(self._run.dataset, documents)
+        bulk.write(self._samples, documents)
 
 
 def _display_scale(grids: Sequence[np.ndarray]) -> float:

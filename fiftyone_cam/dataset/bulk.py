@@ -62,8 +62,12 @@ def require(samples: Collection, paths: Sequence[str]) -> None:
             raise FieldError(f"the view leaves out the field {name!r}: take one that has it")
 
 
-def write(dataset: fo.Dataset, values: Mapping[str, Mapping[str, Any]]) -> None:
+def write(samples: Collection, values: Mapping[str, Mapping[str, Any]]) -> None:
     """Set fields of samples by id, all fields of a sample in one update. Labels are plain documents.
+
+    Args:
+        samples: a dataset or view; of a view of frames, fields of the videos' frames are set, too.
+        values: of each sample, by its id, the fields by name.
 
     Raises:
         RunError: the database cannot be written.
@@ -77,7 +81,7 @@ def write(dataset: fo.Dataset, values: Mapping[str, Mapping[str, Any]]) -> None:
     if not updates:
         return
     with database.writing():
-        internals.bulk_write(dataset, updates, list(values))
+        internals.bulk_write(samples, updates, list(values))
 
 
 def document(template: fo.Label) -> Callable[..., dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import fiftyone as fo
 import fiftyone.core.clips as foc
+import fiftyone.core.media as fom
 import fiftyone.core.patches as fop
 import fiftyone.core.video as fov
 
@@ -14,8 +15,16 @@ from fiftyone_cam.core.errors import RunError
 Collection: TypeAlias = "fo.Dataset | fo.DatasetView"
 
 
-def require_images(samples: Collection) -> Collection:
+FRAMES = "frames."
+"""How FiftyOne begins the path of a field that belongs to the frames of videos."""
+
+
+def require_images(samples: Collection, *, frames: bool = False) -> Collection:
     """The collection, if its samples are images that can keep results. Of groups, the images of the active slice.
+
+    Args:
+        samples: a dataset or view.
+        frames: whether it may be a view of frames, whose results stand on the videos' frames.
 
     Raises:
         RunError: they are made anew for each view, as patches are; they are no images; or there are none.
@@ -29,11 +38,7 @@ def require_images(samples: Collection) -> Collection:
             "Cut the objects out first: focam.crop_patches(patches, 'crops') makes a dataset of them"
         )
     if isinstance(samples, fov.FramesView):
-        raise RunError(
-            "expected a dataset or a view of images, found a view of frames, made anew each time, which keeps no "
-            "run. To have predictions and maps in `frames.` of the videos: frames.apply_model(classifier, 'cam'); "
-            "to have a run: compute it on a dataset of the frames, frames.clone()"
-        )
+        return _require_frames(samples, frames)
     if isinstance(samples, foc.ClipsView):
         raise RunError(
             f"expected a dataset or a view of whole images, found a {type(samples).__name__}, whose samples are made "
@@ -53,13 +58,33 @@ def require_images(samples: Collection) -> Collection:
         )
     if samples.media_type is not None and samples.media_type != "image":
         hint = (
-            ": take its frames, dataset.to_frames(sample_frames=True), with apply_model, or their clone() for a run"
+            ": compute_cam takes the frames of videos, dataset.to_frames(sample_frames=True)"
             if samples.media_type == "video"
             else ""
         )
         raise RunError(f"expected images, found media of type {samples.media_type!r}{hint}")
     if samples.count("id") == 0:  # count() takes MongoDB's estimate, which is 0 after MongoDB crashed
         raise RunError("there are no samples: add some, or widen the view")
+    return samples
+
+
+def _require_frames(samples: fov.FramesView, allowed: bool) -> fov.FramesView:
+    if not allowed:
+        raise RunError(
+            "expected a dataset or a view of images, found a view of the frames of videos, which only compute_cam, "
+            "explain_sample and apply_model take. For all else make a dataset of the frames, frames.clone(), and "
+            "compute a run on that"
+        )
+    if samples.count("id") == 0:
+        raise RunError(
+            "the view of frames is empty: it has those frames whose pictures are on disk. "
+            "dataset.to_frames(sample_frames=True) writes them"
+        )
+    if fom.get_media_type(samples.limit(1).values("filepath")[0]) == "video":  # sample_frames="dynamic"
+        raise RunError(
+            "the frames of this view have no pictures of their own, only their videos: take "
+            "dataset.to_frames(sample_frames=True), which writes the pictures beside the videos"
+        )
     return samples
 
 

@@ -12,6 +12,7 @@ from pymongo.errors import PyMongoError
 
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.dataset import internals
+from fiftyone_cam.dataset.collection import FRAMES
 
 
 def register_run(dataset: fo.Dataset, key: str, config: fo.RunConfig) -> None:
@@ -81,7 +82,8 @@ def remove_document(dataset: fo.Dataset, key: str) -> None:
 
 
 def declare_field(dataset: fo.Dataset, path: str, **kwargs: Any) -> None:
-    """Add a sample field as ``dataset.add_sample_field`` does. If several processes do it at once, all succeed.
+    """Add a field as ``dataset.add_sample_field`` does, or to the frames of videos where its path begins with
+    ``frames.``. If several processes do it at once, all succeed.
 
     FiftyOne's own writes the list of all fields that this process knows. A field that another process added just before
     would be lost.
@@ -94,9 +96,10 @@ def declare_field(dataset: fo.Dataset, path: str, **kwargs: Any) -> None:
     >>> declare_field(dataset, "cam_error", ftype=fo.StringField)
     """
     now = datetime.now(timezone.utc).replace(tzinfo=None)
-    field, entry = internals.make_field(path, now, **kwargs)
-    unused = {"_id": internals.dataset_id(dataset), "sample_fields.name": {"$ne": path}}
-    change = {"$push": {"sample_fields": entry}, "$set": {"last_modified_at": now}}
+    name, fields = path.removeprefix(FRAMES), "frame_fields" if path.startswith(FRAMES) else "sample_fields"
+    field, entry = internals.make_field(name, now, **kwargs)
+    unused = {"_id": internals.dataset_id(dataset), f"{fields}.name": {"$ne": name}}
+    change = {"$push": {fields: entry}, "$set": {"last_modified_at": now}}
     with writing():
         declared = internals.datasets().update_one(unused, change)
     if declared.modified_count:
@@ -121,7 +124,7 @@ def refresh(dataset: fo.Dataset) -> None:
     if _milliseconds(found["last_modified_at"]) == _milliseconds(dataset.last_modified_at):
         return
     internals.reload_document(dataset)
-    if (internals.known_fields(dataset) ^ set(dataset.get_field_schema(include_private=True))) - internals.MEDIA_FIELDS:
+    if (internals.known_fields(dataset) ^ internals.loaded_fields(dataset)) - internals.MEDIA_FIELDS:
         dataset.reload()
 
 

@@ -19,7 +19,7 @@ from bson import ObjectId
 from mongoengine.errors import DoesNotExist
 from pymongo import UpdateOne
 
-from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.collection import FRAMES, Collection
 
 # samples
 
@@ -31,6 +31,35 @@ def dataset_of(samples: Collection) -> fo.Dataset:
     True
     """
     return samples._dataset
+
+
+def home_of(samples: Collection) -> fo.Dataset:
+    """The dataset that keeps what is registered of a collection: of a view of frames, that of the videos.
+
+    >>> home_of(videos.to_frames(sample_frames=True)) is videos
+    True
+    """
+    return samples._root_dataset
+
+
+def is_frames(samples: Collection) -> bool:
+    """Whether it is a view of the frames of videos.
+
+    >>> is_frames(videos.to_frames(sample_frames=True)), is_frames(videos)
+    (True, False)
+    """
+    return bool(samples._is_frames) and home_of(samples) is not dataset_of(samples)
+
+
+def refresh_frames(samples: Collection, names: Sequence[str]) -> None:
+    """Give a view of frames what the videos' frames hold in these fields now: it is a copy, made at another time.
+
+    >>> refresh_frames(frames, ["cam_prediction", "cam_heatmap"])
+    """
+    wanted = {name: {"$ifNull": [f"${name}", None]} for name in names}
+    into = {"into": dataset_of(samples)._sample_collection_name, "on": "_id"}
+    stages = [{"$project": wanted}, {"$merge": {**into, "whenMatched": "merge", "whenNotMatched": "discard"}}]
+    home_of(samples)._frame_collection.aggregate(stages)
 
 
 def is_generated(samples: Collection) -> bool:
@@ -71,12 +100,16 @@ def aggregate(samples: Collection, stages: Iterable[Mapping[str, Any]]) -> list[
     return list(samples._aggregate(post_pipeline=list(stages)))
 
 
-def bulk_write(dataset: fo.Dataset, updates: Sequence[UpdateOne], ids: Sequence[str]) -> None:
+def bulk_write(samples: Collection, updates: Sequence[UpdateOne], ids: Sequence[str]) -> None:
     """Send updates of samples to the database, and show them on these samples where they are loaded.
+
+    Those of a view of frames go to the videos' frames first, because these are what stays.
 
     >>> bulk_write(dataset, [UpdateOne({"_id": ObjectId(id)}, {"$set": {"mine": 1}})], [id])
     """
-    dataset._bulk_write(list(updates), ids=list(ids))
+    if is_frames(samples):
+        home_of(samples)._bulk_write(list(updates), ids=list(ids), frames=True)
+    dataset_of(samples)._bulk_write(list(updates), ids=list(ids))
 
 
 # views
@@ -130,12 +163,19 @@ MEDIA_FIELDS = {"filepath", "media_reference"}
 
 
 def known_fields(dataset: fo.Dataset) -> set[str]:
-    """The names of the sample fields in the dataset's document, as it was when it was last read."""
-    return {field.name for field in dataset._doc.sample_fields}
+    """The fields of samples, and of frames, in the dataset's document, as it was when it was last read."""
+    frames = {FRAMES + field.name for field in dataset._doc.frame_fields or ()}
+    return {field.name for field in dataset._doc.sample_fields} | frames
+
+
+def loaded_fields(dataset: fo.Dataset) -> set[str]:
+    """The same fields as this process has loaded them."""
+    frames = dataset.get_frame_field_schema(include_private=True) or {}
+    return {*dataset.get_field_schema(include_private=True), *(FRAMES + name for name in frames)}
 
 
 def make_field(path: str, created_at: datetime, **kwargs: Any) -> tuple[fo.Field, dict[str, Any]]:
-    """A new sample field, and the entry for it in the dataset's document.
+    """A new field of samples or of frames, and the entry for it in the dataset's document.
 
     Args:
         path: the name.
@@ -151,11 +191,12 @@ def make_field(path: str, created_at: datetime, **kwargs: Any) -> tuple[fo.Field
 
 
 def declare_on_loaded(dataset: fo.Dataset, path: str, field: fo.Field) -> None:
-    """Give samples that are loaded a field that is in the database. Their class stays the same.
+    """Give samples, or frames, that are loaded a field that is in the database. Their class stays the same.
 
     ``dataset.reload()`` would replace the class under samples that are in use.
     """
-    dataset._sample_doc_cls._declare_field(dataset, path, field)
+    kind = dataset._frame_doc_cls if path.startswith(FRAMES) else dataset._sample_doc_cls
+    kind._declare_field(dataset, path.removeprefix(FRAMES), field)
 
 
 # runs

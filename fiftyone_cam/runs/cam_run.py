@@ -15,7 +15,8 @@ from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.names import COMPILING_PAYS, CONCEPTS, ERROR, FALSE, GRADES, HEATMAP, PREDICTION, PREDICTIONS
 from fiftyone_cam.core.tables import Summary, percent
 from fiftyone_cam.core.timing import Timing
-from fiftyone_cam.dataset import app_config, internals
+from fiftyone_cam.dataset import app_config
+from fiftyone_cam.dataset.collection import FRAMES
 from fiftyone_cam.runs import lease, store
 from fiftyone_cam.runs.concept_sums import Sums
 from fiftyone_cam.runs.record import CamRecord, ComparisonRecord, Counts
@@ -35,6 +36,11 @@ class CamRun(Run[CamRecord]):
     """
 
     @property
+    def frames(self) -> bool:
+        """Whether the run's fields belong to the frames of videos."""
+        return self.record.settings.frames
+
+    @property
     def classes(self) -> list[str]:
         return list(self.record.classifier.classes)
 
@@ -45,9 +51,9 @@ class CamRun(Run[CamRecord]):
         While the run is computed, and after it was killed, results are counted when this is read.
         """
         counts = self.record.counts
-        if self.record.status == "running" and self.dataset.has_sample_field(self.field(HEATMAP)):
-            computed = self.dataset.exists(self.field(HEATMAP)).count()
-            return replace(counts, computed=computed, failed=self.dataset.exists(self.field(ERROR)).count())
+        if self.record.status == "running" and self.dataset.has_field(self.path(HEATMAP)):
+            computed, failed = (self.dataset.count(self.path(name)) for name in (HEATMAP, ERROR))
+            return replace(counts, computed=computed, failed=failed)
         return replace(counts)
 
     def require_weights(self, fingerprint: str) -> None:
@@ -93,7 +99,7 @@ class CamRun(Run[CamRecord]):
         >>> run.ground_truth
         'ground_truth'
         """
-        return None if self.field(FALSE) in self.fields else self.record.settings.ground_truth
+        return None if self.path(FALSE) in self.fields else self.record.settings.ground_truth
 
     @property
     def certificate(self) -> float:
@@ -126,10 +132,10 @@ class CamRun(Run[CamRecord]):
         >>> vit_run.gap_remainder_share()
         0.04
         """
-        field = self.field(HEATMAP)
-        if self.grade != REMAINDER or not self.dataset.has_sample_field(field):
+        path = self.path(HEATMAP)
+        if self.grade != REMAINDER or not self.dataset.has_field(path):
             return None
-        [shares] = internals.raw_values(self.dataset, [f"{field}.gap_remainder_share"])
+        shares = self.dataset.values(f"{path}.gap_remainder_share", unwind=True)
         known = [share for share in shares if share is not None]
         return float(np.median(known)) if known else None
 
@@ -178,9 +184,9 @@ class CamRun(Run[CamRecord]):
         >>> run.show(colors="jet")
         """
         self.arrange(colors)
-        several = self.field(PREDICTIONS) in self.fields
+        several = self.path(PREDICTIONS) in self.fields
         names = (PREDICTIONS if several else PREDICTION, HEATMAP)
-        wanted = [path for path in map(self.field, names) if path in self.fields]
+        wanted = [path for path in map(self.path, names) if path in self.fields]
         replaced: dict[str, str | None] = {}
         for key in self._others():
             theirs = app_config.heatmaps(self.dataset, store.written_fields(self.dataset, key))
@@ -291,7 +297,8 @@ def _like(path: str, key: str, other: str, fields: Collection[str]) -> str | Non
     >>> _like("one_heatmap", "one", "two", ["two_heatmap"])
     'two_heatmap'
     """
-    like = f"{other}_{path.removeprefix(f'{key}_')}"
+    kind = FRAMES if path.startswith(FRAMES) else ""
+    like = f"{kind}{other}_{path.removeprefix(kind).removeprefix(f'{key}_')}"
     return like if like in fields else None
 
 

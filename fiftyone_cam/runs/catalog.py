@@ -11,7 +11,7 @@ import fiftyone as fo
 
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.dataset.collection import Collection, require_images
-from fiftyone_cam.dataset.internals import dataset_of
+from fiftyone_cam.dataset.internals import home_of
 from fiftyone_cam.runs import store
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.record import CamRecord, TrainingRecord
@@ -26,7 +26,7 @@ def list_trainings(samples: Collection) -> list[str]:
     >>> list_trainings(dataset)
     ['cats_dogs']
     """
-    return store.keys(dataset_of(samples), store.TRAINING)
+    return store.keys(home_of(samples), store.TRAINING)
 
 
 def load_training(samples: Collection, key: str) -> TrainingRun:
@@ -37,7 +37,7 @@ def load_training(samples: Collection, key: str) -> TrainingRun:
 
     >>> print(load_training(dataset, "cats_dogs"))
     """
-    dataset = dataset_of(samples)
+    dataset = home_of(samples)
     known = list_trainings(dataset)
     if key not in known:
         raise RunError(
@@ -53,7 +53,7 @@ def list_runs(samples: Collection) -> list[str]:
     >>> focam.list_runs(dataset)
     ['cam']
     """
-    return store.keys(dataset_of(samples), store.CAM)
+    return store.keys(home_of(samples), store.CAM)
 
 
 def load_runs(samples: Collection) -> tuple[dict[str, CamRun], dict[str, str]]:
@@ -92,7 +92,7 @@ def load_run(samples: Collection, key: str) -> CamRun:
 
     >>> print(focam.load_run(dataset, "cam"))
     """
-    dataset = dataset_of(samples)
+    dataset = home_of(samples)
     if key not in list_runs(dataset):
         known = list_runs(dataset)
         raise RunError(

@@ -27,6 +27,8 @@ def register_evaluation(run: CamRun, truth: GroundTruth) -> None:
     True
     """
     dataset, key = run.dataset, run.evaluation
+    if run.frames:
+        return  # the panel evaluates samples
     if not run.record.evaluated and (dataset.has_evaluation(key) or dataset.has_sample_field(key)):
         logger.warning("no evaluation of run %r is registered: %r exists already", run.key, key)
         return

@@ -117,6 +117,7 @@ class Settings:
     top_k: int = 1
     threshold: float | None = None
     media_field: str = "filepath"
+    frames: bool = False
 
 
 @dataclass(kw_only=True)

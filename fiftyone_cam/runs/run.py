@@ -17,6 +17,7 @@ from pymongo.errors import OperationFailure
 from fiftyone_cam.core.errors import FieldError, RunError
 from fiftyone_cam.core.names import EVALUATION
 from fiftyone_cam.dataset import app_config, database, internals, scenarios
+from fiftyone_cam.dataset.collection import FRAMES
 from fiftyone_cam.runs import lease, store
 from fiftyone_cam.runs.record import Record, Status, require_entries, set_entries
 
@@ -61,6 +62,15 @@ class Run(Generic[Record]):
         """The full name of one of this run's fields: ``field("heatmap") == "cam_heatmap"``."""
         return f"{self.key}_{name}"
 
+    @property
+    def frames(self) -> bool:
+        """Whether the run's fields belong to the frames of videos."""
+        return False
+
+    def path(self, name: str) -> str:
+        """Where one of this run's fields is on the dataset: ``cam_heatmap``, or ``frames.cam_heatmap``."""
+        return f"{FRAMES if self.frames else ''}{self.field(name)}"
+
     def update(self, **entries: Any) -> None:
         """Change entries of the record, by their names, and save these and no others.
 
@@ -99,7 +109,7 @@ class Run(Generic[Record]):
         >>> run.refuse_own(["ground_truth"], "ground truth")
         """
         for path in paths:
-            if path in self.fields:
+            if (FRAMES + path if self.frames else path) in self.fields:
                 raise FieldError(f"the field {path!r} was written by run {self.key!r} itself: it cannot be its {what}")
 
     def claim_field(self, name: str, **kwargs: Any) -> str:
@@ -115,22 +125,23 @@ class Run(Generic[Record]):
         Raises:
             FieldError: a field of that name exists that this run did not write.
         """
-        path = self.field(name)
+        path = self.path(name)
         if path not in self.record.fields:
-            if self.dataset.has_sample_field(path):
+            if self.dataset.has_field(path):
                 raise FieldError(
                     f"the field {path!r} exists and was not written by run {self.key!r}: rename or delete it, or use "
                     "another key. (Where it is left of a run that was deleted by FiftyOne itself, and not by "
-                    f"focam.delete_run: dataset.delete_sample_fields([{path!r}, …]).)"
+                    f"focam.delete_run: dataset.delete_{'frame' if self.frames else 'sample'}_fields("
+                    f"[{self.field(name)!r}, …]).)"
                 )
             self.update(fields={**self.record.fields, path: name})
-        if not self.dataset.has_sample_field(path):
+        if not self.dataset.has_field(path):
             database.declare_field(self.dataset, path, **kwargs)
         return path
 
     def clear_field(self, name: str) -> None:
         """Delete one of this run's fields with its indexes, if it is there."""
-        path = self.field(name)
+        path = self.path(name)
         if path in self.record.fields:
             _delete_fields(self.dataset, [path])
             self.update(fields={k: v for k, v in self.record.fields.items() if k != path})
@@ -193,7 +204,8 @@ class Run(Generic[Record]):
         self.clear_evaluation()
         self.clear_scenarios()
         # by its key as well as by its record, which may have come with a dataset from elsewhere
-        _delete_fields(self.dataset, [path for path in self.record.fields if path.startswith(f"{self.key}_")])
+        mine = [path for path in self.record.fields if path.removeprefix(FRAMES).startswith(f"{self.key}_")]
+        _delete_fields(self.dataset, mine)
         for name in self.record.views:
             if name.startswith(f"{self.key} ") and self.dataset.has_saved_view(name):
                 self.dataset.delete_saved_view(name)
@@ -204,7 +216,7 @@ class Run(Generic[Record]):
 
         >>> run.index("verdict")
         """
-        path = self.field(name)
+        path = self.path(name)
         try:
             self.dataset.create_index(f"{path}.{attribute}" if attribute else path)
         except OperationFailure as error:  # MongoDB allows 64 for a collection
@@ -223,7 +235,11 @@ def _delete_fields(dataset: fo.Dataset, paths: Sequence[str]) -> None:
     """Delete fields with their indexes, and with what the App's settings say of them."""
     database.refresh(dataset)
     for index in list(dataset.list_indexes()):
-        if index.partition(".")[0] in paths:
+        if any(f"{index}.".startswith(f"{path}.") for path in paths):
             dataset.drop_index(index)
-    dataset.delete_sample_fields([path for path in paths if dataset.has_sample_field(path)])
+    there = [path for path in paths if dataset.has_field(path)]
+    of_frames = [path for path in there if path.startswith(FRAMES)]
+    dataset.delete_sample_fields([path for path in there if path not in of_frames])
+    if of_frames:
+        dataset.delete_frame_fields([path.removeprefix(FRAMES) for path in of_frames])
     app_config.forget(dataset, paths)

@@ -109,26 +109,3 @@ def test_the_same_weights_fed_otherwise_are_refused(photos, classifier):
             explain(photos, photos.first().id, other)
     same = focam.load_classifier(classifier.network.module, NAMES, preprocessing=SQUARE)
     assert focam.explain_sample(photos, photos.first().id, same).label in NAMES
-
-
-def test_frames_get_their_results_by_apply_model_and_a_run_says_so(dataset, tmp_path, classifier):
-    """FiftyOne itself carries what a view of frames gets back to ``frames.`` of the videos."""
-    sample = fo.Sample(filepath=str(tmp_path / "video.mp4"))
-    paths = write_photos(tmp_path, 3)
-    for number, path in enumerate(paths, 1):
-        sample.frames[number] = fo.Frame(filepath=path)
-    dataset.add_sample(sample)
-    frames = dataset.to_frames(sample_frames=False)
-    with pytest.raises(focam.RunError, match=r"frames.*apply_model\(classifier, 'cam'\).*clone"):
-        focam.compute_cam(frames, classifier)
-    frames.apply_model(classifier, "cam", batch_size=2)
-    stored = dataset.first().frames
-    for number, path in enumerate(paths, 1):
-        expected = classifier.explain(path).maps[0]
-        assert stored[number]["cam_prediction"].label == expected.label
-        np.testing.assert_allclose(cam_of(stored[number]["cam_heatmap"])["grid"], expected.grid, rtol=1e-4, atol=1e-6)
-    own = frames.clone()
-    try:
-        assert focam.compute_cam(own, classifier, "own").counts.computed == 3
-    finally:
-        own.delete()
