@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate
 from fiftyone_cam.core.errors import HeadError
 from fiftyone_cam.core.heads.constant import ConstantHead, is_affine, matrix
-from fiftyone_cam.core.heads.frozen import ACTIVATIONS, Frozen
+from fiftyone_cam.core.heads.frozen import ACTIVATIONS, MAXIMA, RANKED, Frozen
 from fiftyone_cam.core.heads.head import SHAPE_ONLY, Head
 from fiftyone_cam.core.heads.per_image import PerImageHead, linearised, taped_forward
 from fiftyone_cam.core.heads.places import ask, readings
@@ -57,12 +57,16 @@ def find_head(module: nn.Module, example: Tensor) -> Head:
     if len(example) < 3:  # of two, a stack of twin heads would look like a batch
         example = torch.cat([example, example.flip(-1), example.flip(-2)])[:3]
     tape, end, logits_at = _probed(module, example)
-    reasons = []
+    reasons: list[str] = []
     for node in _candidates(tape, end):
         try:
             return _head_at(module, example, tape, node, end, logits_at)
-        except _NotHereError as error:
-            reasons.append(str(error))
+        except HeadError as error:
+            if not reasons and not isinstance(error, _NotHereError):
+                raise
+            reasons.append(str(error))  # the first is of what lies nearest to the logits
+            if not isinstance(error, _NotHereError):
+                break
     if _single_cell(tape, end):
         raise HeadError(
             f"the feature maps have a single cell for an input of {example.shape[2]}x{example.shape[3]}: there is no "
@@ -178,7 +182,7 @@ def _head_at(module: nn.Module, example: Tensor, probe: Tape, node: int, probe_e
             if reads:
                 return _class_token(module, example, replace(where, layout="NLC"), tap, logits_at, steps, reads_patches)
     frozen = Frozen(tape, pooled or 0, end, torch.float64)
-    _check_frozen(frozen, tape.values[pooled or 0], logits)
+    _check_frozen(frozen, tape.values[pooled or 0], logits, None if pooled else replace(tap, prefix=0))
     features = tap.feature_maps(tape.begin, size).shape[1]
     froze = tuple(sorted(frozen.froze))
     head = PerImageHead(tap, logits_at, features, logits.shape[1], steps, 0.0, pooled, froze)
@@ -188,7 +192,10 @@ def _head_at(module: nn.Module, example: Tensor, probe: Tape, node: int, probe_e
 def _channels_first(probe: Tape, node: int) -> bool:
     """Whether a function that knows one order of axes gave a tensor, so that no place need be measured."""
     writers = {written: step for step in probe.steps for written in step.writes}
-    while node in writers and writers[node].name in ACTIVATIONS:
+    shape = probe.shapes[node]
+    while node in writers and writers[node].name in (*ACTIVATIONS, "add", "mul", "dropout"):
+        if probe.shapes[writers[node].reads[0]] != shape:
+            break
         node = writers[node].reads[0]
     return node in writers and writers[node].name in _CHANNELS_FIRST and len(probe.shapes[node]) == 4
 
@@ -251,13 +258,19 @@ def _placed(module: nn.Module, example: Tensor, taps: list[Tap]) -> Tap:
         raise _NotHereError("the number of positions is that of no grid over the image")
     answer = ask(module, example, taps[0])
     misfits = [answer.misfit(tap) for tap in taps]
+    turned = [answer.turned(tap).misfit(tap) for tap in taps if tap.prefix and len(taps) > 1]
+    if turned and min(turned) < min(misfits):
+        raise HeadError("the tokens without a place come last: expected them before those of the grid")
     if not misfits or not math.isfinite(min(misfits)):
         raise _NotHereError("the positions do not follow what is put at places of the image: they are no grid of it")
     return taps[misfits.index(min(misfits))]
 
 
-def _check_frozen(frozen: Frozen, value: Tensor, logits: Tensor) -> None:
-    """That a tail with frozen gates gives the logits, is affine, and holds something of the image."""
+def _check_frozen(frozen: Frozen, value: Tensor, logits: Tensor, tap: Tap | None = None) -> None:
+    """That a tail with frozen gates gives the logits, is affine, and that all of it lies in the cells.
+
+    ``tap``: how the value's cells lie, where each has weights of its own.
+    """
     value = value.detach().to(frozen.dtype)
     with torch.no_grad():
         again = frozen(value.clone())
@@ -267,6 +280,18 @@ def _check_frozen(frozen: Frozen, value: Tensor, logits: Tensor) -> None:
         raise HeadError(f"the tail is not affine, even with frozen gates: {', '.join(frozen.names[:12])}")
     indices = torch.arange(min(4, logits.shape[1]), device=logits.device).expand(len(logits), -1)
     gradients, _ = linearised(frozen, value, indices)
+    if frozen.unplaced:
+        names = " and ".join(sorted(frozen.unplaced))
+        raise HeadError(f"part of the logits lies in no cell: what {names} gives is added to what the cells give")
+    if tap is not None and not set(frozen.froze) & {*MAXIMA, *RANKED}:
+        read = gradients.ne(0).flatten(0, 1).any(0)
+        read = read if tap.layout in ("NHWC", "NLC") else read.movedim(0, -1)
+        if read.ndim > 1 and read[..., 0].numel() > 1 and int(read.any(-1).sum()) == 1:
+            at = int(read.any(-1).flatten().nonzero()[0]) + 1
+            raise HeadError(
+                f"of {read[..., 0].numel()} positions the logits read number {at} alone, in every image: the last of a "
+                "sequence, or a class token that does not come first; expected a class token before the others"
+            )
     if not bool(gradients.any()):
         with torch.no_grad():
             other = Replay.__call__(frozen, value.flip(0))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from fiftyone_cam.core.heads.tap import tensors_in, words
+from fiftyone_cam.core.heads.tap import same, tensors_in, words
 from fiftyone_cam.core.heads.tape import Replay, Step, Tape, refs_in
 
 _SMALL, _SMALL_FLOAT32 = 1e-6, 1e-3
@@ -25,16 +25,20 @@ _SMALL, _SMALL_FLOAT32 = 1e-6, 1e-3
 ACTIVATIONS = words(
     "relu relu6 gelu silu mish hardswish hardtanh hardsigmoid sigmoid tanh elu selu celu leaky_relu prelu rrelu",
     "softplus softsign logsigmoid threshold clamp clip clamp_min clamp_max pow square sqrt exp expm1 log1p erf abs",
-    "softshrink hardshrink tanhshrink sin",
+    "softshrink hardshrink tanhshrink sin maximum minimum",
 )
 CONSTANTS = words(
-    "softmax log_softmax norm vector_norm linalg_norm linalg_vector_norm std var std_mean var_mean rsqrt reciprocal",
-    "argmax rdiv rpow logsumexp log",
+    "softmax log_softmax std_mean var_mean rsqrt reciprocal argmax rdiv rpow logsumexp log sign sgn gt ge lt le eq ne",
 )
-"""What is taken as it is for this image: scales and weights."""
+"""What is taken as it is for this image: scales, weights, and choices."""
 
-NORMS = words("layer_norm rms_norm group_norm normalize instance_norm")
-MAXIMA = words("max amax adaptive_max_pool1d adaptive_max_pool2d max_pool2d max_pool1d")
+NORMS = words("layer_norm rms_norm group_norm normalize instance_norm cosine_similarity")
+MAXIMA = words("max amax min amin adaptive_max_pool1d adaptive_max_pool2d max_pool2d max_pool1d")
+RANKED = {"topk": 2, "kthvalue": 2, "sort": 1, "median": 1}
+"""What picks values by their rank, and where it takes the axis."""
+DEGREES = {"norm": 1, "vector_norm": 1, "linalg_norm": 1, "linalg_vector_norm": 1, "std": 1, "var": 2}
+"""What scales with its input, and by which power: Euler's theorem lays it out over what went in."""
+ADDED = words("add sub rsub cat concat concatenate stack hstack vstack")
 PRODUCTS = words("mul div matmul bmm einsum baddbmm addcmul")
 
 Kept = Callable[[Callable[[], Any]], Any]
@@ -54,9 +58,12 @@ class Frozen(Replay):
         self._first: dict[int, Any] = {}
         self.froze: set[str] = set()
         """Names of the functions that are not linear by themselves."""
+        self.unplaced: set[str] = set()
+        """Names of functions whose values, taken as they are, are added to the rest: they lie in no cell."""
 
     def __call__(self, value: Tensor) -> Tensor:
         values, live, gates = {self.begin: value}, {self.begin}, set[int]()
+        held: dict[int, str] = {}  # nodes that are taken as they are, and of which function
         for i in self.path:
             step = self.steps[i]
 
@@ -68,13 +75,17 @@ class Frozen(Replay):
 
             args, kwargs, tensors = self.arguments(step, values)
             lives = self._live(step, live)
-            if not any(lives) or step.name in CONSTANTS:
+            if not any(lives) or step.name in CONSTANTS or _diverges_at_zero(step):
                 if any(lives):
                     self.froze.add(step.name)
+                by = step.name if any(lives) else next((held[n] for n in step.reads if n in held), step.name)
+                held.update(dict.fromkeys(step.writes, by))
                 output, freshly = kept(partial(step.func, *args, **kwargs)), False
                 if step.mutated:
                     tensors = [output if p in step.mutated else each for p, each in enumerate(tensors)]
             else:
+                if step.name in ADDED:
+                    self.unplaced.update(held[node] for node in step.reads if node in held)
                 output, freshly = self._frozen(step, args, kwargs, tensors, lives, gates, kept), True
                 if step.mutated and isinstance(output, Tensor):
                     tensors = [output if p in step.mutated else each for p, each in enumerate(tensors)]
@@ -82,7 +93,7 @@ class Frozen(Replay):
             if freshly:
                 live.update(step.writes)
                 passes = step.name not in ("linear", "conv2d", "matmul") and any(n in gates for n in step.reads)
-                if step.name in ACTIVATIONS or passes:
+                if step.name in ACTIVATIONS or step.name in DEGREES or passes:
                     gates.update(step.writes)
             elif step.name in CONSTANTS:
                 gates.update(step.writes)
@@ -121,12 +132,22 @@ class Frozen(Replay):
         if name in ACTIVATIONS and first and sum(lives) == 1:
             self.froze.add(name)
             return gated(lambda x: step.func(x, *args[1:], **kwargs), tensors[0], kept)
-        if name in NORMS and first:
+        if name in NORMS and (first or name == "cosine_similarity"):
             self.froze.add(name)
             return normed(name, args, kwargs, kept)
         if name in MAXIMA and first and sum(lives) == 1:
             self.froze.add(name)
-            return largest(step.func, args, kwargs, kept)
+            return reduced(step.func, args, kwargs, kept)
+        if name in DEGREES and first:
+            self.froze.add(name)
+            return reduced(step.func, args, kwargs, kept, DEGREES[name])
+        if name in RANKED:
+            self.froze.add(name)
+            return ranked(step, args, kwargs, kept)
+        if name == "glu":
+            self.froze.add(name)
+            value, gate = args[0].chunk(2, kwargs.get("dim", args[1] if len(args) > 1 else -1))
+            return value * kept(gate.sigmoid)
         if name == "scaled_dot_product_attention":
             self.froze.add("attention")
             return attended(args, kwargs, kept)
@@ -185,6 +206,12 @@ def gated(function: Callable[[Tensor], Tensor], x: Tensor, kept: Kept) -> Tensor
 def normed(name: str, args: Any, kwargs: Mapping[str, Any], kept: Kept) -> Tensor:
     """A norm with its scale frozen; the mean that it takes away is linear."""
     bound = dict(zip(_NORM_ARGUMENTS[name], args, strict=False)) | dict(kwargs)
+    if name == "cosine_similarity":
+        one, other = bound["x1"], bound["x2"]
+        axis, eps = bound.get("dim", 1), bound.get("eps", 1e-8)
+        lengths = kept(lambda: one.norm(dim=axis).clamp_min(eps) * other.norm(dim=axis).clamp_min(eps))
+        product: Tensor = (one * other).sum(axis) / lengths
+        return product
     x: Tensor = bound["input"]
     if name == "normalize":
         dims = bound.get("dim", 1)
@@ -218,40 +245,72 @@ _NORM_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "group_norm": ("input", "num_groups", "weight", "bias", "eps"),
     "instance_norm": ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps"),
     "normalize": ("input", "p", "dim", "eps"),
+    "cosine_similarity": ("x1", "x2", "dim", "eps"),
 }
 
 
-def largest(function: Callable[..., Any], args: Any, kwargs: Any, kept: Kept) -> Any:
-    """A maximum as a choice of places: linear once they are chosen."""
+def reduced(function: Callable[..., Any], args: Any, kwargs: Any, kept: Kept, degree: int = 1) -> Any:
+    """A maximum as a choice of places, a length or spread as a weighted sum: linear once they are chosen.
+
+    All of them scale with their input, so that input times gradient, over the degree, *is* the output.
+    """
     x: Tensor = args[0]
 
-    def make() -> tuple[Tensor, Any]:
+    def make() -> tuple[Tensor, Any, tuple[int, ...] | None, Tensor | None]:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             output = function(leaf, *args[1:], **kwargs)
             values = tensors_in(output)[0]
             (chosen,) = torch.autograd.grad(values.sum(), leaf)
-        return chosen, output
+        chosen = torch.nan_to_num(chosen) / degree  # a spread of nothing has no direction
+        axes, indices = _joined(x.detach() * chosen, values.detach()), None
+        if axes is None and x.ndim == 4 and "return_indices" in kwargs:  # windows, each with a maximum of its own
+            _, indices = function(x, *args[1:], **{**kwargs, "return_indices": True})
+        return chosen, output, axes, indices
 
-    chosen, output = kept(make)
+    chosen, output, axes, indices = kept(make)
     values = tensors_in(output)[0]
-    axes = _joined(tuple(x.shape), tuple(values.shape))
     if axes is not None:
         result = (x * chosen).sum(axes).reshape(values.shape)
-        return result if isinstance(output, Tensor) else type(output)((result, *list(output)[1:]))
-    return function(x, *args[1:], **kwargs)
+    elif indices is not None:
+        result = x.flatten(2).gather(2, indices.flatten(2)).reshape(values.shape)
+    else:
+        return function(x, *args[1:], **kwargs)
+    return result if isinstance(output, Tensor) else type(output)((result, *list(output)[1:]))
 
 
-def _joined(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The axes that a reduction joined into one."""
-    if len(before) == len(after):
-        axes = tuple(i for i, (b, a) in enumerate(zip(before, after, strict=True)) if b != a)
-        return axes if all(after[i] == 1 for i in axes) and axes else None
-    missing = len(before) - len(after)
-    for begin in range(len(before) - missing + 1):
-        if before[:begin] + before[begin + missing :] == after:
-            return tuple(range(begin, begin + missing))
+def _joined(parts: Tensor, sums: Tensor) -> tuple[int, ...] | None:
+    """The axes over which parts were summed."""
+    missing = parts.ndim - sums.ndim
+    if not missing:
+        differ = tuple(i for i, (b, a) in enumerate(zip(parts.shape, sums.shape, strict=True)) if b != a)
+        ways = [differ] if differ and all(sums.shape[i] == 1 for i in differ) else []
+    else:
+        ways = [tuple(range(begin, begin + missing)) for begin in range(sums.ndim + 1)]
+    for axes in ways:  # a side as long as another has several; the values tell
+        joined = parts.sum(axes)
+        if joined.numel() == sums.numel() and same(joined.reshape(sums.shape), sums):
+            return axes
     return None
+
+
+def ranked(step: Step, args: Any, kwargs: Any, kept: Kept) -> Any:
+    """Values by rank, as a choice of places."""
+    x: Tensor = args[0]
+    output = kept(lambda: step.func(*args, **kwargs))
+    if isinstance(output, Tensor):  # a median of all, which has no axis
+        return step.func(*args, **kwargs)
+    values, indices = output
+    place = RANKED[step.name]
+    axis = kwargs.get("dim", args[place] if len(args) > place else -1)
+    index = indices if indices.ndim == x.ndim else indices.unsqueeze(axis)
+    return type(output)((x.gather(axis, index).reshape(values.shape), indices))
+
+
+def _diverges_at_zero(step: Step) -> bool:
+    """Whether it is a negative power, which has no value at zero to begin from: a scale."""
+    exponent = step.args[1] if len(step.args) > 1 else step.kwargs.get("exponent")
+    return step.name == "pow" and isinstance(exponent, (int, float)) and exponent < 0
 
 
 def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float | None) -> Tensor:

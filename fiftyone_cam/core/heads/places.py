@@ -54,6 +54,10 @@ class Answer:
             shifts.append(float(np.clip(shift, -half, half)) if np.isfinite(shift) else 0.0)
         return (shifts[1], shifts[0], 1.0, 1.0)
 
+    def turned(self, tap: Tap) -> Answer:
+        """The answer if the tokens without a place came last."""
+        return replace(self, response=self.response.roll(tap.prefix, 1 if tap.layout == "NLC" else 2))
+
     def misfit(self, tap: Tap) -> float:
         """How far a grid's answers lie from the spots, in cells; infinite where they do not follow them."""
         if len(self.response) != len(self.places):

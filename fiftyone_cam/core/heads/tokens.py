@@ -55,6 +55,7 @@ class Stream(Frozen):
         self._constants = tape.constants
         self._first: dict[int, Any] = {}
         self.froze: set[str] = set()
+        self.unplaced: set[str] = set()
         self._prefix, self._tokens = prefix, tape.shapes[0][1]
         self._batch = tape.shapes[0][0]
         self.entries: dict[int, Tensor] = {}

@@ -197,6 +197,27 @@ def test_modules_that_cannot_be_looked_into_say_so():
         find_head(nn.Conv2d(3, 4, 1), torch.randn(2, 3, 8, 8))
 
 
+class MaxAndMean(nn.Module):
+    """fastai's pooling."""
+
+    def forward(self, input):
+        return torch.cat([nn.functional.adaptive_max_pool2d(input, 1), nn.functional.adaptive_avg_pool2d(input, 1)], 1)
+
+
+def test_fastais_learner_on_a_sliced_resnet():
+    torch.manual_seed(0)
+    body = nn.Sequential(*list(torchvision.models.resnet18().children())[:-2])
+    layers = [nn.BatchNorm1d(1024), nn.Dropout(0.25), nn.Linear(1024, 32, bias=False), nn.ReLU(inplace=True)]
+    layers += [nn.BatchNorm1d(32), nn.Dropout(0.5), nn.Linear(32, 12, bias=False)]
+    module = nn.Sequential(body, nn.Sequential(MaxAndMean(), nn.Flatten(), *layers)).eval()
+    for buffer in module.buffers():  # as after training: where a spot answers best is then no guide to the axes
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 2)
+    head, maps, error = identity_error(module, torch.randn(2, 3, 128, 128))
+    assert (head.grade, head.tap.layout, maps.shape[2:]) == ("exact for this image", "NCHW", (4, 4))
+    assert error <= CERTIFICATE_TOLERANCE
+
+
 class TwoScales(nn.Module):
     """Logits of two places in the network, added: no single grid holds them."""
 

@@ -58,6 +58,11 @@ EXACT_OTHERWISE = {
         lambda m, x: m.fc(((t := x.flatten(2).mT) * m.ask(t).softmax(1)).sum(1)),
     ),
     "flat and linear": ({"fc": lambda: nn.LazyLinear(CLASSES)}, lambda m, x: m.fc(x.flatten(1))),
+    "max and min": (FC, lambda m, x: m.fc(x.amax((2, 3)) - x.amin((2, 3)))),
+    "pyramid of maxima": (
+        {"fc": lambda: nn.Linear(5 * WIDTH, CLASSES)},
+        lambda m, x: m.fc(torch.cat([nnf.adaptive_max_pool2d(x, side).flatten(1) for side in (1, 2)], 1)),
+    ),
 }
 FOR_THIS_IMAGE = {
     "layer norm": (FC | {"norm": lambda: nn.LayerNorm(WIDTH)}, lambda m, x: m.fc(m.norm(x.mean((2, 3))))),
@@ -77,6 +82,26 @@ FOR_THIS_IMAGE = {
         {"one": lambda: nn.LazyLinear(10), "two": MLP["two"]},
         lambda m, x: m.two(torch.relu(m.one(x.flatten(1)))),
     ),
+    "cosine in one call": (FC, lambda m, x: nnf.cosine_similarity(x.mean((2, 3))[:, None], m.fc.weight[None], -1)),
+    "mean and spread": (
+        {"fc": lambda: nn.Linear(4 * WIDTH, CLASSES)},
+        lambda m, x: m.fc(torch.cat([x.mean((2, 3)), x.std((2, 3)), x.var((2, 3)), x.norm(dim=(2, 3))], 1)),
+    ),
+    "maxima of regions": (
+        FC,
+        lambda m, x: m.fc(sum(nnf.normalize(x[..., i : i + WIDTH].amax((2, 3))) for i in (0, 6))),
+    ),
+    "best five cells": (FC, lambda m, x: m.fc(x.flatten(2).topk(5, 2).values.mean(2))),
+    "median": (FC, lambda m, x: m.fc(x.flatten(2).median(2).values)),
+    "signed roots of products": (
+        {"fc": lambda: nn.Linear(WIDTH**2, CLASSES)},
+        lambda m, x: m.fc(torch.sign(b := ((f := x.flatten(2)) @ f.mT).flatten(1)) * torch.sqrt(b.abs() + 1e-5)),
+    ),
+    "gated linear unit": (
+        MLP | {"two": lambda: nn.Linear(5, CLASSES)},
+        lambda m, x: m.two(nnf.glu(m.one(x.mean((2, 3))))),
+    ),
+    "leaky by hand": (MLP, lambda m, x: m.two(torch.where((h := m.one(x.mean((2, 3)))) > 0, h, 0.1 * h))),
 }
 
 
@@ -186,6 +211,15 @@ def test_the_generalised_mean_by_hand():
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_spread_lies_where_cells_differ_from_their_mean():
+    """Of a standard deviation, cell by cell: f (f - mean f) / sd, over the number of cells but one."""
+    module, f, maps = parts("mean and spread")
+    mean, sd, norm = (each[..., None, None] for each in (f.mean((2, 3)), f.std((2, 3)), f.norm(dim=(2, 3))))
+    laid_out = torch.cat([f, f * (f - mean) / sd * 96 / 95, f * (f - mean) * 96 / 95, f * f / norm * 96], 1)
+    by_hand = torch.einsum("ck,nkhw->nchw", module.fc.weight.double(), laid_out)
+    torch.testing.assert_close(maps, by_hand, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["flat and linear", "flat and MLP"])
 def test_a_weight_for_each_position_by_hand(name):
     module, f, maps = parts(name)
@@ -230,7 +264,22 @@ def test_a_sum_scales_with_the_grid():
 
 REFUSED = {
     "distance": (FC, lambda m, x: -torch.cdist(x.mean((2, 3)), m.fc.weight), "cdist"),
-    "product with itself": (FC, lambda m, x: m.fc(torch.sort(x.mean((2, 3)).flip(1) ** 3, 1).values), "sort"),
+    "products of all": (FC, lambda m, x: m.fc(x.mean((2, 3)).cumprod(1)), "cumprod"),
+    "part in no cell": (
+        {"fc": lambda: nn.Linear(2 * WIDTH, CLASSES)},
+        lambda m, x: m.fc(torch.cat([x.mean((2, 3)), x.flatten(2).logsumexp(2)], 1)),
+        "what logsumexp gives is added",
+    ),
+    "last of a sequence": (
+        {"rows": lambda: nn.LSTM(WIDTH, 8, batch_first=True), "fc": lambda: nn.Linear(8, CLASSES)},
+        lambda m, x: m.fc(m.rows(x.flatten(2).mT)[0][:, -1]),
+        "of 96 positions the logits read number 96 alone",
+    ),
+    "mean of probabilities": (
+        FC | {"b": FC["fc"]},
+        lambda m, x: m.fc(x.mean((2, 3))).softmax(1) + m.b(x.mean((2, 3))).softmax(1),
+        "nothing of the logits lies in cells: .*softmax",
+    ),
 }
 
 

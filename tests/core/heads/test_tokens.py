@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as nnf
 from torch import nn
 
+from fiftyone_cam.core.errors import HeadError
 from fiftyone_cam.core.explain import Explainer, Prepared
-from fiftyone_cam.core.heads import REMAINDER, Tap
+from fiftyone_cam.core.heads import REMAINDER, Tap, find_head
 from fiftyone_cam.core.heads.places import readings
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
@@ -141,6 +142,38 @@ def test_other_tokens_and_other_readers(kind, extra, grade):
     assert head.tap.prefix == (1 + extra if grade == REMAINDER else 0)  # a mean has left them out
     assert error < 1e-5
     assert maps.shape[2:] == (4, 4)
+
+
+class Last(TinyViT):
+    """The class token comes after the patches: read as a grid, all of them would lie one place off."""
+
+    at = 16
+
+    def tokens(self, input):
+        patches, begin = self.patches(input).flatten(2).mT, self.begin.expand(len(input), -1, -1)
+        return torch.cat([patches[:, : self.at], begin, patches[:, self.at :]], 1) + self.position
+
+    def forward(self, input):
+        return self.fc(self.last(input)[:, self.at])
+
+
+class Middle(Last):
+    at = 7
+
+
+class LastAndMean(Last):
+    def forward(self, input):
+        return self.fc(self.last(input).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [(Last, "tokens without a place come last"), (LastAndMean, "tokens without a place come last"),
+     (Middle, "of 17 positions the logits read number 8 alone")],
+)  # fmt: skip
+def test_a_class_token_that_does_not_come_first_is_refused(kind, found):
+    with pytest.raises(HeadError, match=found):
+        find_head(vit(kind=kind), torch.randn(2, 3, 32, 32))
 
 
 class Rectangular(TinyViT):
