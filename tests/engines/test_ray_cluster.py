@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 import fiftyone_cam as focam
+from fiftyone_cam.concepts import find_concepts as finding
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.logits_check import IMAGES
 from fiftyone_cam.core.results import Explanation, Item
@@ -164,6 +165,27 @@ def test_actors_compute_maps_of_any_grade(nodes, dataset, tmp_path, kind):
     two = focam.compute_cam(dataset, model, "two", **settings, engine=focam.Ray(num_actors=1))
     assert stored(dataset, "one") == stored(dataset, "two")
     assert one.grade == two.grade == grades.KINDS[kind][1]
+
+
+@pytest.mark.slow
+def test_two_nodes_find_the_concepts_that_one_process_finds(nodes, dataset, tmp_path, watched, monkeypatch):
+    fill(dataset, tmp_path, 120)
+    dataset.skip(3).limit(1).set_values("filepath", ["/nowhere/a.png"])
+    classifier = load(watched)
+    monkeypatch.setattr(finding, "MOST_FITTED", 60)  # half of the images make the clusters, the others are assigned
+    engines: list[tuple[str, focam.Local | focam.Ray]] = [("one", focam.Local()), ("two", focam.Ray(num_actors=2))]
+    found = []
+    for key, engine in engines:
+        focam.compute_cam(dataset, classifier, key, ground_truth="ground_truth", batch_size=8)
+        found.append(focam.find_concepts(dataset, key, classifier, count=6, batch_size=8, engine=engine))
+    one, two = found
+    assert [vars(concept) for concept in one.concepts] == [vars(concept) for concept in two.concepts]
+    assert one.record.failures == two.record.failures
+    assert sum(two.record.failures.values()) == 1
+    assert stored(dataset, "one") == stored(dataset, "two")
+    assert dataset.count("two_concepts.detections") > 0
+    checked = sum(concept.pixels.changes + concept.pixels.stays for concept in two.concepts if concept.pixels)
+    assert sum(forward.images for forward in seen(watched)) >= 119 + checked, "the actors computed all of it"
 
 
 @pytest.mark.slow
