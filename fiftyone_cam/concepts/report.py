@@ -74,6 +74,19 @@ class ConceptReport:
         names = [concept.name for concept in self.concepts]
         raise CamError(f"there is no concept {name!r}{did_you_mean(name, names)}: expected one of {names[:5]}, …")
 
+    @property
+    def by_share(self) -> list[Concept]:
+        """The concepts by how much of the evidence they hold, the largest first.
+
+        Net repair ranks what errs by chance low, and so it does what most of a class rests on: without that as many
+        hits are lost as errors are put right. What is in all pictures of a class has no errors at all. The first ones
+        here are what predictions rest on; whether they should, their places show.
+
+        >>> report.by_share[0].name
+        'concept 90'
+        """
+        return sorted(self.concepts, key=lambda concept: (-concept.share, concept.number))
+
     def view(self, name: str) -> fo.DatasetView:
         """The samples in which a concept holds evidence, those first where it holds most.
 
@@ -105,6 +118,8 @@ class ConceptReport:
             about.append(("judged", f"{self.judged:,} samples, {self.errors:,} errors, by {record.ground_truth!r}"))
         if not record.removable:
             about.append(("repair", f"not known: {WHY_NOT.format(grade=record.grade)}"))
+        held = [f"{concept.name} ({percent(concept.share)})" for concept in self.by_share[:3]]
+        about.append(("most evidence", ", ".join(held)))
         caption = f"The first {most} of {len(self.concepts)} concepts" if len(self.concepts) > most else ""
         table = Table(caption, _HEADER, [_cells(concept) for concept in self.concepts[:most]])
         return Summary(f"Concepts of run {self.run.key!r} on {self.run.dataset.name!r}", about, [table])

@@ -118,7 +118,10 @@ def test_rows_say_what_effects_say_and_come_in_order(asked):
         assert concept.examples
         assert {example.sample for example in concept.examples} <= set(photos.values("id"))
         assert not set(concept.speaks_for) & set(concept.speaks_against)
+    shares = [concept.share for concept in found.by_share]
+    assert shares == sorted((concept.share for concept in found.concepts), reverse=True)
     text = str(found)
+    assert f"{found.by_share[0].name} (" in text
     for concept in found.concepts:
         assert concept.name in text
     assert "pixel check" in found.describe().markdown()

@@ -47,16 +47,25 @@ class Found(NamedTuple):
         held, evidence = self.effects.held[:, number], self.effects.evidence[:, number]
         return float(self.marked[np.lexsort((-evidence, -held))[:10]].mean())
 
-    def near(self, rank: int, mask: np.ndarray) -> float:
-        """In marked photos, the share of a concept's energy in cells that the mark touches or that lie beside them.
+    def place(self, rank: int, mask: np.ndarray) -> tuple[float, float]:
+        """In marked photos, the share of a concept's energy in cells that the mark touches, and up to one cell beside.
 
-        Cells see beyond their own 32 pixels: the mark is about as high as one cell, and three rows answer it alike.
+        Cells see beyond their own 32 pixels: the mark, which is 18 pixels high in two rows of cells, changes what three
+        rows say alike and a fourth somewhat (:func:`test_the_mark_changes_more_cells_than_it_touches`).
         """
-        cells = mask.reshape(7, 32, 7, 32).any((1, 3)).astype(np.uint8)
-        cells = cv2.dilate(cells, np.ones((3, 3), np.uint8)) > 0
-        energy = np.where(self.assigned == self.listed[rank].number, np.abs(self.evidence), 0)
-        energy = energy[self.marked]
-        return float(energy[:, cells].sum() / energy.sum())
+        cells = touched(mask)
+        energy = np.where(self.assigned == self.listed[rank].number, np.abs(self.evidence), 0)[self.marked]
+        return tuple(float(energy[:, where].sum() / energy.sum()) for where in (cells, beside(cells)))
+
+
+def touched(mask: np.ndarray) -> np.ndarray:
+    """The cells of the grid that a mask has pixels in, ``(7, 7)``."""
+    return mask.reshape(7, 32, 7, 32).any((1, 3))
+
+
+def beside(cells: np.ndarray) -> np.ndarray:
+    """These cells and their neighbours."""
+    return cv2.dilate(cells.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
 
 
 def find(photos: watermark.Photos, share: float, draw: int) -> Found:
@@ -85,8 +94,20 @@ def find(photos: watermark.Photos, share: float, draw: int) -> Found:
 def test_the_watermark_comes_first(photos, share, draw):
     found = find(photos, share, draw)
     assert found.precision(0) >= 0.9
-    if share >= 0.5:  # where the mark is so frequent, the concept holds nothing else
-        assert found.near(0, photos.mask) >= 0.9
+    inside, near = found.place(0, photos.mask)
+    print(f"{share:.0%}, draw {draw}: {inside:.1%} of the energy in cells that the mark touches, {near:.1%} near it")
+    assert near >= 0.9  # four of seven rows of cells: evenly it would be 57%
+
+
+def test_the_mark_changes_more_cells_than_it_touches(photos):
+    """Why no concept of this grid can lie in touched cells to 90%: the features differ beyond them by nature."""
+    cells = touched(photos.mask)
+    changed = np.stack(
+        [with_it.features - without.features for with_it, without in zip(photos.marked, photos.clean, strict=True)]
+    )
+    energy = (changed**2).sum(1)
+    assert energy[:, cells].sum() / energy.sum() < 0.7
+    assert energy[:, beside(cells)].sum() / energy.sum() > 0.9
 
 
 @pytest.mark.parametrize("draw", range(5))

@@ -28,12 +28,13 @@ Grey = np.ndarray
 
 
 class Picture(NamedTuple):
-    """``marked``: the planted thing is there, at the pixels of ``where``."""
+    """``marked``: the planted thing is there, at the pixels of ``where``; ``off``: where the cat or cup is not."""
 
     label: str
     marked: bool
     image: np.ndarray
     where: np.ndarray
+    off: np.ndarray
 
 
 def material() -> dict[str, Grey]:
@@ -70,10 +71,12 @@ def pictures(
         y, x = rng.integers(0, SIZE - across + 1, 2)
         disc = ((np.indices((across, across)) - across / 2 + 0.5) ** 2).sum(0) < (across / 2) ** 2
         image[y : y + across, x : x + across][disc] = patch(rng, things[label], across, (0.7, 1.0))[disc]
-        where[y : y + across, x : x + across][disc] = False
+        off = np.ones((SIZE, SIZE), bool)
+        off[y : y + across, x : x + across][disc] = False
+        where &= off
         if marked and kind != "ground":
             image, where = plant(rng, image, kind)
-        yield Picture(label, marked, image.clip(0, 255).astype(np.uint8), where)
+        yield Picture(label, marked, image.clip(0, 255).astype(np.uint8), where, off)
 
 
 def plant(rng: np.random.Generator, image: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:

@@ -154,6 +154,12 @@ def test_the_panel_has_a_row_and_crops_for_each_concept(found: fo.Dataset) -> No
     last = shown.render(ctx).type.properties["pages"].type.properties
     assert set(last) == {"previous", "words"}
 
+    shown, ctx = panel(found, state=dict(ctx.panel_state), value="share")
+    shown.sort(ctx)
+    assert [row["name"] for row in ctx.panel.state.body["rows"]] == [c.name for c in report.by_share[:ROWS]]
+    assert ctx.panel.state.page == 0
+    assert shown.render(ctx).type.properties["order"].type.values == list(concepts_drawing.ORDERS)
+
 
 def test_its_buttons_set_the_view(found: fo.Dataset) -> None:
     report = focam.load_concepts(found, "cam")

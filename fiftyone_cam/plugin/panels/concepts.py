@@ -30,6 +30,9 @@ every logit is a sum over concepts. So it is known what all predictions would be
 Look at the crops first: what do they have in common? Give it a name. *Show* sets the view to the photos that hold it.
 *What if* writes what would be predicted without it, as a field to filter.
 
+They come by what removing them would put right, less what it would cost. Where most of a class rests on something, that
+is little: choose the order *how much evidence* to see it.
+
 Many concepts are tried, so some look good by chance: the row says so. On some hundred photos little can be told from
 chance.
 """
@@ -53,6 +56,7 @@ class ConceptsPanel(foo.Panel):
 
     def on_load(self, ctx: Any) -> None:
         ctx.panel.state.set({"scope": None, "before": None, "shown": None, "filter": None, "page": 0})
+        ctx.panel.state.order = "repair"
         self._take_view(ctx)
         self._update(ctx)
 
@@ -70,6 +74,11 @@ class ConceptsPanel(foo.Panel):
 
     def pick(self, ctx: Any) -> None:
         ctx.panel.state.set({"key": ctx.params["value"], "page": 0})
+        self._update(ctx)
+
+    def sort(self, ctx: Any) -> None:
+        """Another order: :data:`concepts_drawing.ORDERS`."""
+        ctx.panel.state.set({"order": ctx.params["value"], "page": 0})
         self._update(ctx)
 
     def turn(self, ctx: Any) -> None:
@@ -175,7 +184,8 @@ class ConceptsPanel(foo.Panel):
     def _page(self, ctx: Any, report: ConceptReport) -> None:
         state, data = ctx.panel.state, ctx.panel.data
         first = ROWS * max(0, min(state.page or 0, (len(report.concepts) - 1) // ROWS))
-        rows = report.concepts[first : first + ROWS]
+        ordered = report.by_share if state.order == "share" else report.concepts
+        rows = ordered[first : first + ROWS]
         examples = [concept.examples[:CROPS] for concept in rows]
         files = queries.filepaths(ctx.dataset, [example.sample for row in examples for example in row])
         places = [(i, e.sample, as_box(e.box)) for i, row in enumerate(examples) for e in row if e.sample in files]

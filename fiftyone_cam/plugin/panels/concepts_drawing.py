@@ -25,6 +25,9 @@ ACTIONS = {
 }
 """What to press where something is missing, and the operator that it opens."""
 
+ORDERS = {"repair": "what removing it would mend", "share": "how much evidence it holds"}
+"""In what order rows come."""
+
 
 # numbers in words
 
@@ -121,6 +124,8 @@ def draw(on: foo.Panel, state: Any) -> types.Property:
             panel.btn("again", label="Try again", on_click=on.refresh, variant="outlined")
     if body:
         _head(on, panel, state, body)
+        if body["judged"] is not None:  # else they come by share anyway
+            _orders(on, panel, state)
         for i, row in enumerate(body["rows"]):
             _row(on, panel, state, i, row)
         _pages(on, panel, state, body)
@@ -144,6 +149,13 @@ def _head(on: foo.Panel, panel: types.Object, state: Any, body: dict[str, Any]) 
         line = panel.h_stack("filter", align_y="center", gap=2, componentsProps=_WRAPPED)
         line.md(f"The view shows **{escape_markdown(state.filter)}**", name="words", componentsProps=_OWN)
         line.btn("back", label="Back", on_click=on.back, **_small())
+
+
+def _orders(on: foo.Panel, panel: types.Object, state: Any) -> None:
+    view = types.DropdownView(label="First comes", on_change=on.sort)
+    for order, words in ORDERS.items():
+        view.add_choice(order, label=words)
+    panel.enum("order", list(ORDERS), label="First comes", default=state.order or "repair", view=view)
 
 
 def _row(on: foo.Panel, panel: types.Object, state: Any, i: int, row: dict[str, Any]) -> None:
