@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fiftyone_cam.core.concept_effects import corrected_p_values
 from fiftyone_cam.core.concept_sums import Affine
 from fiftyone_cam.core.errors import CamError
 
@@ -146,6 +147,8 @@ class Choice:
         repaired: errors put right.
         broken: hits lost.
         lost_elsewhere: how many of these where the concepts are not.
+        p: the probability of so large a gain, of all settings that were tried, if none of them had any.
+        nothing: why nothing is removed; empty where something is.
     """
 
     images: int
@@ -153,16 +156,24 @@ class Choice:
     repaired: int
     broken: int
     lost_elsewhere: int
+    p: float = 1.0
+    nothing: str = ""
 
 
 def choose(
     known: Known, head: Affine, count: int | None = None, strength: float | None = None
 ) -> tuple[HeadEdit, Choice]:
-    """How many directions are taken out, and how much of them: what puts most errors right.
+    """How many directions are taken out, and how much of them: as much as can be without harm, where that surely helps.
 
     Directions lose all that *their own* images hold along them, also what is no concept's. So each of five parts of the
-    images is judged by the directions of the other four. What loses more than :data:`TOLERATED` of the images without
-    the concepts is not chosen. The directions of the result are those of all images.
+    images is judged by the directions of the other four. Not chosen is
+
+    - what loses more than :data:`TOLERATED` of the images without the concepts,
+    - what surely costs a true class more than that, with the concepts or without them, whatever others gain: a shortcut
+      helps one class and misleads another.
+    Where nothing is left, or gains no more than chance would of all settings that are tried (:data:`SURE`), nothing is
+    removed. Of what is as good as the best (:data:`ERRORS`), that is chosen which removes most: it is what was asked
+    for, and few errors cannot tell settings apart. The directions of the result are those of all images.
 
     Args:
         known: images to choose by.
@@ -185,10 +196,46 @@ def choose(
         )
     counts = [count] if count is not None else list(COUNTS)
     strengths = [strength] if strength is not None else list(STRENGTHS)
+    before, after = _tried(known, head, counts, strengths)
+    settings = [(r, s) for r in counts for s in strengths]
+    gain, loss = (_sigmoid(after / each) - _sigmoid(before / each)[:, None] for each in (SHARPNESS, SHARP))
+    flipped = (after > 0).astype(np.int8) - (before > 0)[:, None]  # 1: repaired, -1: broken
+    p, groups = corrected_p_values(gain), _groups(known)
+    elsewhere = ((flipped < 0) & ~there[:, None]).sum(0)
+    helps = gain.sum(0) > 0
+    harms = elsewhere > TOLERATED * (~there).sum()
+    for mine in groups:
+        harms |= _loses(loss[mine])
+    good = np.flatnonzero(helps & ~harms)
+    if not len(good) or p[good].min() >= SURE:
+        why = "no setting repairs more than it breaks"
+        if len(good):
+            why = f"what it repairs could be chance (p = {p[good].min():.2f})"
+        elif helps.any():
+            why = "what it repairs is lost in other classes, or where it is not"
+        return HeadEdit(principal_directions(known.rows, 1), known.mean, 0.0), Choice(n, 0.0, 0, 0, 0, nothing=why)
+    best = good[gain[:, good].sum(0).argmax()]
+    behind = gain[:, [best]] - gain[:, good]
+    as_good = good[behind.sum(0) <= ERRORS * behind.std(0) * np.sqrt(n)]
+    i = max(as_good, key=lambda i: (settings[i][0] * settings[i][1], settings[i][1]))
+    count, strength = settings[i]
+    choice = Choice(
+        images=n,
+        gain=float(gain[:, i].sum()),
+        repaired=int((flipped[:, i] > 0).sum()),
+        broken=int((flipped[:, i] < 0).sum()),
+        lost_elsewhere=int(elsewhere[i]),
+        p=float(p[good].min()),
+    )
+    return HeadEdit(principal_directions(known.rows, count), known.mean, float(strength)), choice
+
+
+def _tried(known: Known, head: Affine, counts: Sequence[int], strengths: Sequence[float]) -> tuple[Floats, Floats]:
+    """Margins before, ``(n,)``, and after each setting, ``(n, settings)``, by directions of other images."""
+    n = len(known.right)
     logits = known.pooled @ head.weight.T + head.bias
-    before = known.margins(logits)
     after = np.empty((len(counts), len(strengths), n), np.float32)
-    order = np.argsort(there, kind="stable")
+    order = np.argsort(known.present, kind="stable")
     fold = np.empty(n, np.intp)
     fold[order] = np.arange(n) % FOLDS
     for f in range(FOLDS):
@@ -200,34 +247,50 @@ def choose(
             part = along[:, :r] @ pull[:, :r].T
             for j, s in enumerate(strengths):
                 after[i, j, mine] = judged.margins(logits[mine] - np.float32(s) * part)
-    best: tuple[Choice, int, float] | None = None
-    for i, r in enumerate(counts):
-        for j, s in enumerate(strengths):
-            repaired, broken = (before <= 0) & (after[i, j] > 0), (before > 0) & (after[i, j] <= 0)
-            choice = Choice(
-                images=n,
-                gain=float((_sigmoid(after[i, j]) - _sigmoid(before)).sum()),
-                repaired=int(repaired.sum()),
-                broken=int(broken.sum()),
-                lost_elsewhere=int((broken & ~there).sum()),
-            )
-            harmless = choice.lost_elsewhere <= TOLERATED * (~there).sum()
-            if harmless and choice.gain > (best[0].gain if best else 0):
-                best = choice, r, float(s)
-    if best is None:  # nothing helps: an edit of nothing
-        return HeadEdit(principal_directions(known.rows, 1), known.mean, 0.0), Choice(n, 0.0, 0, 0, 0)
-    return HeadEdit(principal_directions(known.rows, best[1]), known.mean, best[2]), best[0]
+    return known.margins(logits), after.reshape(-1, n).T
+
+
+def _groups(known: Known) -> list[NDArray[np.bool_]]:
+    """Images of each true class, and of these those with the concepts and without; only where there are enough."""
+    there = known.present
+    classes = sorted(set(known.right))
+    number = np.array([classes.index(indices) for indices in known.right])
+    found = [number == k for k in range(len(classes)) if (number == k).sum() >= LEAST_OF_CLASS]
+    parts = [mine & side for mine in found for side in (there, ~there)]
+    return found + [part for part in parts if part.sum() >= LEAST_OF_CLASS]
+
+
+def _loses(gain: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether a group surely loses more than is tolerated, by each setting: ``(n, settings)`` gains."""
+    mean, error = gain.mean(0), gain.std(0, ddof=1) / np.sqrt(len(gain))
+    lost: NDArray[np.bool_] = (mean < -TOLERATED) & (mean + ONE_SIDED * error < 0)
+    return lost
 
 
 FEWEST = 20
 """Images below which nothing is chosen."""
 
+LEAST_OF_CLASS = 10
+"""Images of a class below which nobody knows what it loses."""
+
 FOLDS = 5
 """Parts of the images, for directions that come from others."""
+
+SURE = 0.05
+"""The p-value below which a gain is taken for real."""
+
+ERRORS = 0.5
+"""Standard errors of the difference within which one setting is as good as the best: few errors tell them apart."""
+
+ONE_SIDED = 1.645
+"""Standard errors of the mean within which a loss could be chance."""
 
 SHARPNESS = 0.5
 """Logits over which a margin counts as half decided. Shorter than for ranking concepts: an edit shrinks all margins."""
 
+SHARP = 0.125
+"""The same where a class could lose: what stays right by a logit has lost nothing, what is barely right soon will."""
 
-def _sigmoid(margins: Floats) -> NDArray[np.float64]:
-    return 0.5 * (1 + np.tanh(margins.astype(np.float64) / (2 * SHARPNESS)))
+
+def _sigmoid(values: Floats) -> NDArray[np.float64]:
+    return 0.5 * (1 + np.tanh(values.astype(np.float64) / 2))

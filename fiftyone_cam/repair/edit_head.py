@@ -22,6 +22,7 @@ from fiftyone_cam.repair.mended import MendedClassifier
 from fiftyone_cam.repair.report import RepairReport
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.concept_sums import Parts, Sums
+from fiftyone_cam.runs.groups import of_classes
 
 MOST_CHOOSING = 4000
 """Images that choose how much is removed, at most."""
@@ -42,9 +43,10 @@ def edit_head(
 
         logits' = logits - W B s Bᵀ (pooled - mean)
 
-    Half of the report's samples choose how many directions there are and how much of them is removed: what puts most
-    errors right, and costs at most half a percent of the hits where the concept is not. The ``preview`` counts what
-    becomes of the other half. Only sums that :func:`find_concepts` stored are read; no network is run.
+    Half of the report's samples choose how many directions there are and how much of them is removed: as much as
+    costs at most half a percent of the hits where the concept is not, and surely harms no class. Where nothing helps,
+    or what helps could be chance, nothing is removed, and the ``preview`` says so in its first line. It counts
+    what becomes of the other half. Only sums that :func:`find_concepts` stored are read; no network is run.
 
     The result is a :class:`Classifier` whose maps are certified anew. What was removed stands in its ``origin``, in the
     records of its runs, and in the folder that :meth:`Classifier.save` writes.
@@ -87,6 +89,11 @@ def edit_head(
         edit, chosen = HeadEdit(principal_directions(known.rows, 0), known.mean, 0.0), None
     elif directions is not None and strength is not None:
         edit, chosen = HeadEdit(principal_directions(known.rows, directions), known.mean, strength), None
+    elif material.truth.field is None:
+        raise CamError(
+            "the concepts were found without a ground truth, so nobody knows what an edit would repair: find them with "
+            "ground_truth=, or pass directions= and strength="
+        )
     else:
         edit, chosen = choose(known, head, directions, strength)
     after = edit.applied(head)
@@ -171,16 +178,29 @@ class _Material:
         how = "as asked"
         if chosen is not None:
             how = f"chosen by {chosen.images:,} samples: {chosen.repaired:,} repaired, {chosen.broken:,} broken"
-            how += "" if edit.strength else "; nothing is removed, since that loses hits where the concept is not"
         title = f"Without {', '.join(names)}" if names else "With nothing removed"
+        if chosen is not None and chosen.nothing:
+            title = f"Nothing is removed of {', '.join(names)}, since {chosen.nothing}"
+            words, how = "nothing", f"chosen by {chosen.images:,} samples"
         return RepairReport.of(
             title,
             [("removed", f"{words}; {how}"), ("judged", f"{len(before):,} samples that did not choose")],
             np.array(before),
             np.array(after),
-            {f"with {' or '.join(names)}": with_it, f"without {' or '.join(names)}": ~with_it} if names else {},
+            _groups(names, with_it, labels) if names else {},
             {str(label): of_class == label for label in dict.fromkeys(labels)},
         )
+
+
+def _groups(
+    names: Sequence[str], with_it: NDArray[np.bool_], labels: Sequence[str | None]
+) -> dict[str, NDArray[np.bool_]]:
+    """Samples with the concepts and without, of each class where there are few."""
+    words = " or ".join(names)
+    found = np.array(
+        of_classes([f"with {words}" if there else f"without {words}" for there in with_it], labels), object
+    )
+    return {str(group): found == group for group in sorted(set(found))}
 
 
 def _with(chunk: Parts, numbers: Sequence[int]) -> NDArray[np.bool_]:

@@ -88,6 +88,43 @@ def test_what_breaks_hits_where_the_concept_is_not_is_not_chosen(rng):
     assert edit.strength <= 0.5
 
 
+def test_what_one_class_gains_another_does_not_pay(rng):
+    """The concept is nearly everywhere, and what it adds lifts one class that is mostly wrong over all others."""
+    n = 400
+    head = Affine(np.float32([[1, 0, 0], [-1, 2, 0]]), np.zeros(2, np.float32))
+    truth = np.arange(n) % 2
+    mark = rng.normal(1.5, 0.5, n)  # speaks for class 1, on nearly every picture
+    pooled = np.stack([np.where(truth == 0, 1.0, -0.2) + rng.normal(0, 0.2, n), mark, rng.normal(0, 1, n)], 1)
+    there = rng.random(n) < 0.9
+    rows = np.zeros((int(there.sum()), 3), np.float32)
+    rows[:, 0], rows[:, 1] = 1.0, rng.uniform(0.5, 1.5, len(rows))  # the cells have what tells the classes in them, too
+    known = Known(pooled.astype(np.float32), [(int(c),) for c in truth], rows, np.flatnonzero(there))
+    before = known.margins(known.pooled @ head.weight.T) > 0
+    edit, choice = choose(known, head)
+    after = edit.applied(head)
+    right = known.margins(known.pooled @ after.weight.T + after.bias) > 0
+    for label in (0, 1):
+        assert right[truth == label].mean() >= before[truth == label].mean() - 0.01
+    assert (edit.strength == 0) == bool(choice.nothing)
+
+
+def test_what_could_be_chance_is_not_chosen(rng):
+    """Cells that lie anywhere: of many settings some repair more than they break."""
+    chosen = 0
+    for _ in range(40):
+        n, width = 120, 12
+        head = a_head(rng, classes=3, width=width)
+        pooled = rng.normal(size=(n, width)).astype(np.float32)
+        there = rng.random(n) < 0.4
+        rows = rng.normal(size=(int(there.sum()), width)).astype(np.float32)
+        truth = [(int(c),) for c in rng.integers(0, 3, n)]
+        edit, choice = choose(Known(pooled, truth, rows, np.flatnonzero(there)), head)
+        chosen += edit.strength > 0
+        assert edit.strength == 0 or choice.p < 0.05
+        assert bool(choice.nothing) == (edit.strength == 0)
+    assert chosen <= 5  # 5% of 40 is 2
+
+
 def test_images_are_judged_by_the_directions_of_others(rng):
     """Each image's cells are a direction of their own, and hold its class: its own directions would take all of it."""
     n, classes = 60, 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import fiftyone as fo
 import numpy as np
 import pytest
@@ -97,7 +99,39 @@ def test_how_much_is_removed_is_chosen_on_one_half_and_judged_on_the_other(class
     assert "chosen by 30 samples" in str(edited.preview)
     groups = {group.name: group.samples for group in edited.preview.groups}
     assert sum(groups.values()) == 30
-    assert set(groups) <= {"with concept 1", "without concept 1"}
+    assert set(groups) <= {f"{name}: {side} concept 1" for name in NAMES for side in ("with", "without")}
+
+
+def test_where_nothing_helps_nothing_is_removed_and_the_first_line_says_so(classifier, report):
+    """True classes are by lot here: there is nothing to repair."""
+    for concept in report.concepts[:3]:
+        edited = focam.edit_head(classifier, report, concept.name)
+        first = str(edited.preview).splitlines()[0]
+        assert first.startswith(f"Nothing is removed of {concept.name}, since ")
+        assert edited.preview.overall.change == 0
+        assert edited.fingerprint == classifier.fingerprint
+
+
+def test_without_true_classes_nobody_can_choose(classifier, report):
+    found = report.record
+    report.run.update(concepts=replace(found, ground_truth=None))
+    try:
+        with pytest.raises(focam.CamError, match="without a ground truth"):
+            focam.edit_head(classifier, report, "concept 1")
+        edited = focam.edit_head(classifier, report, "concept 1", directions=1, strength=1)
+        assert edited.preview is None
+    finally:
+        report.run.update(concepts=found)
+
+
+def test_what_an_edit_by_hand_worsens_stands_in_the_first_line(classifier, report):
+    found = [
+        focam.edit_head(classifier, report, concept.name, directions=8, strength=2.0) for concept in report.concepts
+    ]
+    worse = [edited.preview for edited in found if edited.preview.worse]
+    assert worse
+    for preview in worse:
+        assert f"WORSE: {preview.worse[0].name} (" in str(preview).splitlines()[0]
 
 
 def test_settings_that_make_no_sense_are_refused(classifier, report):
