@@ -1,4 +1,4 @@
-"""What a last layer is trained on, batch by batch, in any engine: pooled features, and the cells off the object."""
+"""What a last layer is trained on, batch by batch, in any engine: pooled features, and cells on the object and off."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class PooledFeatures:
         id: of the image.
         pooled: what enters the last layer, ``(D,)``.
         logits: ``(C,)``.
-        off: the features of cells that lie off the object, at least in part, ``(m, D)``; empty where that is not known.
-        area: the share of each of these cells that is off the object, ``(m,)``.
+        cells: the features of the cells that show the image, ``(m, D)``; empty where nobody knows where the object is.
+        off: the share of each of these cells that is off the object, ``(m,)``.
     """
 
     id: str
     pooled: Floats
     logits: Floats
+    cells: Floats
     off: Floats
-    area: Floats
 
 
 class PooledReader(BatchRunner[PooledFeatures]):
-    """Pooled features of images; of those with an object also the cells off it.
+    """Pooled features of images; of those with an object also their cells.
 
     >>> [found] = PooledReader(network)([prepare(Item("1", "cat.jpg"), network.preprocessing)])
     >>> found.pooled.shape
@@ -64,14 +64,14 @@ class PooledReader(BatchRunner[PooledFeatures]):
             if not (np.isfinite(logits[i]).all() and np.isfinite(pooled[i]).all()):
                 results.append(Failure(prepared.item.id, "the network returned NaN or infinity"))
                 continue
-            off, area = np.zeros((0, pooled.shape[1]), np.float32), np.zeros(0, np.float32)
+            seen, off = np.zeros((0, pooled.shape[1]), np.float32), np.zeros(0, np.float32)
             if features is not None and (objects := _objects(prepared)):
                 box = to_image_coordinates(prepared.frame, network.grid_frame)
                 cells = Cells.of(features[i].shape[1:], box, clip_to_image(prepared.frame))
-                area = np.where(cells.areas > 0, 1 - partition([objects], cells)[0], 0).ravel().astype(np.float32)
-                off = features[i].reshape(len(features[i]), -1).T[area > 0]
-                area = area[area > 0]
-            results.append(PooledFeatures(prepared.item.id, pooled[i].copy(), logits[i].copy(), off.copy(), area))
+                there = (cells.areas > 0).ravel()
+                off = (1 - partition([objects], cells)[0]).ravel()[there].astype(np.float32)
+                seen = features[i].reshape(len(features[i]), -1).T[there]
+            results.append(PooledFeatures(prepared.item.id, pooled[i].copy(), logits[i].copy(), seen.copy(), off))
         return results
 
 
@@ -80,26 +80,41 @@ def _objects(prepared: Prepared) -> tuple[Shape, ...]:
 
 
 class SecondMoment:
-    """The mean of ``f fᵀ`` over cells off the object, ``(K, K)``: bounded memory, however many cells there are.
+    """The mean of ``f fᵀ`` over cells off the object, ``(K, K)``, and on it: bounded memory, however many there are.
 
     >>> moment = SecondMoment(1280)
-    >>> moment.add(found.off, found.area)
+    >>> moment.add(found.cells, found.off)
     >>> moment.mean.shape
     (1280, 1280)
     """
 
     def __init__(self, width: int) -> None:
-        self._sum = np.zeros((width, width))
+        self._off = np.zeros((width, width))
+        self._on = np.zeros((width, width))
         self.area = 0.0
 
-    def add(self, off: Floats, area: Floats) -> None:
-        """Add cells ``(m, K)``, each with the share of it that counts, ``(m,)``."""
-        if len(off):
-            self._sum += (off * area[:, None]).T.astype(np.float64) @ off
-            self.area += float(area.sum())
+    def add(self, cells: Floats, off: Floats) -> None:
+        """Add cells ``(m, K)``, each with the share of it that is off the object, ``(m,)``."""
+        if len(cells):
+            self._off += (cells * off[:, None]).T.astype(np.float64) @ cells
+            self._on += (cells * (1 - off)[:, None]).T.astype(np.float64) @ cells
+            self.area += float(off.sum())
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        """Zeros where there is no cell."""
-        mean: NDArray[np.float64] = self._sum / max(self.area, float(np.finfo(np.float64).tiny))
+        """Off the object; zeros where there is no cell."""
+        mean: NDArray[np.float64] = self._off / max(self.area, float(np.finfo(np.float64).tiny))
         return mean
+
+    def share(self, weight: Floats) -> float:
+        """The share of the squared evidence of all classes that is off the object, ``(C, K)`` to a number.
+
+        A penalty that only makes all evidence smaller does not change it.
+
+        >>> moment.share(head.weight)
+        0.61
+        """
+        off, on = (
+            float(np.einsum("ck,kl,cl->", weight, each, weight, optimize=True)) for each in (self._off, self._on)
+        )
+        return off / max(off + on, float(np.finfo(np.float64).tiny))

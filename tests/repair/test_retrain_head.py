@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import fiftyone as fo
 import numpy as np
 import pytest
@@ -69,6 +71,11 @@ def test_evidence_off_the_object_costs(grouped, classifier):
         better = focam.retrain_head(grouped, "cam", classifier, "ground_truth", objects="animals", off_object=cost)
         [words] = [text for label, text in better.preview.settings if label == "off the object"]
         off[cost] = float(words.split("(")[1].split("%")[0])
+        [share] = [text for label, text in better.preview.settings if "judged samples (95%" in text]
+        before, after = (float(number) for number in re.findall(r"([\d.]+)% ", share)[:2])
+        low, high = (float(number) for number in re.findall(r"[+-][\d.]+", share))
+        assert low <= round(after - before, 1) <= high
+        assert 0 < after < 100
     assert off[100.0] < 0.5 * off[0.0]
 
 
@@ -79,7 +86,7 @@ def test_the_penalty_is_that_of_the_maps_off_the_object(grouped, classifier):
     prepared = prepare(AnnotatedItem(sample.id, sample.filepath, objects=(box,)), SQUARE)
     [found] = PooledReader(classifier.network)([prepared])
     moment = SecondMoment(len(found.pooled))
-    moment.add(found.off, found.area)
+    moment.add(found.cells, found.off)
     explanation = classifier.explain(sample.filepath, labels=NAMES)
     squares = sum(each.grid.astype(float) ** 2 for each in explanation.maps)
     side = 16 * 32
@@ -88,6 +95,8 @@ def test_the_penalty_is_that_of_the_maps_off_the_object(grouped, classifier):
     outside[side // 4 : side * 3 // 4, side // 4 : side * 3 // 4] = False
     weight = classifier.network.head.weight.numpy()
     assert off_object_evidence(weight, moment.mean) == pytest.approx(fine[outside].mean(), rel=0.05)
+    assert moment.share(weight) == pytest.approx(fine[outside].sum() / fine.sum(), rel=0.05)
+    assert moment.share(3 * weight) == pytest.approx(moment.share(weight))
 
 
 def test_groups_come_from_fields_tags_and_concepts(grouped, report):

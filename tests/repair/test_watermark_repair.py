@@ -66,5 +66,5 @@ def test_the_watermark_is_taken_out_of_the_head(data: Path):
     closed, lost = (right[1, 1] - right[1, 0]) / gap, (right[0, 0] - right[0, 1]) / total
     print(f"gap {gap / total:.1%}, closed {closed:.0%}, lost on clean photos {lost:+.2%}")
     assert gap / total > 0.08
-    assert closed >= 0.25
+    assert closed >= 0.3  # 44%
     assert lost <= 0.005
