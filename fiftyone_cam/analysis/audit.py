@@ -110,8 +110,9 @@ def audit(
     notes = _begin(run, auditor)
     for name in auditor.fields:
         run.claim_field(name, **_TYPES[name])
-    for rows in bulk.chunks(collection, auditor.paths, progress):
-        bulk.write(run.dataset, {row["id"]: auditor.values(row) for row in rows})
+    with bulk.writing(run.dataset) as write:
+        for rows in bulk.chunks(collection, auditor.paths, progress):
+            write({row["id"]: auditor.values(row) for row in rows})
     for name, attribute in _INDEXES.items():  # made last: an index slows every write
         if name in auditor.fields:
             run.index(name, attribute)

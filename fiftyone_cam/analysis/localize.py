@@ -55,20 +55,21 @@ def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, p
     bulk.require(collection, paths)
 
     path = run.claim_field(BOXES, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-    for rows in bulk.chunks(collection, paths, progress):
-        values: dict[str, dict[str, Any]] = {}
-        for row in rows:
-            stored = reader.read(row)
-            if stored is None:
-                values[row["id"]] = {path: None}
-                continue
-            place = evidence_box(stored.grid, stored.box, stored.seen, threshold)
-            detections = []
-            if place is not None:
-                word = translation.translate(stored.label) or stored.label
-                detections.append(_DETECTION(label=word, bounding_box=list(place), confidence=row[confidence]))
-            values[row["id"]] = {path: {"_cls": "Detections", "detections": detections}}
-        bulk.write(run.dataset, values)
+    with bulk.writing(run.dataset) as write:
+        for rows in bulk.chunks(collection, paths, progress):
+            values: dict[str, dict[str, Any]] = {}
+            for row in rows:
+                stored = reader.read(row)
+                if stored is None:
+                    values[row["id"]] = {path: None}
+                    continue
+                place = evidence_box(stored.grid, stored.box, stored.seen, threshold)
+                detections = []
+                if place is not None:
+                    word = translation.translate(stored.label) or stored.label
+                    detections.append(_DETECTION(label=word, bounding_box=list(place), confidence=row[confidence]))
+                values[row["id"]] = {path: {"_cls": "Detections", "detections": detections}}
+            write(values)
     run.update(
         localization=LocalizationRecord(
             threshold=threshold,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -34,16 +35,21 @@ class Cells(NamedTuple):
     @classmethod
     def of(cls, shape: tuple[int, ...], box: Box, seen: Box) -> Cells:
         """The cells of a grid of ``shape`` (h, w) at ``box``, on an image whose part ``seen`` the network saw."""
-        return cls(
-            cell_edges(box[1], box[3], seen[1], seen[3], shape[0]),
-            cell_edges(box[0], box[2], seen[0], seen[2], shape[1]),
-        )
+        return _cells(shape, box, seen)
 
     @property
     def areas(self) -> Floats:
         """The cells' areas, ``(h, w)``; 0 for a cell that lies wholly beyond what was seen."""
         areas: Floats = np.outer(np.diff(self.rows), np.diff(self.columns))
         return areas
+
+
+@lru_cache(maxsize=1024)  # images of a size have the same
+def _cells(shape: tuple[int, ...], box: Box, seen: Box) -> Cells:
+    rows = cell_edges(box[1], box[3], seen[1], seen[3], shape[0])
+    columns = cell_edges(box[0], box[2], seen[0], seen[2], shape[1])
+    rows.flags.writeable = columns.flags.writeable = False
+    return Cells(rows, columns)
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,9 @@ def partition(
         return owned
 
     shapes = [shape for i in filled for shape in regions[i]]
+    if len(shapes) == 1 and (corners := _as_box(shapes[0])):
+        owned[filled[0]] = _box_shares(*corners, cells)
+        return owned
     edges = _edges(shapes)
     breaks = _breaks(shapes, edges, cells)
     heights, middles = np.diff(breaks), (breaks[:-1] + breaks[1:]) / 2
@@ -143,6 +152,28 @@ def contains(shapes: Sequence[Shape], x: float, y: float) -> bool:
     return bool((np.bincount(shape[crossings <= x]) & 1).any())
 
 
+def _as_box(shape: Shape) -> tuple[float, float, float, float] | None:
+    """Left, top, right and bottom of a polygon that is a box; None for any other shape."""
+    if not isinstance(shape, Polygon) or len(shape.rings) != 1 or len(shape.rings[0]) != 4:
+        return None
+    (a, b), (c, d), (e, f), (g, h) = shape.rings[0].tolist()
+    if (a, b, c, e) != (g, d, e, c) or f != h:
+        return None
+    left, top, right, bottom = (round(value * _STEPS) / _STEPS for value in (a, b, e, f))
+    return (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
+
+
+def _box_shares(left: float, top: float, right: float, bottom: float, cells: Cells) -> Floats:
+    """A box's share of each cell: what the strips come to, bit for bit. Most objects are one box, so it pays."""
+    rows, columns = cells.rows, cells.columns
+    heights = np.minimum(rows[1:], bottom) - np.maximum(rows[:-1], top)
+    widths = np.minimum(columns[1:], right) - np.maximum(columns[:-1], left)
+    areas = cells.areas
+    shares = np.zeros_like(areas)
+    np.divide(np.outer(np.maximum(heights, 0), np.maximum(widths, 0)), areas, out=shares, where=areas > 0)
+    return np.minimum(shares, 1, out=shares)
+
+
 _STEPS = 2.0**40
 """Corners are rounded to this part of the image (1e-12), so that no outline is too flat to divide by its height."""
 
@@ -182,7 +213,7 @@ def _edges(shapes: Sequence[Shape]) -> _Edges:
 def _breaks(shapes: Sequence[Shape], edges: _Edges, cells: Cells) -> Floats:
     """Where strips begin and end: within a strip every outline is straight, and none crosses another."""
     found = [cells.rows, edges.top, edges.bottom]
-    if len(edges.top):
+    if edges.slope.any():  # the sides of boxes cross nothing
         found += [_column_crossings(edges, cells.columns), _mutual_crossings(edges)]
     for shape in shapes:
         if isinstance(shape, Mask):

@@ -5,6 +5,7 @@ Making FiftyOne's label objects costs about a millisecond each, ten times what i
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from pymongo import UpdateOne
 
 from fiftyone_cam.core.errors import FieldError
+from fiftyone_cam.core.workers import Task, Workers
 from fiftyone_cam.dataset import database, internals
 from fiftyone_cam.dataset.collection import Collection
 
@@ -31,6 +33,8 @@ Row = dict[str, Any]
 def chunks(samples: Collection, paths: Sequence[str], progress: Any = None) -> Iterator[list[Row]]:
     """The values at ``paths`` of all samples, in chunks of rows; each row has its ``"id"`` too.
 
+    The next chunk is read in a thread while one is worked on: reading is mostly waiting for the database.
+
     Args:
         samples: a dataset or view.
         paths: fields, or fields of fields; in lists of labels the value is a list.
@@ -40,12 +44,43 @@ def chunks(samples: Collection, paths: Sequence[str], progress: Any = None) -> I
     """
     ids = samples.values("id")
     columns = ["id", *dict.fromkeys(paths)]
-    with fou.ProgressBar(total=len(ids), progress=progress) as bar:
-        for start in range(0, len(ids), CHUNK):
-            chunk = internals.select_early(samples, ids[start : start + CHUNK])
-            values = internals.raw_values(chunk, columns)
-            yield [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
-            bar.update(len(ids[start : start + CHUNK]))
+    parts = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
+
+    def read(part: Sequence[str]) -> list[Row]:
+        values = internals.raw_values(internals.select_early(samples, part), columns)
+        return [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
+
+    with (
+        fou.ProgressBar(total=len(ids), progress=progress) as bar,
+        Workers(1, name="cam-read") as reader,
+    ):
+        for part, task in reader.imap(read, parts, ahead=2):
+            yield reader.result(task)
+            bar.update(len(part))
+
+
+@contextlib.contextmanager
+def writing(dataset: fo.Dataset) -> Iterator[Callable[[Mapping[str, Mapping[str, Any]]], None]]:
+    """:func:`write` in a thread, beside what computes the next values; all is written when the block is left.
+
+    Raises:
+        RunError: the database cannot be written; at the next call, or at the end.
+
+    >>> with writing(dataset) as put:
+    ...     for rows in chunks(dataset, paths):
+    ...         put({row["id"]: {"cam_inside": 0.5} for row in rows})
+    """
+    pending: list[Task[None]] = []
+    with Workers(1, name="cam-write") as writer:
+
+        def put(values: Mapping[str, Mapping[str, Any]]) -> None:
+            if pending:
+                writer.result(pending.pop())
+            pending.append(writer.submit(write, dataset, values))
+
+        yield put
+        if pending:
+            writer.result(pending.pop())
 
 
 def require(samples: Collection, paths: Sequence[str]) -> None:

@@ -347,7 +347,7 @@ def test_there_is_no_audit_until_one_is_made_or_where_it_was_cut_off(four, monke
     def broken(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bulk, "write", broken)
+    monkeypatch.setattr("fiftyone_cam.analysis.audit._Auditor.values", broken)
     with pytest.raises(KeyboardInterrupt):
         focam.audit(four, objects="left")
     monkeypatch.undo()

@@ -252,3 +252,12 @@ def test_an_outline_of_thousands_of_corners_stays_exact(rng, corners):
         for top, bottom in pairwise(cells.rows)
     ]
     np.testing.assert_allclose(covered([Polygon((ring,))], cells) * cells.areas, expected, atol=5e-12)
+
+
+@law
+@given(box=st.tuples(coordinates, coordinates, st.floats(0.01, 1), st.floats(0.01, 1)), cells=grids())
+def test_a_box_alone_has_the_shares_that_any_outline_has(box, cells):
+    """Bit for bit: the same outline with a corner more goes the way of all shapes."""
+    [ring] = Polygon.box(box).rings
+    plain, general = partition([[Polygon((ring,))]], cells), partition([[Polygon((ring[[0, 1, 1, 2, 3]],))]], cells)
+    np.testing.assert_array_equal(plain, general)

@@ -87,3 +87,14 @@ def test_a_view_that_leaves_a_field_out_is_refused(eleven):
     with pytest.raises(FieldError, match="leaves out the field 'label'"):
         bulk.require(eleven.exclude_fields("label"), ["number", "label.label"])
     bulk.require(eleven, ["number", "label.label"])
+
+
+def test_what_is_written_beside_the_reading_is_all_there(eleven, monkeypatch):
+    """Chunks are read ahead and written behind; each sample gets its own value, and an error comes out."""
+    monkeypatch.setattr(bulk, "CHUNK", 2)
+    with bulk.writing(eleven) as write:
+        for rows in bulk.chunks(eleven, ["number"], progress=False):
+            write({row["id"]: {"number": row["number"] ** 2} for row in rows})
+    assert eleven.values("number") == [float(i) ** 2 for i in range(11)]
+    with pytest.raises(Exception, match="not a valid ObjectId"), bulk.writing(eleven) as write:
+        write({"no id": {"number": 1.0}})
