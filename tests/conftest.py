@@ -36,6 +36,7 @@ os.environ.update(
     FIFTYONE_DATASET_ZOO_DIR=str(_HOME / "dataset_zoo"),
     FIFTYONE_MODEL_ZOO_DIR=str(_HOME / "model_zoo"),
     FIFTYONE_PLUGINS_DIR=str(_HOME / "plugins"),
+    FIFTYONE_CAM_CACHE=str(_HOME / "cache"),
     FIFTYONE_DATABASE_VALIDATION="false",
     FIFTYONE_SHOW_PROGRESS_BARS="false",
     FIFTYONE_DO_NOT_TRACK="true",

@@ -106,12 +106,15 @@ class BatchRunner(ABC, Generic[_R]):
             timing.maps += time.perf_counter() - began - forward.seconds
         return [results[prepared.item.id] for prepared in batch]
 
-    def compile(self, batch: Sequence[Prepared]) -> bool:
-        """Compile the network for batches like this one: see :meth:`GapNetwork.compile`."""
+    def compile(self, batch: Sequence[Prepared], *, trace: bool = True) -> bool:
+        """Compile the network for batches like this one: see :meth:`GapNetwork.compile`.
+
+        ``trace=False``: take only what an earlier run compiled, which is safe beside other threads.
+        """
         groups = _same_shape(batch)
         if self.precision != "float32" or len(groups) != 1 or self.batch_limit is not None:
             return False
-        return self.network.compile(stack(batch))
+        return (self.network.compile if trace else self.network.load_compiled)(stack(batch))
 
     def _attempt(self, batch: Sequence[Prepared], forward: Stopwatch, alone: bool = False) -> list[_R | Failure]:
         """Explain a batch. If memory runs out or one image breaks it, halve it, down to the single image.
@@ -179,9 +182,9 @@ class Explainer(BatchRunner[Explanation]):
         self._reference = reference
         self._compare_next = reference is not None
 
-    def compile(self, batch: Sequence[Prepared]) -> bool:
+    def compile(self, batch: Sequence[Prepared], *, trace: bool = True) -> bool:
         """As for all; what was compiled is held against the reference again."""
-        compiled = super().compile(batch)
+        compiled = super().compile(batch, trace=trace)
         self._compare_next |= compiled and self._reference is not None
         return compiled
 

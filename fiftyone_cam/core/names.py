@@ -37,6 +37,9 @@ GRADES = {
 COMPILING_PAYS = 60.0
 """Seconds of forwards still to come from which on compiling pays: it takes 3 to 20 and gains 10 to 55%."""
 
+LOADING_PAYS = 3.0
+"""The same where an earlier run has compiled the network: loading takes some tenths of a second."""
+
 FIRST_CHUNK = 64
 """Maps in the first write of a run. The scale of all drawn maps comes from them: enough for it, and soon on screen."""
 

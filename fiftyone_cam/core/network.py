@@ -7,16 +7,16 @@ import copy
 import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fiftyone_cam.core.compilation import Forward, compile_forward
+from fiftyone_cam.core.compilation import Forward, compile_forward, load_compiled
 from fiftyone_cam.core.errors import CamError, HeadError, SourceError, first_line
 from fiftyone_cam.core.folding import folded
-from fiftyone_cam.core.heads import ConstantHead, Head, Reading, ask, certified, evaluating, find_head
+from fiftyone_cam.core.heads import ConstantHead, Head, Reading, Tap, ask, certified, evaluating, find_head
 from fiftyone_cam.core.names import PRECISIONS
 from fiftyone_cam.core.preprocessing import Preprocessing
 
@@ -132,7 +132,8 @@ class GapNetwork:
         """Compile for batches of this shape, if that can be done here; others run as before.
 
         Takes seconds, in which no other module may run in this process: so it is only done in the main thread, where
-        nobody serves the App, and in float32 on the CPU, where it was measured to pay. Needs the extra ``[onnx]``.
+        nobody serves the App, and in float32 on the CPU, where it was measured to pay. In other threads it takes what
+        was compiled before, as :meth:`load_compiled` does. Needs the extra ``[onnx]``.
 
         Args:
             batch: ``(N, 3, H, W)`` uint8. It is compiled for slices of it.
@@ -140,13 +141,33 @@ class GapNetwork:
         Returns:
             whether it was done.
         """
+        if threading.current_thread() is not threading.main_thread():
+            return self.load_compiled(batch)
+        return self._compile(batch, compile_forward)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it is, for some shape of batches."""
+        return self._compiled is not None
+
+    def load_compiled(self, batch: Tensor) -> bool:
+        """Take what an earlier run of this network compiled for batches like this one, if there is such a thing.
+
+        Nothing is traced, so it may be called in any thread, and beside others.
+
+        Returns:
+            whether it was there.
+        """
+        return self._compile(batch, load_compiled)
+
+    def _compile(self, batch: Tensor, how: Callable[[nn.Module, Tap, Tensor], Forward | None]) -> bool:
         if not isinstance(self.head, ConstantHead) or self.head.logits_at.top is not None:
             return False  # the tail of another head is written down as PyTorch runs it
-        if self.device.type != "cpu" or threading.current_thread() is not threading.main_thread():
+        if self.device.type != "cpu":
             return False
         with self.evaluating():
             batch = self._slices(batch)[0]
-            forward = compile_forward(self.module, self.head.tap, self._input(batch))
+            forward = how(self.module, self.head.tap, self._input(batch))
         self._compiled = None if forward is None else (batch.shape, forward)
         return forward is not None
 
@@ -250,9 +271,10 @@ class GapNetwork:
 
     def _read(self, batch: Tensor, precision: str) -> Reading:
         pixels = self._input(batch)
-        if self._compiled is not None and precision == "float32" and batch.shape == self._compiled[0]:
+        compiled = self._compiled  # another thread may set it
+        if compiled is not None and precision == "float32" and batch.shape == compiled[0]:
             assert isinstance(self.head, ConstantHead)  # no other is compiled
-            return self.head.reading(*self._compiled[1](pixels))
+            return self.head.reading(*compiled[1](pixels))
         anew = precision != "float32" or self.device.type != "cpu"
         return self.head.read(self.module, pixels, _autocast(self.device, precision), anew)
 

@@ -16,7 +16,7 @@ from threadpoolctl import ThreadpoolController
 
 from fiftyone_cam.core.explain import BatchRunner, Prepared, prepare, wait_for_prepared
 from fiftyone_cam.core.limits import limits
-from fiftyone_cam.core.names import COMPILING_PAYS
+from fiftyone_cam.core.names import COMPILING_PAYS, LOADING_PAYS
 from fiftyone_cam.core.results import Failure, Item, Outcome
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.core.workers import Task, Workers, default_count
@@ -88,7 +88,11 @@ def explain_all(
             yield from next_results()
             finished += 1
             left = timing.forward / timing.images * (len(items) - timing.images)
-            if finished == _BATCHES_BEFORE and left > COMPILING_PAYS and streams.on_cpu:
+            if not streams.on_cpu or explainer.network.compiled:
+                continue
+            if finished == 1 and left > LOADING_PAYS:
+                streams.compile(batch, trace=False)
+            elif finished == _BATCHES_BEFORE and left > COMPILING_PAYS:
                 while streams.busy:  # nothing else may run meanwhile
                     yield from next_results()
                 compiling = time.perf_counter()
@@ -166,9 +170,9 @@ class _Streams(Generic[_R]):
         ends = [task.since + task.seconds for task in self._tasks]
         return max(0.0, time.monotonic() - max(began, self._last, *ends))
 
-    def compile(self, batch: Sequence[Prepared]) -> None:
+    def compile(self, batch: Sequence[Prepared], *, trace: bool = True) -> None:
         with self._limit():  # the number of threads is compiled in
-            self._explainer.compile(batch)
+            self._explainer.compile(batch, trace=trace)
 
     def _limit(self) -> Any:
         """A stream's threads for the calling thread, until the context is left."""

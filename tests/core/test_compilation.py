@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -118,3 +119,73 @@ def test_what_cannot_be_compiled_runs_as_it_is(network, monkeypatch, caplog):
         assert not network.compile(batch)
         for found, wanted in zip(network.forward(batch), expected, strict=True):
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+# what an earlier run compiled
+
+
+@pytest.fixture()
+def kept(tmp_path, monkeypatch):
+    """The folder of what was compiled, with one network in it; nothing can be traced from now on."""
+    monkeypatch.setenv("FIFTYONE_CAM_CACHE", str(tmp_path))
+    assert made("small_gap_net", 32).compile(pictures(8, 32))
+    monkeypatch.setattr(compilation, "make_fx", None)
+    return tmp_path / "compiled"
+
+
+def in_a_thread(call):
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(call).result()
+
+
+def test_the_next_run_of_the_same_network_begins_compiled_in_any_thread(kept):
+    batch = pictures(8, 32)
+    network = made("small_gap_net", 32)
+    with network.evaluating():
+        expected = network.forward(batch)
+        assert in_a_thread(lambda: network.compile(batch))
+        assert network.compiled
+        for found, wanted in zip(network.forward(batch), expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        assert not network.load_compiled(pictures(3, 32)), "another shape of batches"
+    with torch.no_grad():
+        other = made("small_gap_net", 32)
+        next(other.module.parameters()).mul_(1.001)
+    assert not other.load_compiled(batch), "other weights"
+    assert len(list(kept.iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", ["broken", "another network"])
+def test_a_file_that_is_not_that_network_is_deleted(kept, monkeypatch, content):
+    [file] = kept.iterdir()
+    if content == "another network":
+        monkeypatch.undo()
+        monkeypatch.setenv("FIFTYONE_CAM_CACHE", str(kept.parent / "other"))
+        other = made("small_gap_net", 32)
+        with torch.no_grad():
+            next(other.module.parameters()).mul_(1.5)
+        assert other.compile(pictures(8, 32))
+        [file_of_other] = (kept.parent / "other" / "compiled").iterdir()
+        file.write_bytes(file_of_other.read_bytes())
+        monkeypatch.setenv("FIFTYONE_CAM_CACHE", str(kept.parent))
+    else:
+        file.write_bytes(b"no model")
+    network = made("small_gap_net", 32)
+    assert not network.load_compiled(pictures(8, 32))
+    assert not file.exists()
+    with network.evaluating():
+        network.forward(pictures(8, 32))
+
+
+def test_the_folder_does_not_grow_for_ever(kept, monkeypatch):
+    """The one that was used last stays."""
+    for i in range(12):
+        (kept / f"{i}.onnx").write_bytes(b"old")
+        os.utime(kept / f"{i}.onnx", (i, i))
+    monkeypatch.undo()
+    monkeypatch.setenv("FIFTYONE_CAM_CACHE", str(kept.parent))
+    network = made("small_gap_net", 32)
+    assert network.compile(pictures(7, 32))
+    assert len(list(kept.iterdir())) == 8
+    assert network.load_compiled(pictures(7, 32))
+    assert network.load_compiled(pictures(8, 32))
