@@ -87,15 +87,31 @@ def measured(workload: Workload, names: list[str], rounds: int) -> dict[str, Any
         except Exception as error:  # a peer that cannot run on this network
             print(f"  {name}: {type(error).__name__}: {error}")
     found: dict[str, list[float]] = {name: [] for name in timed}
+    cpu: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(rounds + 1):
         order = list(timed)[turn % len(timed) :] + list(timed)[: turn % len(timed)]
         for name in order:
+            began = _cpu_seconds()
             rate = len(workload.paths) / timed[name]()
             if turn:  # the first round warms up
                 found[name].append(rate)
+                cpu[name].append(1000 * (_cpu_seconds() - began) / len(workload.paths))
     for name, rates in found.items():
-        print(f"  {name:<30} {statistics.median(rates):9.1f} images/s  ({min(rates):.1f} to {max(rates):.1f})")
-    return {"name": workload.name, "bound_by": workload.bound_by, "images": len(workload.paths), "rates": found}
+        spent = f"{statistics.median(cpu[name]):.2f} ms of CPU an image"
+        print(f"  {name:<30} {statistics.median(rates):9.1f} images/s  ({min(rates):.1f} to {max(rates):.1f}), {spent}")
+    return {
+        "name": workload.name,
+        "bound_by": workload.bound_by,
+        "images": len(workload.paths),
+        "rates": found,
+        "cpu": cpu,
+    }
+
+
+def _cpu_seconds() -> float:
+    """Of this process and its children, but not of the database's: other work on the machine hardly changes it."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def ratios(workload: dict[str, Any]) -> dict[str, float]:
@@ -138,6 +154,18 @@ def table(results: dict[str, Any]) -> str:
     for name in dict.fromkeys(name for found in all_ratios for name in found):
         cells = [f"**{found[name]:.2f}**" if name in found else "–" for found in all_ratios]
         lines.append(f"| *compute_cam {name}* | " + " | ".join(cells) + " |")
+    spent = [w for w in results["workloads"].values() if w.get("cpu")]
+    if spent:
+        lines += [
+            "",
+            "Milliseconds of CPU an image, with making and deleting the dataset, without MongoDB's own:",
+            "",
+        ]
+        lines += ["| | " + " | ".join(f"{w['name']} ({w['images']:,})" for w in spent) + " |"]
+        lines += ["|---|" + "---|" * len(spent)]
+        for name in (n for n in CONTENDERS if any(w["cpu"].get(n) for w in spent)):
+            cells = [f"{statistics.median(w['cpu'][name]):,.2f}" if w["cpu"].get(name) else "–" for w in spent]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if "growth" in results:
         lines += [
             "",

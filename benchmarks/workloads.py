@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import fiftyone as fo
 import torch
+from torch import nn
 
 import fiftyone_cam as focam
 from fiftyone_cam.core.image import read_image
@@ -54,6 +55,26 @@ def cifar_resnet20() -> focam.Classifier:
         arch="cifar_resnet20",
         preprocessing=focam.Preprocessing(),
     )
+
+
+class OneConvolution(nn.Module):
+    """A network that costs next to nothing: what it is fed with, and what becomes of its maps, is all that counts."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 32, 32, stride=32)
+        self.fc = nn.Linear(32, classes)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(self.features(pixels).relu().mean((2, 3)))
+        return logits
+
+
+def one_convolution() -> focam.Classifier:
+    torch.manual_seed(0)
+    steps = (focam.Resize(short=256), focam.CenterCrop((224, 224)))
+    names = [f"class {i}" for i in range(1000)]
+    return focam.load_classifier(OneConvolution(1000), names, preprocessing=focam.Preprocessing(steps))
 
 
 def photos(folder: str, count: int) -> list[str]:
@@ -115,6 +136,9 @@ WORKLOADS: dict[str, Callable[[float], Workload]] = {
     ),
     "cifar": lambda part: Workload(
         "CIFAR-10 ResNet-20, small images", "overhead", small_images(round(10_000 * part)), cifar_resnet20(), 256
+    ),
+    "ceiling": lambda part: Workload(
+        "one convolution, photos", "overhead", photos("ilsvrc_val_800", round(4000 * part)), one_convolution(), 64
     ),
     "large": lambda part: Workload(
         "ResNet-18, 12 megapixels", "decode", large_photos(round(200 * part)), resnet18(), 32
