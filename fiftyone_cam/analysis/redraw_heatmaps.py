@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from numpy.typing import NDArray
-
 from fiftyone_cam.core.boxes import as_box
-from fiftyone_cam.core.display import LONG_SIDE, THRESHOLD, display_size, lay_out
+from fiftyone_cam.core.display import THRESHOLD, display_size, lay_out
 from fiftyone_cam.core.errors import CamError, FieldError
 from fiftyone_cam.core.names import CONTRAST, EXPLAINED, HEATMAP
 from fiftyone_cam.dataset import bulk
@@ -95,23 +93,17 @@ def heatmap_fields(run: CamRun) -> list[str]:
 
 def _redrawn(document: Mapping[str, Any], run: CamRun, path: str, threshold: float) -> dict[str, Any]:
     """The document of a heatmap with another drawing in it; whatever else it holds stays."""
-    holder = document.get("cam", document)  # the first versions did not nest
+    holder = document.get("cam", document)  # the first versions did not nest it
     cam = {name: holder[name] for name in CAM}
     contrast = run.fields[path] == CONTRAST
     grid = bulk.array(cam["grid"])
     before = bulk.array(document["map"])
     assert grid is not None
     assert before is not None
-    evidence = lay_out(grid, as_box(cam["box"]), as_box(cam["seen"]), *_size(before))
+    first = holder is document  # which drew smaller maps
+    size = display_size(*before.shape[:2]) if first else before.shape[:2]
+    evidence = lay_out(grid, as_box(cam["box"]), as_box(cam["seen"]), *size)
     scale = run.record.contrast_scale if contrast else run.record.scale
     drawing = packed_drawing(drawn_values(evidence, scale, threshold, both_signs=contrast))
     rest = {name: value for name, value in document.items() if name not in CAM}
     return {**rest, **drawing, "cam": nested_cam(cam)}
-
-
-def _size(before: NDArray[Any]) -> tuple[int, int]:
-    """The size that there is, or the one that is drawn now, where the first versions drew a smaller one."""
-    height, width = before.shape[:2]
-    if max(before.shape) in (LONG_SIDE, LONG_SIDE // 2):
-        return height, width
-    return display_size(height, width)
