@@ -39,7 +39,8 @@ test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -q --durations=15 -m "browser and not slow" $(ARGS) || [ $$? = 5 ]
 
 test-slow: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -q --durations=15 -m slow $(ARGS)
+	@$(BIN)/python -m pytest -q --durations=15 -n $(WORKERS) --dist loadfile -m "slow and not browser" $(ARGS) || [ $$? = 5 ]
+	@$(BIN)/python -m pytest -q --durations=15 -m "slow and browser" $(ARGS) || [ $$? = 5 ]
 
 soak: $(VENV)/.installed-dev
 	@FIFTYONE_CAM_SOAK=$(or $(SAMPLES),50000) $(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/faults/test_soak.py

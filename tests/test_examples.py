@@ -47,6 +47,7 @@ def test_the_page_tells_of_every_example_and_shows_pictures_that_exist():
         assert (EXAMPLES / picture).is_file(), picture
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("[!_]*.py")))
 def test_an_example_shows_its_options(script):
     process = subprocess.run([sys.executable, str(EXAMPLES / script), "--help"], capture_output=True, text=True)
@@ -80,6 +81,7 @@ def test_what_a_fresh_clone_has_is_enough_for_a_quick_try(script, tmp_path):
     assert max(found) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["cats_and_dogs.py", "checkpoint_from_elsewhere.py"])
 def test_what_is_missing_is_said_in_one_line(script):
     process = subprocess.run([sys.executable, EXAMPLES / script, "--headless"], capture_output=True, text=True)

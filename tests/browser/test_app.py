@@ -191,6 +191,7 @@ def test_stop_keeps_what_was_computed_and_the_next_run_goes_on(app: AppPage, pho
     many.delete()
 
 
+@pytest.mark.slow
 def test_the_first_results_are_seen_long_before_the_last(app: AppPage, photos: list[tuple[Path, str]]) -> None:
     many = fo.Dataset("more", persistent=True, overwrite=True)
     many.add_samples(fo.Sample(filepath=str(path)) for path, _ in photos * 100)
@@ -234,6 +235,7 @@ def test_what_cannot_match_is_said_before_it_runs(app: AppPage, computed: fo.Dat
     pets.delete()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_computed_leads_back_to_the_form_as_it_was(
     app: AppPage, computed: fo.Dataset, tmp_path: Path
 ) -> None:
@@ -256,6 +258,7 @@ def test_what_cannot_be_computed_leads_back_to_the_form_as_it_was(
     app.prompt.get_by_role("button", name="Cancel").click()
 
 
+@pytest.mark.slow
 def test_what_a_person_ticked_stays_and_heatmaps_take_turns(app: AppPage, computed: fo.Dataset) -> None:
     app.open(computed)
     app.show("ground_truth", False)
@@ -282,6 +285,7 @@ def test_what_a_person_ticked_stays_and_heatmaps_take_turns(app: AppPage, comput
     app.show("ground_truth")
 
 
+@pytest.mark.slow
 def test_any_class_is_explained_in_the_modal(app: AppPage, computed: fo.Dataset) -> None:
     app.open(computed)
     app.lookers.first.click()

@@ -13,6 +13,8 @@ import fiftyone_cam as focam
 from tests.browser.page import AppPage
 from tests.helpers import audited_dataset as known
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def audited(photos: list[tuple[Path, str]]) -> Iterator[fo.Dataset]:
@@ -156,7 +158,6 @@ def test_a_narrow_window_cuts_nothing_off(app: AppPage, panel: Locator) -> None:
         app.page.set_viewport_size({"width": 1480, "height": 860})
 
 
-@pytest.mark.slow
 def test_a_mean_map_sets_the_view(audited: fo.Dataset, app: AppPage, panel: Locator) -> None:
     panel.get_by_role("button", name="Show the mean map").click()
     expect(panel.get_by_text("Where the evidence is, on the mean")).to_be_visible()

@@ -12,6 +12,8 @@ import fiftyone_cam as focam
 from tests.browser.page import AppPage
 from tests.helpers.networks import NAMES, small_checkpoint, write_photos
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fo.Dataset]:
@@ -71,7 +73,6 @@ def test_concepts_are_found_named_and_shown(computed: fo.Dataset, app: AppPage) 
     counts(app, "24 samples")
 
 
-@pytest.mark.slow
 def test_concepts_are_left_out_seen_as_patches_and_on_their_map(computed: fo.Dataset, app: AppPage) -> None:
     app.open(computed)
     panel = app.page.locator('[data-cy="panel-content-cam_concepts"]')

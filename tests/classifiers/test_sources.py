@@ -101,6 +101,7 @@ def test_a_zoo_model_gives_the_predictions_that_fiftyone_gives(tmp_path):
         assert ours.confidence == pytest.approx(theirs.confidence, abs=0.01)
 
 
+@pytest.mark.slow
 def test_timm_is_fed_as_its_own_transforms_feed_it(rng):
     timm = pytest.importorskip("timm")
     for name in ("resnet10t", "tf_efficientnet_lite0", "swin_tiny_patch4_window7_224"):

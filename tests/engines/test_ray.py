@@ -29,6 +29,7 @@ def test_the_engine_is_imported_without_ray_and_without_fiftyone():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
 
 
+@pytest.mark.slow
 def test_actors_need_no_more_than_the_documentation_installs_for_them():
     [line] = re.findall(r'pip install ("ray\[data\]==.*threadpoolctl)', (ROOT / "docs/many_machines.md").read_text())
     installed, todo = set(), [Requirement(each) for each in shlex.split(line)]

@@ -119,6 +119,7 @@ print(json.dumps({"names": names, "torch": [m for m in ("torch", "torchvision", 
     assert answer["torch"] == []
 
 
+@pytest.mark.slow
 def test_what_computing_needs_is_imported_beside_the_form() -> None:
     """A form that was opened spares its reader the import, which without it is what waits longest after the button."""
     code = """

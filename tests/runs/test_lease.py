@@ -52,6 +52,7 @@ def test_what_another_process_holds_is_refused_and_free_when_it_leaves(dataset: 
     lease.leave(mine, status="complete")
 
 
+@pytest.mark.slow
 def test_of_two_who_saw_it_free_one_has_it(dataset: fo.Dataset, other: Servant) -> None:
     mine = now(dataset)
     other("lease.take(run)")
@@ -117,6 +118,7 @@ def test_of_threads_of_one_process_one_has_it(dataset: fo.Dataset) -> None:
     assert now(dataset).status == "complete"
 
 
+@pytest.mark.slow
 def test_one_whose_run_was_deleted_learns_of_it(dataset: fo.Dataset, other: Servant) -> None:
     lease.take(mine := now(dataset))
     other("dataset.delete_run('cam')")  # by FiftyOne, which knows of no lease

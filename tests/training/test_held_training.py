@@ -61,6 +61,7 @@ def test_a_second_one_is_refused_and_goes_on_when_the_first_is_killed(stripes: f
     assert all(bool((one[name] == other[name]).all()) for name in one)
 
 
+@pytest.mark.slow
 def test_two_at_once_under_one_key_one_trains_and_the_other_is_refused(stripes: fo.Dataset, tmp_path: Path) -> None:
     children = [TrainingChild(stripes, tmp_path / "out", pause=0.1, **QUICK) for _ in range(2)]
     for child in children:
@@ -75,6 +76,7 @@ def test_two_at_once_under_one_key_one_trains_and_the_other_is_refused(stripes: 
     assert (training.status, len(training.history)) == ("complete", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_ends_it_and_the_record_says_so(stripes: fo.Dataset, tmp_path: Path, number: signal.Signals) -> None:
     child = TrainingChild(stripes, tmp_path / "out", hold=2, **QUICK).go()

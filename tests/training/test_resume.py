@@ -21,6 +21,7 @@ from fiftyone_cam.training.train_classifier import train_classifier
 from tests.helpers.trainings import QUICK, details, quick, same, weights
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_an_epoch_it_ends_as_if_unbroken(stripes, tmp_path):
     script = f"""
 import os, signal
