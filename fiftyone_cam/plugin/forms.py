@@ -28,6 +28,11 @@ def icon(name: str) -> dict[str, str]:
     return {"dark_icon": f"{ASSETS}/{name}-dark.svg", "light_icon": f"{ASSETS}/{name}-light.svg"}
 
 
+PANEL_ICONS = {"audit": "fact_check", "concepts": "bubble_chart", "why": "help_outline"}
+"""Of the panels' tabs, by Material's names: FiftyOne 1.22 draws a plugin's own files for operators and buttons, and not
+there, since its panels do not tell which plugin they are of."""
+
+
 def button(place: types.Places, label: str, name: str) -> types.Placement:
     """A button that opens an operator's form."""
     paths = icon(name)

@@ -21,6 +21,7 @@ from fiftyone_cam.plugin.source_forms import HUB, SOURCES, is_file
 
 if TYPE_CHECKING:
     from fiftyone_cam.classifiers.classifier import Classifier
+    from fiftyone_cam.runs.cam_run import CamRun
     from fiftyone_cam.runs.record import CamRecord
 
 LOADING = ("classes", "arch", "weights", "input_size", "whole_picture")
@@ -63,6 +64,32 @@ def draw_classifier(
     labels = {source: SOURCES[source].field}
     labels |= {"arch": "Architecture", "classes": "Class names"} if SOURCES[source].needs_classes else {}
     forms.ask_for(inputs, {label: holds.get(name) for name, label in labels.items()})
+
+
+def draw_classifier_of(inputs: types.Object, run: CamRun, params: Mapping[str, Any]) -> None:
+    """The classifier that a run was made with: named where the record tells, and asked for where it does not."""
+    model = run.record.classifier.model
+    if not params.get("classifier") and of_record(run.record) is not None:
+        forms.notice(inputs, "with", f"With {model}, which run {run.key} was made with")
+        return
+    inputs.str(
+        "classifier",
+        label="Classifier",
+        description=f"The record of run {run.key} does not say where {model} was loaded from: a name, a checkpoint "
+        "folder, or a file",
+    )
+    forms.ask_for(inputs, {"Classifier": params.get("classifier")})
+
+
+def arguments_for(run: CamRun, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The classifier of :func:`draw_classifier_of`, as an operator's arguments: what names it, and what loads it.
+
+    >>> arguments_for(run, {})
+    {'classifier': 'efficientnet_lite0', 'classes': ['tench', …]}
+    """
+    named = params.get("classifier")
+    source, loading = (named, {"classes": run.classes}) if named else of_record(run.record) or ("", {})
+    return {"classifier": source, **loading}
 
 
 def chosen_source(params: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
 from fiftyone_cam.plugin.operators.export_overlays import ExportOverlays
 from fiftyone_cam.plugin.operators.find_concepts import FindConcepts
 from fiftyone_cam.plugin.operators.localize_from_cam import LocalizeFromCam
+from fiftyone_cam.plugin.operators.mend import Mend
 from fiftyone_cam.plugin.operators.name_concept import NameConcept
 from fiftyone_cam.plugin.operators.redraw_heatmaps import RedrawHeatmaps
 from fiftyone_cam.plugin.operators.restore_colors import RestoreColors
@@ -32,6 +33,7 @@ OPERATORS = [
     FindConcepts,
     NameConcept,
     WhatIf,
+    Mend,
     ShowBoxes,
     ShowEmbeddings,
     CompareCamRuns,

@@ -148,7 +148,12 @@ def test_every_operator_answers_whoever_gives_it_the_least(
         "delete_cam_run": {"key": "cam"},
     }
     listed = {operator().config for operator in OPERATORS if not issubclass(operator, foo.Panel)}
-    elsewhere = {"find_concepts", "name_concept", "what_if"}  # in test_concept_operators.py
+    elsewhere = {
+        "find_concepts",
+        "name_concept",
+        "what_if",
+        "mend",
+    }  # in test_concept_operators.py, test_mend_operator.py
     assert set(least) | elsewhere == {config.name for config in listed if not config.unlisted}
     answers = {}
     for name, params in least.items():
@@ -181,7 +186,7 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
 ) -> None:
     """Scheduled and then executed, it leaves on the dataset what the call at once leaves, and its record answers."""
     small = tmp_path / "small"
-    if operator.operator in ("find_concepts", "what_if"):
+    if operator.operator in ("find_concepts", "what_if", "mend"):
         small_checkpoint(small)
         focam.compute_cam(computed, small, "third", ground_truth="ground_truth", progress=False)
         focam.find_concepts(computed, "third", small, count=3, progress=False)
@@ -192,6 +197,7 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
         "score_attention": ("second", "things"),
         "find_concepts": ("third", small),
         "what_if": ("third",),
+        "mend": ("third", str(small)),
         "show_embeddings": ("there", str(checkpoint)),
         "compare_cam_runs": ("first", "second"),
         "export_overlays": ("second", tmp_path / "out"),
@@ -203,6 +209,13 @@ def test_what_can_be_scheduled_takes_delegate_and_a_target(
         "train_gap_classifier": short,
         "score_attention": {"object_labels": ["thing"]},
         "what_if": {"without": ["concept 1"]},
+        "mend": {
+            "remove": ["concept 1"],
+            "directions": 1,
+            "strength": 1.0,
+            "into": "m",
+            "out_dir": str(tmp_path / "out"),
+        },
     }.get(operator.operator, {})
     if operator.operator == "show_embeddings":
         focam.compute_cam(computed, checkpoint, key="there", progress=False)

@@ -184,9 +184,9 @@ class CamOperator(foo.Operator, Generic[Result]):
     def _leave_form(self, ctx: Any) -> Iterator[Any]:
         """Close the form, which lies over the App as long as what it began, and begin it again without one."""
         work.announce()
-        yield ctx.trigger(self.uri, {**self._filled(ctx), ALONE: True})
+        yield ctx.trigger(self.uri, {**self.filled(ctx), ALONE: True})
 
-    def _filled(self, ctx: Any) -> dict[str, Any]:
+    def filled(self, ctx: Any) -> dict[str, Any]:
         """The form's fields as they are now."""
         target = ctx.request_params.get("view_target")
         params = {name: value for name, value in ctx.params.items() if name != ALONE}
@@ -196,7 +196,7 @@ class CamOperator(foo.Operator, Generic[Result]):
         shown = ctx.active_fields
         if shown and not ctx.current_sample:  # an open sample has fields of its own
             app_config.keep_visible(ctx.dataset, shown)
-        retry = work.form_button("Back to the form", self.operator, self._filled(ctx))
+        retry = work.form_button("Back to the form", self.operator, self.filled(ctx))
         note = KEEP_OPEN if self.beside else ""
         first = partial(_when_open, ctx, partial(self.first, ctx))
         result = yield from work.run(ctx, partial(self._begin, ctx), self.preparing, first, note, retry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
@@ -11,7 +10,6 @@ from fiftyone.operators import types
 
 from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, model_sources, work
-from fiftyone_cam.plugin.crops import data_url
 from fiftyone_cam.plugin.operators.base import CamOperator, show_written
 from fiftyone_cam.plugin.operators.restore_colors import recolor
 from fiftyone_cam.runs import catalog
@@ -23,9 +21,6 @@ MOST = 1000
 """Class names that a form lists; further ones can be typed."""
 
 _SHORT_LIST = {"autocomplete": {"ListboxProps": {"style": {"maxHeight": 110}}}}
-
-SIDE = 560
-"""Pixels of the picture's longer side."""
 
 
 class ExplainSample(CamOperator[fo.Heatmap]):
@@ -112,6 +107,8 @@ class ExplainSample(CamOperator[fo.Heatmap]):
             f"{result.logit - bias:+,.2f} from the image, {bias:+,.2f} from the bias. The map is in the "
             f"field {escape_markdown(run.field('explained'))}: tick it beside the grid to see it there."
         )
+        from fiftyone_cam.plugin.map_pictures import picture
+
         outputs = types.Object()
         outputs.str("picture", view=types.ImageView(alt=f"What speaks for {result.label}"))
         outputs.str("words", view=types.MarkdownView())
@@ -130,31 +127,6 @@ class ExplainSample(CamOperator[fo.Heatmap]):
 
     def _run(self, ctx: Any) -> CamRun:
         return catalog.load_run(ctx.dataset, ctx.params["key"])
-
-
-def picture(run: CamRun, heat: fo.Heatmap, filepath: str) -> str:
-    """The photo with a heatmap on it, as a data URL."""
-    import cv2
-
-    from fiftyone_cam.core.image import read_image
-    from fiftyone_cam.core.limits import limits
-    from fiftyone_cam.core.overlay import blend
-    from fiftyone_cam.core.workers import Workers
-    from fiftyone_cam.runs.heatmaps import signed_map
-
-    with Workers(1, seconds=limits().seconds, name="cam-decode") as workers:
-        # no run of read= comes here: its classifier can be loaded from Python only
-        full = run.record.classifier.preprocessing.get("full")
-        full = tuple(full) if isinstance(full, list) else full
-        whole = workers.result(workers.submit(partial(read_image, full=full), filepath))
-    height, width = whole.shape[:2]
-    shrink = min(1.0, SIDE / max(height, width))
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    photo = cv2.resize(whole, size, interpolation=cv2.INTER_AREA).astype(whole.dtype)
-    evidence = signed_map(heat, photo.shape[:2])
-    scale = run.record.scale or float(evidence.max())
-    picture = blend(photo, evidence, heat.cam.seen, scale, threshold=run.record.threshold)
-    return data_url(picture, quality=95)
 
 
 def _sample_id(ctx: Any) -> str | None:

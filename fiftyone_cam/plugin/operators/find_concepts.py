@@ -45,17 +45,7 @@ class FindConcepts(CamOperator["ConceptReport"]):
         run = forms.existing_run(inputs, ctx.dataset, ctx.params, forms.count_maps)
         if run is None:
             return
-        model = run.record.classifier.model
-        if ctx.params.get("classifier") or model_sources.of_record(run.record) is None:
-            inputs.str(
-                "classifier",
-                label="Classifier",
-                description=f"The record of run {run.key} does not say where {model} was loaded from: a name, a "
-                "checkpoint folder, or a file",
-            )
-            forms.ask_for(inputs, {"Classifier": ctx.params.get("classifier")})
-        else:
-            forms.notice(inputs, "with", f"With {model}, which run {run.key} was made with")
+        model_sources.draw_classifier_of(inputs, run, ctx.params)
         _ground_truth(inputs, ctx, run)
         inputs.view_target(ctx, action_description="Find concepts in", require_flat=True)
         inputs.bool(
@@ -77,14 +67,9 @@ class FindConcepts(CamOperator["ConceptReport"]):
     def arguments(self, ctx: Any) -> dict[str, Any]:
         params = ctx.params
         run = catalog.load_run(ctx.dataset, params["key"])
-        named = params.get("classifier")
-        source, loading = (
-            (named, {"classes": run.classes}) if named else model_sources.of_record(run.record) or ("", {})
-        )
         return {
             "key": run.key,
-            "classifier": source,
-            **loading,
+            **model_sources.arguments_for(run, params),
             "ground_truth": params.get("ground_truth") or None,
             "class_map": parse(params.get("class_map")),
             "count": params.get("count") or None,

@@ -47,7 +47,7 @@ class AuditPanel(foo.Panel):
             surfaces="grid",
             category=Categories.ANALYZE,
             help_markdown=HELP,
-            **forms.icon("audit"),
+            icon=forms.PANEL_ICONS["audit"],
         )
 
     # events
@@ -128,6 +128,12 @@ class AuditPanel(foo.Panel):
 
     def open_concepts(self, ctx: Any) -> None:
         ctx.ops.open_panel("cam_concepts")
+
+    def mend(self, ctx: Any) -> None:
+        """Train the last layer anew, balanced over verdicts."""
+        key = ctx.panel.state.key
+        params = {"key": key, "how": "retrain", "groups": [f"{key}_verdict"]}
+        ctx.prompt(operator_uri("mend"), params=params)
 
     def toggle_maps(self, ctx: Any) -> None:
         ctx.panel.state.maps = not ctx.panel.state.maps

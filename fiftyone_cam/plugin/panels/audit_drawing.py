@@ -109,6 +109,7 @@ def _tiles(on: foo.Panel, panel: types.Object, state: Any, body: dict[str, Any])
             variant="outlined",
             componentsProps=_quiet(),
         )
+    panel.btn("mend", label="Mend this…", on_click=on.mend, variant="outlined", componentsProps=_quiet())
 
 
 def _table(on: foo.Panel, panel: types.Object, state: Any, body: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ class ConceptsPanel(foo.Panel):
             surfaces="grid",
             category=Categories.ANALYZE,
             help_markdown=HELP,
-            **forms.icon("concepts"),
+            icon=forms.PANEL_ICONS["concepts"],
         )
 
     # events
@@ -125,6 +125,12 @@ class ConceptsPanel(foo.Panel):
     def what_if(self, ctx: Any) -> None:
         params = {"key": ctx.panel.state.key, "without": [ctx.params["concept"]]}
         ctx.prompt(operator_uri("what_if"), params=params)
+
+    def mend(self, ctx: Any) -> None:
+        """Take a concept out of the head; where nobody knows what that does, balance over it."""
+        name, removable = ctx.params["concept"], ctx.panel.state.body["removable"]
+        how = {"how": "edit", "remove": [name]} if removable else {"how": "retrain", "groups": [name]}
+        ctx.prompt(operator_uri("mend"), params={"key": ctx.panel.state.key, **how})
 
     def rename(self, ctx: Any) -> None:
         params = {"key": ctx.panel.state.key, "concept": ctx.params["concept"]}

@@ -183,6 +183,7 @@ def _row(on: foo.Panel, panel: types.Object, state: Any, i: int, row: dict[str, 
         entries.append(("what_if", "What if", on.what_if, "What would be predicted without it"))
     if state.body["map"]:
         entries.append(("embeddings", "Embeddings", on.embeddings, "Its places on the map of all concepts"))
+    entries.append(("mend", "Mend this…", on.mend, "A classifier without it: first what that would change"))
     entries.append(("rename", "Rename", on.rename, "A word for what it shows"))
     for key, label, method, title in entries:
         buttons.btn(key, label=label, on_click=method, params=params, title=title, **_small())

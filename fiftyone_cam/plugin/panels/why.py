@@ -37,7 +37,7 @@ class WhyPanel(foo.Panel):
             surfaces="modal",
             category=Categories.ANALYZE,
             help_markdown=HELP,
-            **forms.icon("explain"),
+            icon=forms.PANEL_ICONS["why"],
         )
 
     # events
