@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
@@ -126,6 +128,7 @@ class SmallViT(TinyViT):
 NETWORKS = {"ConvNeXt-like": SmallConvNeXt, "MLP head": SmallMobileNet, "ViT-like": SmallViT}
 
 
+@cache
 def trained(network: str, task: str, seed: int) -> nn.Module:
     """A network that has learnt a task: a second or some twenty."""
     torch.manual_seed(seed)

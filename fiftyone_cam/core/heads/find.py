@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -58,6 +59,7 @@ def find_head(module: nn.Module, example: Tensor) -> Head:
         example = torch.cat([example, example.flip(-1), example.flip(-2)])[:3]
     tape, end, logits_at = _probed(module, example)
     reasons: list[str] = []
+    unfollowed: int | None = None
     for node in _candidates(tape, end):
         try:
             return _head_at(module, example, tape, node, end, logits_at)
@@ -65,8 +67,13 @@ def find_head(module: nn.Module, example: Tensor) -> Head:
             if not reasons and not isinstance(error, _NotHereError):
                 raise
             reasons.append(str(error))  # the first is of what lies nearest to the logits
-            if not isinstance(error, _NotHereError):
+            if isinstance(error, _UnfollowedError):
+                unfollowed = node
+            if isinstance(error, _NeverFollowedError) or not isinstance(error, _NotHereError):
                 break
+    for node in () if unfollowed is None else _before_tokens(tape, end, unfollowed):
+        with suppress(HeadError):
+            return _head_at(module, example, tape, node, end, logits_at)
     if _single_cell(tape, end):
         raise HeadError(
             f"the feature maps have a single cell for an input of {example.shape[2]}x{example.shape[3]}: there is no "
@@ -81,6 +88,14 @@ def find_head(module: nn.Module, example: Tensor) -> Head:
 
 class _NotHereError(HeadError):
     """These are not the feature maps; earlier ones may be."""
+
+
+class _UnfollowedError(_NotHereError):
+    """A token without a place that is not followed: all that comes after the patches may still be frozen."""
+
+
+class _NeverFollowedError(_UnfollowedError):
+    """Nor would it be from an earlier tensor on, which would be misread."""
 
 
 def _probed(module: nn.Module, example: Tensor) -> tuple[Tape, int, LogitsAt]:
@@ -133,6 +148,21 @@ def _candidates(tape: Tape, end: int) -> Iterator[int]:
                     return
 
 
+def _before_tokens(tape: Tape, end: int, tokens: int) -> list[int]:
+    """Nodes of the patches alone, before the token that gave a tensor its shape joined them; rows and columns first."""
+    nodes = cuts(tape, end)
+    joined = next(i for i, node in enumerate(nodes) if tape.shapes[node] == tape.shapes[tokens])
+    found: list[int] = []
+    for node in reversed(nodes[:joined]):
+        shape = tape.shapes[node]
+        if len(shape) not in (3, 4) or _positions(shape) < 2 or shape[0] != tape.shapes[0][0]:
+            break
+        if found and math.prod(shape) != math.prod(tape.shapes[found[0]]):
+            break
+        found.append(node)
+    return sorted(found, key=lambda node: len(tape.shapes[node]) != 4)[:_MOST_CANDIDATES]
+
+
 def _looks_around(tape: Tape, index: int) -> bool:
     """Whether a step is a convolution of neighbours, which belongs to the network and not to its tail."""
     step = tape.steps[index]
@@ -178,7 +208,7 @@ def _head_at(module: nn.Module, example: Tensor, probe: Tape, node: int, probe_e
         if tap.prefix and tap.layout == "NLC":
             reads, reads_patches = _reads(tape, logits, end, tap.prefix)
             if reads and first == node:
-                raise _NotHereError("a class token that is not followed further back")
+                raise _UnfollowedError("a class token that is not followed further back")
             if reads:
                 return _class_token(module, example, replace(where, layout="NLC"), tap, logits_at, steps, reads_patches)
     frozen = Frozen(tape, pooled or 0, end, torch.float64)
@@ -224,13 +254,13 @@ def _class_token(
     last = next(n for n, place in tape.places.items() if place == replace(tap, layout="", prefix=0))
     blocks = sum(attends(tape.steps[i]) for i in stream_path(tape.steps, last))
     if not blocks:
-        raise _NotHereError("a class token that is not followed further back")
+        raise _UnfollowedError("a class token that is not followed further back")
     try:
         agrees = stream_agrees(tape, last, tap.prefix, tape.values[last])
     except (RuntimeError, KeyError, IndexError, TypeError) as error:
-        raise HeadError(f"the class token cannot be followed alone: {str(error).splitlines()[0]}") from error
+        raise _NeverFollowedError(f"the class token cannot be followed alone: {str(error).splitlines()[0]}") from error
     if not agrees:
-        raise HeadError("the class token, followed alone, ends elsewhere")
+        raise _NeverFollowedError("the class token, followed alone, ends elsewhere")
     width = tape.shapes[0][2]
     head = ClassTokenHead(tap, logits_at, width, logits.shape[1], steps, 0.0, first, last, reads_patches, blocks)
     return certified(module, example, head)
@@ -260,7 +290,7 @@ def _placed(module: nn.Module, example: Tensor, taps: list[Tap]) -> Tap:
     misfits = [answer.misfit(tap) for tap in taps]
     turned = [answer.turned(tap).misfit(tap) for tap in taps if tap.prefix and len(taps) > 1]
     if turned and min(turned) < min(misfits):
-        raise HeadError("the tokens without a place come last: expected them before those of the grid")
+        raise _NeverFollowedError("the tokens without a place come last: expected them before those of the grid")
     if not misfits or not math.isfinite(min(misfits)):
         raise _NotHereError("the positions do not follow what is put at places of the image: they are no grid of it")
     return taps[misfits.index(min(misfits))]
@@ -288,7 +318,7 @@ def _check_frozen(frozen: Frozen, value: Tensor, logits: Tensor, tap: Tap | None
         read = read if tap.layout in ("NHWC", "NLC") else read.movedim(0, -1)
         if read.ndim > 1 and read[..., 0].numel() > 1 and int(read.any(-1).sum()) == 1:
             at = int(read.any(-1).flatten().nonzero()[0]) + 1
-            raise HeadError(
+            raise _NeverFollowedError(
                 f"of {read[..., 0].numel()} positions the logits read number {at} alone, in every image: the last of a "
                 "sequence, or a class token that does not come first; expected a class token before the others"
             )

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import nn
 
-from fiftyone_cam.core.errors import HeadError
 from fiftyone_cam.core.explain import Explainer, Prepared
-from fiftyone_cam.core.heads import REMAINDER, Tap, find_head
+from fiftyone_cam.core.heads import PER_IMAGE, REMAINDER, Tap
 from fiftyone_cam.core.heads.places import readings
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
@@ -166,14 +165,28 @@ class LastAndMean(Last):
         return self.fc(self.last(input).mean(1))
 
 
-@pytest.mark.parametrize(
-    ("kind", "found"),
-    [(Last, "tokens without a place come last"), (LastAndMean, "tokens without a place come last"),
-     (Middle, "of 17 positions the logits read number 8 alone")],
-)  # fmt: skip
-def test_a_class_token_that_does_not_come_first_is_refused(kind, found):
-    with pytest.raises(HeadError, match=found):
-        find_head(vit(kind=kind), torch.randn(2, 3, 32, 32))
+class Coarse(TinyViT):
+    """Keys and values of 2x2 patches each, as CvT's: there are fewer of them than tokens."""
+
+    def attend(self, layer, x):
+        patches = nnf.avg_pool2d(x[:, 1:].mT.unflatten(2, (4, 4)), 2).flatten(2).mT
+        coarse = torch.cat([x[:, :1], patches], 1)
+        return layer(x, coarse, coarse, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("kind", [Last, Middle, LastAndMean, Coarse])
+def test_other_class_tokens_are_frozen_from_the_patches_on(kind):
+    """Whatever joins the patches and is not followed by itself: its tail is linear with its gates frozen, as any is."""
+    module = vit(kind=kind)
+    head, maps, error = identity_error(module, torch.randn(3, 3, 32, 32))
+    assert (head.grade, head.tap.prefix) == (PER_IMAGE, 0)
+    assert error < 1e-5
+    assert maps.shape == (3, CLASSES, 4, 4)
+    assert head.features == 8
+    picture = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        features = head.read(module, picture).features
+        torch.testing.assert_close(features, module.patches(picture))  # where the convolution had them
 
 
 class Rectangular(TinyViT):
