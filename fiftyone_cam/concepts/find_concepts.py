@@ -80,9 +80,9 @@ def find_concepts(
     errors it would put right (repaired), how many hits it would cost (broken). Concepts come in the order of the
     difference, smoothed. The first ones also have a pixel check: their cells are blurred, and the network runs again.
 
-    Runs the network once over the images, and for pixel checks at most 500 times more. It needs, by calculation, less
-    than 3 GB beside the network, however many images there are, and on disk about 35 kB an image for 1,280 features.
-    If it is interrupted, the same call goes on.
+    Runs the network once over the images, and for pixel checks at most 500 times more. It needs about 1.1 GB beside the
+    network, and hardly more with more images (``docs/concepts.md``), and on disk about 35 kB an image for 1,280
+    features. If it is interrupted, the same call goes on.
 
     Writes ``{key}_concepts`` (``fo.Detections``): each connected place of a concept that holds evidence for the
     prediction, at most eight an image, with the concept's name as label, ``confidence`` (its share of the image's
