@@ -121,6 +121,16 @@ def test_checkpoint_from_elsewhere(data):
 
 
 @pytest.mark.slow
+def test_what_errors_are_made_of():
+    text = run("what_errors_are_made_of.py")
+    found = re.findall(r"mends (\d+) and costs (\d+); of the ten pictures .*, (\d+) have a sticker", text)
+    assert [int(stickers) >= 9 for _, _, stickers in found] == [True, True]
+    (mended, cost, _), _ = found
+    assert int(mended) > int(cost)
+    assert f"{mended} errors put right, {cost} hits lost" in text  # what_if counts the same
+
+
+@pytest.mark.slow
 def test_cats_and_dogs(data, tmp_path):
     text = run("cats_and_dogs.py", "--quick", "--out", tmp_path,
                "--data", data / "dogs_vs_cats_train_2000", "--audit", data / "dogs_vs_cats_400")  # fmt: skip
