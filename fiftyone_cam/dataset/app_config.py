@@ -259,9 +259,12 @@ def _rgb(color: str) -> str:
 
 
 def _group(dataset: fo.Dataset, fields: Mapping[str, str]) -> None:
-    """Move fields into the groups of this project; from the App's own groups only, not from one that the user made."""
+    """Move fields into the groups of this project; from FiftyOne's own groups only, not from one that the user made.
+
+    FiftyOne gives an evaluation's field a group of the field's name.
+    """
     config = dataset.app_config
-    usual = {group.name for group in fo.DatasetAppConfig.default_sidebar_groups(dataset)} | {GROUP, NUMBERS}
+    usual = {group.name for group in fo.DatasetAppConfig.default_sidebar_groups(dataset)} | {GROUP, NUMBERS, *fields}
     found = list(config.sidebar_groups or fo.DatasetAppConfig.default_sidebar_groups(dataset))
     for path in sorted(fields, key=lambda path: _rank(fields[path])):
         holders = [group for group in found if path in group.paths]
@@ -273,7 +276,7 @@ def _group(dataset: fo.Dataset, fields: Mapping[str, str]) -> None:
                 group.paths = [other for other in group.paths if other != path]
         if path not in ours.paths:
             ours.paths.append(path)
-    config.sidebar_groups = found
+    config.sidebar_groups = [group for group in found if group.paths or group.name not in fields]
 
 
 def _group_named(groups: list[Any], name: str) -> Any:

@@ -228,7 +228,8 @@ class Run(Generic[Record]):
         Args:
             colors: a scale for the heatmaps, by plotly's name; by default one that was chosen before stays.
         """
-        app_config.arrange(self.dataset, self.fields, colors)
+        evaluation = {self.evaluation: EVALUATION} if self.dataset.has_sample_field(self.evaluation) else {}
+        app_config.arrange(self.dataset, {**self.fields, **(evaluation if self.record.evaluated else {})}, colors)
 
 
 def _delete_fields(dataset: fo.Dataset, paths: Sequence[str]) -> None:

@@ -163,6 +163,7 @@ def train_classifier(
             classifier = load_classifier(folder)
             classifier.network.to(target)
             _evaluate(run, classifier, validation, ground_truth, console)
+            run.arrange()
             checkpoint.finish(classifier, run)
             _leave(run, train, validation, status="complete")
     except BaseException as error:

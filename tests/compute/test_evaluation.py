@@ -13,6 +13,7 @@ from plugins.panels.model_evaluation import EvaluationPanel
 from plugins.utils.model_evaluation import get_scenarios
 
 import fiftyone_cam as focam
+from fiftyone_cam.dataset import app_config
 from tests.helpers.networks import NAMES, SQUARE, tiny_gap
 
 WORDS = {"cat": "animal", "dog": "animal", "fish": "food"}
@@ -29,6 +30,9 @@ def test_the_evaluation_counts_what_the_run_counts(photos: fo.Dataset, classifie
     known = photos.match(F("ground_truth.label") != "horse")
     right = [p.label == t.label for p, t in zip(*known.values(["cam_prediction", "ground_truth"]), strict=True)]
     assert known.values("cam_eval") == right
+    labels, numbers = app_config.groups(photos)  # with the run's other fields, and not in a group of the App's making
+    assert (numbers["name"], numbers["paths"]) == (app_config.NUMBERS, ["cam_eval"])
+    assert "cam_prediction" in labels["paths"]
     before = photos.get_evaluation_info("cam_eval").timestamp
     focam.compute_cam(photos, classifier, ground_truth="ground_truth", progress=False)
     assert photos.get_evaluation_info("cam_eval").timestamp == before  # nothing new, nothing done
@@ -36,6 +40,7 @@ def test_the_evaluation_counts_what_the_run_counts(photos: fo.Dataset, classifie
     focam.delete_run(photos, "cam")
     assert photos.list_evaluations() == []
     assert not photos.has_field("cam_eval")
+    assert app_config.groups(photos) == []
 
 
 def test_the_class_map_is_applied_and_predictions_keep_their_words(

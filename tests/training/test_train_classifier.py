@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 import fiftyone_cam as focam
 from fiftyone_cam.core.errors import TrainingError
+from fiftyone_cam.dataset import app_config
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.training.progress import Progress
 from fiftyone_cam.training.record import checkpoints
@@ -43,6 +44,9 @@ def test_the_run_is_of_its_own_kind_with_fiftyones_own_evaluation(trained):
     assert results.metrics()["accuracy"] == pytest.approx(np.mean(right))
     assert validation.values(run.evaluation) == right
     assert dataset.get_evaluation_info(run.evaluation).config.type == "classification"
+    assert [group["paths"] for group in app_config.groups(dataset)] == (
+        [["stripes_prediction", "stripes_split"], ["stripes_eval"]]
+    )
     text = str(run)
     assert "32 to train, 8 to validate" in text
     assert dict(run.describe().rows)["best"].startswith(f"epoch {run.record.epoch}: ")
