@@ -80,14 +80,13 @@ def run(
     pool = ThreadPoolExecutor(1, thread_name_prefix="fiftyone_cam")
     future = pool.submit(work, report)
     try:
-        while not future.done():
+        while not wait([future], timeout=_BEAT).done:
             progress, label = latest
             if first is not None and due:
                 yield from first()
                 first = None
             due = seen >= FIRST_CHUNK  # the writer stores them within a beat
             yield _progress(ctx, name, "Stopping" if stopped.is_set() else label, progress, note)
-            wait([future], timeout=_BEAT)
         yield _progress(ctx, name)
         error = future.exception()
         if error is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ import fiftyone_cam as focam
 from fiftyone_cam.analysis import audit_report
 from fiftyone_cam.analysis.split_logits import stored_logits
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.plugin import queries
+from fiftyone_cam.plugin import installed, queries
 from fiftyone_cam.plugin.operators.audit_attention import AuditAttention, object_labels
 from fiftyone_cam.plugin.operators.compare_cam_runs import CompareCamRuns
 from fiftyone_cam.plugin.operators.localize_from_cam import LocalizeFromCam
 from fiftyone_cam.plugin.panels.audit import AuditPanel
+from fiftyone_cam.plugin.panels.why import WhyPanel
 from fiftyone_cam.plugin.plots import mean_maps, region_bars
 from fiftyone_cam.plugin.translation_form import parse
 from tests.helpers.networks import tiny_gap, write_photos
+from tests.helpers.operators import execute
 
 NAMES = ["cat", "dog", "*fish* <b>"]
 
@@ -66,7 +69,7 @@ def context(dataset: fo.Dataset, **params: Any) -> ExecutionContext:
 
 def run(operator: Any, dataset: fo.Dataset, **params: Any) -> str:
     """Execute an operator; what it says in the end."""
-    *_, last = operator.execute(context(dataset, **params))
+    *_, last = execute(operator, dataset, params)
     return shown(last.body.params["results"]["summary"])
 
 
@@ -274,6 +277,21 @@ def test_the_panel_counts_anew_where_its_run_has_changed(computed: fo.Dataset) -
     state = click(ctx).panel.state
     assert (state.key, state.missing) == ("other", None)
     assert state.body["verdicts"] == focam.load_audit(computed, "other").verdicts
+
+
+def test_a_panel_waits_while_another_thread_imports(computed: fo.Dataset) -> None:
+    """PyTorch, imported by two threads at once, meets its own beginning."""
+    sample = str(computed.first().id)
+    request = {"dataset_name": computed.name, "current_sample": sample, "params": {"panel_id": "p", "panel_state": {}}}
+    ctx = ExecutionContext(request, executor=Executor())
+    opening = threading.Thread(target=WhyPanel().on_load, args=(ctx,))
+    with installed.IMPORTING:
+        opening.start()
+        opening.join(1)
+        assert opening.is_alive()
+    opening.join(60)
+    assert not opening.is_alive()
+    assert ctx.panel.state.parts
 
 
 def test_the_plugin_loads_without_torch() -> None:

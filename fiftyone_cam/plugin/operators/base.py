@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 KEEP_OPEN = "Keep this tab open: closing it stops the work. What was done by then is kept."
 
 ALONE = "alone"
-"""The parameter of an operator whose form has been closed, so that the App is free while it works."""
+"""The parameter of an operator that works without closing its form first: that is closed, or somebody waits for it."""
 
 ARGUMENTS = "arguments"
 """The parameter of an operator that was scheduled from Python: the arguments of the SDK's function, without a form."""
@@ -51,8 +51,8 @@ class CamOperator(foo.Operator, Generic[Result]):
     """Whether it can be scheduled."""
     delegated_first: ClassVar[bool] = False
     """Whether the form proposes to schedule it."""
-    beside: ClassVar[bool] = False
-    """Whether it may take so long that the App is to be free meanwhile."""
+    beside: ClassVar[bool] = True
+    """Whether its form closes while it works, so that the App is free; what waits for its end wants the form open."""
     takes_view: ClassVar[bool] = True
     """Whether it works on the samples in view."""
 
@@ -197,9 +197,8 @@ class CamOperator(foo.Operator, Generic[Result]):
         if shown and not ctx.current_sample:  # an open sample has fields of its own
             app_config.keep_visible(ctx.dataset, shown)
         retry = work.form_button("Back to the form", self.operator, self.filled(ctx))
-        note = KEEP_OPEN if self.beside else ""
         first = partial(_when_open, ctx, partial(self.first, ctx))
-        result = yield from work.run(ctx, partial(self._begin, ctx), self.preparing, first, note, retry)
+        result = yield from work.run(ctx, partial(self._begin, ctx), self.preparing, first, KEEP_OPEN, retry)
         ctx.dataset.reload()
         yield from _when_open(ctx, partial(self.refresh, ctx, result))
         yield self.finished(ctx, result)

@@ -38,7 +38,6 @@ class ComputeCam(CamOperator["CamRun"]):
     submit = "Compute"
     icon = "cam"
     preparing = "Loading the classifier"
-    beside = True
 
     def function(self) -> Callable[..., CamRun]:
         """``compute_cam``, with those arguments of ``load_classifier`` that a form has."""

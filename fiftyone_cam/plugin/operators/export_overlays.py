@@ -37,7 +37,6 @@ class ExportOverlays(CamOperator["Overlays"]):
     description = "Heatmaps on photos at full resolution, as files, with a list and a contact sheet of the worst"
     submit = "Export"
     icon = "export"
-    beside = True
 
     def function(self) -> Callable[..., Overlays]:
         from fiftyone_cam.analysis.export_overlays import export_overlays

@@ -33,7 +33,6 @@ class FindConcepts(CamOperator["ConceptReport"]):
     submit = "Find"
     icon = "concepts"
     preparing = "Loading the classifier"
-    beside = True
 
     def function(self) -> Callable[..., ConceptReport]:
         from fiftyone_cam.concepts.find_concepts import find_concepts

@@ -25,6 +25,7 @@ class NameConcept(CamOperator["ConceptReport"]):
     icon = "concepts"
     preparing = "Naming its places"
     delegable = False
+    beside = False
     takes_view = False
 
     def function(self) -> Callable[..., ConceptReport]:

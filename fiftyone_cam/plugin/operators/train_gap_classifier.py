@@ -34,7 +34,6 @@ class TrainGapClassifier(CamOperator[TrainingRun]):
     icon = "train"
     preparing = "Reading the labels"
     delegated_first = True
-    beside = True
 
     def function(self) -> Callable[..., Any]:
         from fiftyone_cam.training.train_classifier import train_classifier

@@ -12,11 +12,12 @@ from fiftyone.operators import types
 from fiftyone.operators.categories import Categories
 
 from fiftyone_cam.analysis.audit_report import VERDICTS, AuditReport, ClassRow, load_audit
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.core.tables import percent
 from fiftyone_cam.dataset import internals
 from fiftyone_cam.plugin import forms, plots, queries
+from fiftyone_cam.plugin.operators.base import ALONE
 from fiftyone_cam.plugin.panels import audit_drawing
 from fiftyone_cam.plugin.panels.audit_drawing import ACTIONS, CLASSES, CONCEPTS, MAPS, POINTS, REGIONS
 from fiftyone_cam.plugin.panels.concepts_drawing import headline
@@ -84,7 +85,9 @@ class AuditPanel(foo.Panel):
         """What is missing, done."""
         operator = ACTIONS[ctx.panel.state.missing][1]
         key = ctx.panel.state.key
-        ctx.prompt(operator_uri(operator), params={"key": key} if key else {}, on_success=self.refresh)
+        # what it shows would not change while an audit goes on; of a run, the first maps come early
+        params = {**({"key": key} if key else {}), **({ALONE: True} if operator == "audit_attention" else {})}
+        ctx.prompt(operator_uri(operator), params=params, on_success=self.refresh)
 
     def show_all(self, ctx: Any) -> None:
         ctx.ops.clear_view()
@@ -149,10 +152,14 @@ class AuditPanel(foo.Panel):
 
     def _show(self, ctx: Any, words: str | None, make: Callable[[AuditReport], fo.DatasetView]) -> None:
         state = ctx.panel.state
-        if _audited_at(ctx.dataset, state.key) != state.audited_at:  # deleted, or audited anew, since it was counted
+        try:
+            report = load_audit(self._base(ctx), state.key)
+        except RunError:
+            report = None
+        if report is None or report.record.audited_at != state.audited_at:  # deleted, or audited anew, meanwhile
             self._update(ctx)
             return
-        view = make(load_audit(self._base(ctx), state.key))
+        view = make(report)
         state.set({"shown": _text(view), "filter": words})
         ctx.ops.set_view(view)
 
@@ -217,13 +224,6 @@ class AuditPanel(foo.Panel):
 
     def render(self, ctx: Any) -> types.Property:
         return audit_drawing.draw(self, ctx.panel.state)
-
-
-def _audited_at(dataset: fo.Dataset, key: str) -> str | None:
-    if key not in catalog.list_runs(dataset):
-        return None
-    audit = catalog.load_run(dataset, key).record.audit
-    return None if audit is None else audit.audited_at
 
 
 def _stages(view: fo.DatasetView) -> list[dict[str, Any]]:

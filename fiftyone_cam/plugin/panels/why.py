@@ -12,7 +12,8 @@ from fiftyone.operators.categories import Categories
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import GRADES, operator_uri
 from fiftyone_cam.core.tables import escape_markdown
-from fiftyone_cam.plugin import forms, model_sources, plots, queries
+from fiftyone_cam.plugin import forms, installed, model_sources, plots, queries
+from fiftyone_cam.plugin.operators.base import ALONE
 from fiftyone_cam.runs import catalog
 
 TOP = 5
@@ -60,11 +61,13 @@ class WhyPanel(foo.Panel):
         ctx.prompt(operator_uri("compute_cam"), on_success=self.refresh)
 
     def audit(self, ctx: Any) -> None:
-        ctx.prompt(operator_uri("audit_attention"), params={"key": ctx.panel.state.key}, on_success=self.refresh)
+        params = {"key": ctx.panel.state.key, ALONE: True}
+        ctx.prompt(operator_uri("audit_attention"), params=params, on_success=self.refresh)
 
     def explain_top(self, ctx: Any) -> None:
         """The five strongest, from the network itself: where a run keeps the map of the strongest only."""
-        from fiftyone_cam.analysis.split_logits import split_logits
+        with installed.IMPORTING:
+            from fiftyone_cam.analysis.split_logits import split_logits
 
         state = ctx.panel.state
         run = catalog.load_run(ctx.dataset, state.key)
@@ -103,10 +106,11 @@ class WhyPanel(foo.Panel):
         run = catalog.load_run(ctx.dataset, state.key)
         origin = model_sources.of_record(run.record)
         if origin is None:
-            params = {"key": state.key, "label": label}
+            params = {"key": state.key, "label": label, ALONE: True}
             ctx.prompt(operator_uri("explain_sample"), params=params, on_success=self.show_explained)
             return
-        from fiftyone_cam.compute.explain_sample import explain_sample
+        with installed.IMPORTING:
+            from fiftyone_cam.compute.explain_sample import explain_sample
 
         try:
             classifier = model_sources.load(*origin, ctx.secret)
@@ -121,7 +125,7 @@ class WhyPanel(foo.Panel):
         self._show(ctx, f"{ctx.panel.state.key}_explained")
 
     def _show(self, ctx: Any, field: str) -> None:
-        """One map, in the panel itself: an open sample keeps the fields that it was opened with."""
+        """One map, in the panel itself: beside the sample, which shows what a person has ticked."""
         state = ctx.panel.state
         found = queries.sample_map(ctx.dataset, state.sample, field)
         if found is None:
@@ -147,7 +151,8 @@ class WhyPanel(foo.Panel):
             state.set({"missing": "run", "text": "There are no class activation maps yet: compute them first."})
         else:
             try:
-                from fiftyone_cam.analysis.split_logits import stored_logits  # imports torch
+                with installed.IMPORTING:  # of PyTorch: a form's thread may be importing it
+                    from fiftyone_cam.analysis.split_logits import stored_logits
 
                 parts = stored_logits(ctx.dataset, sample, key)
                 if parts:
