@@ -17,7 +17,7 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 IMAGES = REPOSITORY / "docs" / "images"
-TESTS = ("test_app.py", "test_audit_browser.py", "test_train_browser.py")
+TESTS = ("test_app.py", "test_modal_browser.py", "test_audit_browser.py", "test_train_browser.py")
 
 PICTURES = {
     "grid": "grid",
@@ -32,8 +32,11 @@ PICTURES = {
 }
 """What the tests call a screenshot, and what the README calls it."""
 
-FILM = ("form", "progress", "summary", "grid", "filter", "contrast", "tooltip", "audit", "why")
-"""The main job and the audit, two seconds each."""
+FILMS = {
+    "main_job": ("form", "progress", "summary", "grid", "filter", "contrast", "explain", "explained"),
+    "audit": ("audit_form", "audit_panel", "audit", "audit_bar", "why_first", "why"),
+}
+"""What the README calls a film, and its screenshots, two seconds each."""
 
 
 def main() -> None:
@@ -59,16 +62,19 @@ def take(folder: Path) -> None:
 
 
 def copy(folder: Path) -> None:
-    """Replace the README's pictures, and put the film together."""
-    missing = [name for name in {*PICTURES, *FILM} if not (folder / f"{name}.png").is_file()]
+    """Replace the README's pictures, and put the films together."""
+    wanted = {*PICTURES, *(name for film in FILMS.values() for name in film)}
+    missing = [name for name in wanted if not (folder / f"{name}.png").is_file()]
     if missing:
         sys.exit(f"found no {', '.join(sorted(missing))} in {folder}: take all pictures anew")
     for name, ours in PICTURES.items():
         (IMAGES / f"{ours}.png").write_bytes((folder / f"{name}.png").read_bytes())
-    frames = [Image.open(folder / f"{name}.png").convert("RGB").resize((888, 516)) for name in FILM]
-    small = [frame.quantize(128, dither=Image.Dither.NONE) for frame in frames]
-    small[0].save(IMAGES / "main_job.gif", save_all=True, append_images=small[1:], duration=2000, loop=0, optimize=True)
-    print(f"{len(PICTURES)} pictures and a film in {IMAGES}: look at each of them")
+    for film, names in FILMS.items():
+        frames = [Image.open(folder / f"{name}.png").convert("RGB").resize((888, 516)) for name in names]
+        small = [frame.quantize(128, dither=Image.Dither.NONE) for frame in frames]
+        path = IMAGES / f"{film}.gif"
+        small[0].save(path, save_all=True, append_images=small[1:], duration=2000, loop=0, optimize=True)
+    print(f"{len(PICTURES)} pictures and {len(FILMS)} films in {IMAGES}: look at each of them")
 
 
 if __name__ == "__main__":

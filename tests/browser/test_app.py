@@ -82,6 +82,8 @@ def test_the_form_computes_and_the_grid_shows_it(app: AppPage, dataset: fo.Datas
     expect(app.page.locator('[data-cy="sidebar-group-CAM"]')).to_be_visible()  # without a reload
     for path in ("cam_prediction", "cam_heatmap", "cam_contrast", "cam_error"):
         expect(app.field(path)).to_be_visible()
+    expect(app.page.locator('[data-cy="sidebar-group-CAM NUMBERS"]')).to_be_visible()
+    expect(app.page.locator('[data-cy="sidebar-group-CAM_EVAL"]')).to_have_count(0)  # what the App makes of its own
     app.shot("first_result")
 
     dataset.reload()
@@ -283,68 +285,6 @@ def test_what_a_person_ticked_stays_and_heatmaps_take_turns(app: AppPage, comput
     app.done()
     app.show("cam_contrast", False)
     app.show("ground_truth")
-
-
-@pytest.mark.slow
-def test_any_class_is_explained_in_the_modal(app: AppPage, computed: fo.Dataset) -> None:
-    app.open(computed)
-    app.lookers.first.click()
-    app.button("explain").click()
-    app.type("Class", "no such animal")
-    expect(app.prompt.get_by_text("is none of the 1,000 classes")).to_be_visible()
-    pictures = []
-    for label in ("lynx", "tabby"):
-        app.type("Class", label)
-        app.submit("Explain")
-        app.until(lambda label=label: f"{label} has the logit" in app.words() or None, f"the map of {label}")
-        assert "reload" not in app.words()
-        pictures.append(app.prompt.locator("img").get_attribute("src"))
-        app.shot(f"explain_{label}")
-        app.done()
-        expect(app.page.locator("#modal").locator('[data-cy="sidebar-field-container-cam_explained"]')).to_be_visible()
-        app.shot(f"explained_{label}")
-        if label == "lynx":
-            app.button("explain").click()
-    computed.reload()
-    heat = computed.first()["cam_explained"]
-    assert heat.label == "tabby"
-    assert heat.cam.grid.mean() + heat.cam.bias == pytest.approx(heat["logit"], rel=1e-5)
-    assert pictures[0] != pictures[1]
-    app.page.keyboard.press("Escape")
-
-
-def test_the_tooltip_says_class_logit_and_evidence(app: AppPage, computed: fo.Dataset) -> None:
-    """No bytes, no boxes. The evidence under the pointer is in logit units."""
-    sample = computed.match(F("filepath").ends_with("/rocket.jpg")).first()
-    app.open(computed)
-    index = computed.values("id").index(sample.id)
-    app.lookers.nth(index).click()
-    media = app.page.locator('[data-cy="modal-looker-container"]').first
-    expect(media).to_be_visible()
-    app.page.wait_for_timeout(1500)
-    heat = sample.cam_heatmap
-    row, column = np.unravel_index(heat.map.argmax(), heat.map.shape)
-    place = (column + 0.5) / heat.map.shape[1], (row + 0.5) / heat.map.shape[0]
-
-    def hovered() -> dict[str, str] | None:
-        box = app.box(media)
-        scale = min(box["width"] / heat.map.shape[1], box["height"] / heat.map.shape[0])
-        size = heat.map.shape[1] * scale, heat.map.shape[0] * scale
-        corner = box["x"] + (box["width"] - size[0]) / 2, box["y"] + (box["height"] - size[1]) / 2
-        app.page.mouse.move(corner[0] + place[0] * size[0] - 3, corner[1] + place[1] * size[1] - 3)
-        app.page.mouse.move(corner[0] + place[0] * size[0], corner[1] + place[1] * size[1], steps=3)
-        app.page.wait_for_timeout(400)
-        said = app.tooltip()
-        return said if "pixel" in said else None
-
-    said = app.until(hovered, "the tooltip of the heatmap")
-    app.shot("tooltip")
-    assert set(said) == {"label", "pixel", "range", "logit", "id"}  # the id is the App's own
-    assert said["label"] == heat.label
-    assert float(said["logit"]) == pytest.approx(heat.logit, abs=1e-3)
-    assert float(said["pixel"]) == pytest.approx(float(heat.map.max()), rel=0.15)
-    assert float(heat.map.max()) == pytest.approx(float(focam.signed_map(heat, heat.map.shape).max()), rel=0.1)
-    app.page.keyboard.press("Escape")
 
 
 def test_redrawing_moves_the_threshold_on_the_grid(app: AppPage, computed: fo.Dataset) -> None:

@@ -77,6 +77,7 @@ def test_tiles_set_the_view_and_go_on_counting_where_one_came_from(
     expect(panel.locator(".scatterlayer .point").first).to_be_attached()
     counts = focam.load_audit(audited, "cam").verdicts
     assert 0 < counts["distracted"] < counts["trusted"]
+    app.shot("audit_panel")
     for verdict in ("distracted", "trusted"):  # from one to the next without going back
         tile = panel.get_by_role("button", name=verdict)
         expect(tile).to_contain_text(f"{counts[verdict]}")
@@ -107,6 +108,8 @@ def test_a_row_and_a_bar_set_the_view(audited: fo.Dataset, app: AppPage, panel: 
 
     app.again(bar, panel.get_by_text("wrong of space shuttle looking at astronaut"))
     shows(app, focam.load_audit(audited, "cam").region_view("astronaut", "space shuttle", correct=False).count())
+    app.settled()
+    app.shot("audit_bar")
     back(app, panel, len(audited))
 
 
@@ -199,6 +202,7 @@ def test_the_modal_says_why(audited: fo.Dataset, app: AppPage) -> None:
     expect(modal.get_by_text("true space shuttle · distracted")).to_be_visible()
     expect(modal.get_by_text(f"What speaks for {wrong.cam_prediction.label}", exact=True)).to_be_visible()
     expect(modal.locator(".barlayer .trace.bars").first.locator(".point")).to_have_count(5)
+    app.shot("why_first")
 
     modal.get_by_role("button", name="Predicted against true").click()
     expect(modal.get_by_text(f"What speaks for {wrong.cam_prediction.label} against space shuttle")).to_be_visible()

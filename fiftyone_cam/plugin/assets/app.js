@@ -7,6 +7,7 @@
   const { Operator, OperatorConfig, executeOperator, registerOperator, usePromptOperatorInput } = window.__foo__;
   const { useRecoilCallback } = window.recoil;
   const fos = window.__fos__;
+  const { getFetchFunction } = window.__fou__;
   const PLUGIN = "@fiftyone-cam/cam";
   const GROUPS = ["CAM", "CAM numbers"];
 
@@ -33,6 +34,7 @@
     const groups = [];
     for (const group of current) {
       if (!GROUPS.includes(group.name)) {
+        if (taken.has(group.name)) continue;  // the App's own, for a field that it found in no group
         groups.push({ ...group, paths: group.paths.filter((path) => !taken.has(path)) });
       } else if (wanted.has(group.name)) {
         groups.push({ ...group, paths: wanted.get(group.name).paths });
@@ -65,6 +67,68 @@
     async execute({ hooks, params }) {
       const paths = params.groups.flatMap((group) => group.paths);
       whenKnown(hooks.known, paths).then((there) => there && hooks.arrange(params.groups));
+    }
+  }
+
+  const SAMPLE = `query($dataset: String!, $view: BSONArray!, $filter: SampleFilter!) {
+    sample(dataset: $dataset, view: $view, filter: $filter) { ... on Sample { sample } } }`;
+
+  /** params: sample, shown. Open a sample that is open anew, with a heatmap in place of others: the App asks for it once. */
+  class ReopenSample extends Operator {
+    get config() {
+      return unlisted("reopen_sample");
+    }
+    useHooks() {
+      return {
+        known: useKnown(),
+        open: useRecoilCallback(({ snapshot }) => async () => ({
+          modal: await snapshot.getPromise(fos.modalSelector),
+          dataset: await snapshot.getPromise(fos.datasetName),
+          view: await snapshot.getPromise(fos.view),
+        })),
+        close: useRecoilCallback(({ set }) => () => set(fos.modalSelector, null)),
+        reopen: useRecoilCallback(({ set, snapshot }) => async (modal, shown) => {
+          const active = await snapshot.getPromise(fos.activeFields({ modal: true }));
+          const fields = await Promise.all(active.map((path) => snapshot.getPromise(fos.field(path))));
+          const others = active.filter((path, at) => path !== shown && !fields[at]?.embeddedDocType?.endsWith("Heatmap"));
+          set(fos.activeFields({ modal: true }), [shown, ...others]);
+          set(fos.modalSelector, modal);
+        }),
+      };
+    }
+    async execute({ hooks, params }) {
+      const again = async () => {
+        if (!(await whenKnown(hooks.known, [params.shown]))) return;
+        const { modal, dataset, view } = await hooks.open();
+        if (modal?.id !== params.sample) return;
+        const variables = { dataset, view, filter: { id: modal.id, group: null } };
+        const { data } = await getFetchFunction()("POST", "/graphql", { query: SAMPLE, variables });
+        const found = data?.sample?.sample;
+        if (!found) return;
+        hooks.close();
+        await pause(100);
+        fos.getCurrentEnvironment().commitUpdate((store) => {
+          store.get(`${modal.id}-modal`)?.setValue(typeof found === "string" ? found : JSON.stringify(found), "sample");
+        });
+        await hooks.reopen(modal, params.shown);
+      };
+      again();
+    }
+  }
+
+  const HIDDEN = ["id", "range"];
+
+  /** params: dataset, fields. Leave out of the tooltips what means nothing to a person, unless somebody chose already. */
+  class PlainTooltips extends Operator {
+    get config() {
+      return unlisted("plain_tooltips");
+    }
+    async execute({ params }) {
+      for (const path of params.fields) {
+        const key = `fo-hiddenLabels-${params.dataset}-${path}`;  // where the App keeps what is hidden there
+        if (localStorage.getItem(key) === null) localStorage.setItem(key, HIDDEN.join(","));
+      }
+      window.dispatchEvent(new CustomEvent("fo-hide-label-change"));
     }
   }
 
@@ -148,6 +212,7 @@
 
   /** The server has ended, or cannot be reached: say so, and let the strip be closed. */
   function giveUp(root) {
+    root.silent = true;
     root.label.textContent = "Nothing is heard from the server any more. What was computed is kept.";
     root.stop.textContent = "Close";
     root.stop.disabled = false;
@@ -163,12 +228,12 @@
       const { work, label, progress, note } = params;
       const there = [...document.querySelectorAll('[data-cy="cam-progress"]')];
       const mine = there.find((element) => element.dataset.work === work);
-      if (!label) {
+      if (!label || mine?.silent) {
         clearTimeout(mine?.silence);
         mine?.remove();
-        return;
+        if (!label) return;
       }
-      const shown = mine ?? strip(work, note);
+      const shown = mine?.isConnected ? mine : strip(work, note);
       if (!shown.stop.disabled) shown.label.textContent = label;
       shown.done.style.width = `${100 * (progress ?? 0)}%`;
       clearTimeout(shown.silence);
@@ -176,7 +241,7 @@
     }
   }
 
-  for (const operator of [ArrangeSidebar, WhenOpen, OpenForm, ShowWork]) {
+  for (const operator of [ArrangeSidebar, ReopenSample, PlainTooltips, WhenOpen, OpenForm, ShowWork]) {
     registerOperator(operator, PLUGIN);
   }
 })();

@@ -17,6 +17,7 @@ from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.dataset import app_config
 from fiftyone_cam.plugin import forms, installed, work
+from fiftyone_cam.plugin.operators.restore_colors import plain_tooltips
 
 Result = TypeVar("Result")
 
@@ -227,6 +228,7 @@ def show_written(ctx: Any, *, fields: bool = True) -> Iterator[Any]:
     yield ctx.ops.reload_dataset()
     yield ctx.ops.reload_samples()
     yield ctx.trigger(operator_uri("arrange_sidebar"), {"groups": app_config.groups(ctx.dataset)})
+    yield from plain_tooltips(ctx)
     if fields:
         tags = [path for path in ctx.active_fields if path.startswith("_")]  # the App's own, of no dataset
         yield ctx.ops.set_active_fields([*app_config.visible(ctx.dataset), *tags])

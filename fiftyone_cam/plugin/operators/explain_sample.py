@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import fiftyone as fo
 from fiftyone.operators import types
 
+from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, model_sources, work
 from fiftyone_cam.plugin.operators.base import CamOperator, show_written
@@ -94,18 +95,21 @@ class ExplainSample(CamOperator[fo.Heatmap]):
     def refresh(self, ctx: Any, result: fo.Heatmap) -> Iterator[Any]:
         yield from show_written(ctx, fields=False)
         yield from recolor(ctx)
+        shown = self._run(ctx).field("explained")
+        yield ctx.trigger(operator_uri("reopen_sample"), {"sample": _sample_id(ctx), "shown": shown})
 
     def finished(self, ctx: Any, result: fo.Heatmap) -> Any:
         """The picture with the map on it, and its numbers.
 
-        The App asks for an open sample once and keeps what it got, so the map itself has to come in the prompt.
+        The picture is there also where no sample is open.
         """
         run = self._run(ctx)
+        there = "which the open sample now shows" if ctx.current_sample else "tick it beside the grid to see it there"
         bias = result.cam.bias
         words = (
             f"**{escape_markdown(result.label)}** has the logit {result.logit:,.2f}: "
             f"{result.logit - bias:+,.2f} from the image, {bias:+,.2f} from the bias. The map is in the "
-            f"field {escape_markdown(run.field('explained'))}: tick it beside the grid to see it there."
+            f"field {escape_markdown(run.field('explained'))}, {there}."
         )
         from fiftyone_cam.plugin.map_pictures import picture
 

@@ -32,9 +32,20 @@ class RestoreColors(foo.Operator):
         )
 
     def execute(self, ctx: Any) -> Iterator[Any]:
-        if ctx.dataset is None or app_config.restore_session_colors(ctx.dataset) or not ctx.params.get("paint", True):
+        if ctx.dataset is None:
             return
-        yield from recolor(ctx)
+        painted, wanted = app_config.restore_session_colors(ctx.dataset), ctx.params.get("paint", True)
+        if wanted:
+            yield from plain_tooltips(ctx)
+        if wanted and not painted:
+            yield from recolor(ctx)
+
+
+def plain_tooltips(ctx: Any) -> Iterator[Any]:
+    """Let the tooltips of this project's heatmaps say what means something to a person."""
+    fields = [entry["path"] for entry in app_config.scales(ctx.dataset) if "rgb" in entry]
+    if fields:
+        yield ctx.trigger(operator_uri("plain_tooltips"), {"dataset": ctx.dataset.name, "fields": fields})
 
 
 def recolor(ctx: Any) -> Iterator[Any]:
