@@ -51,6 +51,7 @@ def compute(app: AppPage, dataset: fo.Dataset) -> list[str]:
     expect(app.prompt.get_by_text(TITLE)).to_be_visible()
     app.choose("Ground truth", "ground_truth")
     expect(app.prompt.get_by_text("Translation of classes")).to_be_visible()
+    expect(app.prompt.get_by_role("button", name="Compute", exact=True)).to_be_enabled()
     app.shot("form")
     app.switch("More settings")
     app.type("Batch size", "4")
