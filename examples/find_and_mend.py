@@ -59,7 +59,8 @@ def main() -> None:
         lured = judging.match(F("planted") == (F("ground_truth.label") == "cup"))
         print(f"{key}: {right(judging, key):.1%} right, {right(lured, key):.1%} where the sticker misleads")
         print(f"{key}: maps equal to {run.certificate:.1e}")
-    print(focam.compare(judging, "plain", "edited"))
+    for key in ("edited", "retrained"):  # every group before and after; the first line says what became worse
+        print(focam.compare(judging, "plain", key, groups="planted"))
     if not options.headless:
         fo.launch_app(judging).wait(-1)  # also over a reload; Ctrl-C ends it
 

@@ -39,22 +39,24 @@ def beside(runs: Sequence[CamRun], heats: Sequence[fo.Heatmap], filepath: str) -
     Raises:
         ImageError: the file cannot be read.
     """
-    photo = _photo(runs[0], filepath, SIDE // len(runs) - _GAP)
+    photo = _photo(runs[0], filepath, SIDE // len(runs) - _GAP, most=4.0)
     gap = np.full((photo.shape[0], _GAP, 3), 128, np.uint8)
     drawn = [_drawn(run, heat, photo) for run, heat in zip(runs, heats, strict=True)]
     return data_url(np.hstack([part for each in drawn for part in (each, gap)][:-1]), quality=95)
 
 
-def _photo(run: CamRun, filepath: str, side: int) -> NDArray[np.uint8]:
+def _photo(run: CamRun, filepath: str, side: int, most: float = 1.0) -> NDArray[np.uint8]:
+    """The photo with its longer side as asked for, but no more than ``most`` times as large as it is."""
     with Workers(1, seconds=limits().seconds, name="cam-decode") as workers:
         # no run of read= comes here: its classifier can be loaded from Python only
         full = run.record.classifier.preprocessing.get("full")
         full = tuple(full) if isinstance(full, list) else full
         whole = workers.result(workers.submit(partial(read_image, full=full), filepath))
     height, width = whole.shape[:2]
-    shrink = min(1.0, side / max(height, width))
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    return np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), whole.dtype)
+    scale = min(most, side / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    way = cv2.INTER_AREA if scale <= 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(whole, size, interpolation=way), whole.dtype)
 
 
 def _drawn(run: CamRun, heat: fo.Heatmap, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:

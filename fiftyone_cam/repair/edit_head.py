@@ -174,7 +174,8 @@ class _Material:
         if not before:
             return None
         with_it, of_class = np.array(has), np.array(labels, object)
-        words = f"{edit.directions.shape[1]} directions, {edit.strength:.0%} of them"
+        count = edit.directions.shape[1]
+        words = f"{count} direction{'' if count == 1 else 's'}, {edit.strength:.0%} of what lies along"
         how = "as asked"
         if chosen is not None:
             how = f"chosen by {chosen.images:,} samples: {chosen.repaired:,} repaired, {chosen.broken:,} broken"

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from fiftyone_cam.plugin.mending import Mended
 
 HOW = {
-    "edit": "Concepts are taken out of the last layer; nothing is trained, and it takes seconds",
-    "retrain": "The last layer is trained anew, groups of samples counting the same; it takes minutes",
+    "edit": ("Take concepts out of the last layer", "Nothing is trained: it takes seconds"),
+    "retrain": ("Train the last layer anew", "Groups of samples count the same: it takes minutes"),
 }
 
 PICTURES = {"fixed": 3, "broken": 2}
@@ -56,7 +56,10 @@ class Mend(CamOperator["Mended"]):
             return
         model_sources.draw_classifier_of(inputs, run, ctx.params)
         how = _how(run, ctx.params)
-        inputs.enum("how", list(HOW), label="How", default=_how(run, {}), required=True, view=forms.choices(HOW))
+        view = types.DropdownView()
+        for value, (label, description) in HOW.items():
+            view.add_choice(value, label=label, description=description)
+        inputs.enum("how", list(HOW), label="How", default=_how(run, {}), required=True, view=view)
         if how == "edit":
             _concepts(inputs, ctx.params, run)
         else:
@@ -121,7 +124,8 @@ class Mend(CamOperator["Mended"]):
         key = escape_markdown(result.run.key)
         words += (
             f"\n\nSaved in **{escape_markdown(str(result.folder))}**; its maps are run **{key}**, shown instead of the "
-            f"old ones, which are a tick away.\n\n### On all samples\n\n{summary(result.comparison)}"
+            f"old ones, which are a tick away.\n\n**{escape_markdown(result.comparison.describe().title, 1000)}**\n\n"
+            f"{summary(result.comparison)}"
         )
         return work.summary(ctx, "Mended", words, **_pictures(ctx.dataset, result.comparison))
 
