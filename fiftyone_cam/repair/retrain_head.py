@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -133,21 +132,21 @@ def retrain_head(
     classifier.network.to("cpu" if isinstance(engine, Ray) else resolve_device(device))
     data = _read(classifier, items, labels, parted, seed, batch_size, engine, device, progress)
     start = Affine(layer.weight.float().cpu().numpy(), layer.bias.float().cpu().numpy())
-    after, near, strength = _trained(data, start, classifier, strengths)
+    after, chosen, path = _trained(data, start, classifier, strengths)
 
     network = with_last_layer(classifier.network, *(torch.from_numpy(values) for values in after))
     settings = {
         "from": classifier.fingerprint,
         "groups": [groups] if isinstance(groups, str) else list(groups or []),
         "objects": [objects] if isinstance(objects, str) else list(objects or []),
-        "near": near,
-        "off_object": strength,
+        "near": chosen.near,
+        "off_object": chosen.strength,
         "dataset": run.dataset.name,
         "run": key,
         "seed": seed,
     }
     better = MendedClassifier(network, {**classifier.origin, "retrained": settings}, list(classifier.checks.values()))
-    better.preview = _report(data, start, after, near, strength)
+    better.preview = _report(data, start, after, chosen, path)
     if out_dir is not None:
         better.save(out_dir)
     return better
@@ -307,8 +306,8 @@ class _Tried(NamedTuple):
 
 def _trained(
     data: _Data, start: Affine, classifier: Classifier, strengths: Sequence[float]
-) -> tuple[Affine, float, float]:
-    """The layer with the least loss, and with what strengths."""
+) -> tuple[Affine, _Tried, list[_Tried]]:
+    """The layer with the least loss, with what was chosen, and what would be chosen of each strength."""
     sigmoid = classifier.network.activation == "sigmoid"
     train, choose = data.of(FIT), data.of(CHOOSE)
     weights = _weights(data, train, start, classifier)
@@ -328,21 +327,26 @@ def _trained(
             worst, mean = _accuracies(data, choose, begin)
             off = data.moment.share(begin.weight) if moment is not None else 0.0
             tried.append(_Tried(worst, mean, near, strength, off))
-    best = max(tried)
-    if moment is not None:
-        within = max(_WITHIN, 2 / min(Counter(data.names()[i] for i in choose).values()))
-        fitting = [each for each in tried if min(each.worst - best.worst, each.mean - best.mean) >= -within]
-        best = min(fitting, key=lambda each: (each.off, -each.worst))
-    near, strength = best.near, best.strength
+    smallest = min(int(group.sum()) for group in _groups(data, choose))
+    within = max(_WITHIN, 2 / smallest) if moment is not None else 0.0
+    chosen = _chosen(tried, within)
+    path = [_chosen([each for each in tried if each.strength == strength], within) for strength in sorted(strengths)]
     both = data.of(FIT, CHOOSE)
     after = fit(
         *(data.pooled[both], data.right[both], _weights(data, both, start, classifier), start),
-        near=near,
-        off_object=strength,
+        near=chosen.near,
+        off_object=chosen.strength,
         moment=moment,
         sigmoid=sigmoid,
     )
-    return after, near, strength
+    return after, chosen, path
+
+
+def _chosen(tried: Sequence[_Tried], within: float) -> _Tried:
+    """The least evidence off the object, of what is nearly as accurate as the best."""
+    best = max(tried)
+    fitting = [each for each in tried if min(each.worst - best.worst, each.mean - best.mean) >= -within]
+    return min(fitting, key=lambda each: (each.off, -each.worst, -each.mean, -each.near))
 
 
 def _hits(data: _Data, chosen: NDArray[np.intp], head: Affine) -> NDArray[np.bool_]:
@@ -351,13 +355,18 @@ def _hits(data: _Data, chosen: NDArray[np.intp], head: Affine) -> NDArray[np.boo
     return hits
 
 
-def _accuracies(data: _Data, chosen: NDArray[np.intp], head: Affine) -> tuple[float, float]:
-    """Of the worst group, and the mean of all groups. Groups of few samples are one group together."""
-    hits, names = _hits(data, chosen, head), np.asarray(data.names())[chosen]
+def _groups(data: _Data, chosen: NDArray[np.intp]) -> list[NDArray[np.bool_]]:
+    """Who belongs to each group; groups of few samples are one group together."""
+    names = np.asarray(data.names())[chosen]
     found, counts = np.unique(names, return_counts=True)
-    large = [float(hits[names == name].mean()) for name, n in zip(found, counts, strict=True) if n >= FEWEST]
     small = np.isin(names, found[counts < FEWEST])
-    shares = [*large, *([float(hits[small].mean())] if small.any() else [])]
+    return [names == name for name in found[counts >= FEWEST]] + ([small] if small.any() else [])
+
+
+def _accuracies(data: _Data, chosen: NDArray[np.intp], head: Affine) -> tuple[float, float]:
+    """Of the worst group, and the mean of all groups."""
+    hits = _hits(data, chosen, head)
+    shares = [float(hits[group].mean()) for group in _groups(data, chosen)]
     return min(shares), float(np.mean(shares))
 
 
@@ -378,20 +387,23 @@ def _off_share(data: _Data, start: Affine, after: Affine) -> str:
     )
 
 
-def _report(data: _Data, start: Affine, after: Affine, near: float, strength: float) -> RepairReport:
+def _report(data: _Data, start: Affine, after: Affine, chosen: _Tried, path: Sequence[_Tried]) -> RepairReport:
     judged = data.of(JUDGE)
     names, labels = np.asarray(data.names(), object)[judged], np.asarray(data.label, object)[judged]
     balanced = "classes, by loss" if data.group is None else f"{len(set(data.names()))} groups"
     rows = [
-        ("trained", f"on {len(data.of(FIT, CHOOSE)):,} samples, balanced over {balanced}; near {near:g}"),
+        ("trained", f"on {len(data.of(FIT, CHOOSE)):,} samples, balanced over {balanced}; near {chosen.near:g}"),
         ("judged", f"{len(judged):,} samples that were not trained on"),
     ]
     if data.moment.area:
         before, now = (off_object_evidence(head.weight, data.moment.mean) for head in (start, after))
-        words = f"mean squared evidence {before:.3g} before, {now:.3g} after ({now / before:.0%}); cost {strength:g}"
-        rows.append(("off the object", words))
+        words = f"mean squared evidence {before:.3g} before, {now:.3g} after ({now / before:.0%})"
+        rows.append(("off the object", f"{words}; cost {chosen.strength:g}"))
         if data.judged_cells:
             rows.append(("", _off_share(data, start, after)))
+    for each in path if len(path) > 1 else ():
+        words = f"worst group {each.worst:.1%}, mean {each.mean:.1%}, of those that choose"
+        rows.append((f"cost {each.strength:g}", f"{words}; {each.off:.1%} off the object"))
     grouped = {} if data.group is None else {str(name): names == name for name in sorted(set(names))}
     return RepairReport.of(
         "Last layer trained anew",

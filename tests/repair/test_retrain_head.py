@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import fiftyone as fo
 import numpy as np
@@ -15,6 +16,7 @@ from fiftyone_cam.core.explain import prepare
 from fiftyone_cam.core.last_layer_fit import off_object_evidence
 from fiftyone_cam.core.pooled_reader import AnnotatedItem, PooledReader, SecondMoment
 from fiftyone_cam.core.regions import Polygon
+from fiftyone_cam.repair.retrain_head import _chosen, _groups, _Tried
 from fiftyone_cam.runs.groups import read_groups
 from tests.helpers.heads import After
 from tests.helpers.networks import NAMES, SQUARE, write_photos
@@ -77,6 +79,35 @@ def test_evidence_off_the_object_costs(grouped, classifier):
         assert low <= round(after - before, 1) <= high
         assert 0 < after < 100
     assert off[100.0] < 0.5 * off[0.0]
+
+
+def test_the_path_of_costs_is_shown_and_less_off_the_object_would_cost_accuracy(grouped, classifier):
+    better = focam.retrain_head(
+        grouped, "cam", classifier, "ground_truth", objects="animals", off_object=[0.0, 1.0, 100.0]
+    )
+    path = {label: text for label, text in better.preview.settings if label.startswith("cost ")}
+    assert list(path) == ["cost 0", "cost 1", "cost 100"]
+    shares = {label: [float(share) for share in re.findall(r"([\d.]+)%", text)] for label, text in path.items()}
+    worst, mean, off = shares[f"cost {better.origin['retrained']['off_object']:g}"]
+    for _, (other_worst, other_mean, other_off) in shares.items():
+        assert off <= other_off or min(other_worst - worst, other_mean - mean) < 0
+
+
+def test_of_what_is_nearly_as_accurate_that_with_least_off_the_object_is_chosen():
+    tried = [
+        _Tried(worst=1.0, mean=1.0, near=10, strength=1, off=0.9),
+        _Tried(worst=0.99, mean=0.99, near=0.1, strength=1, off=0.5),
+        _Tried(worst=0.9, mean=0.99, near=0.1, strength=10, off=0.1),
+    ]
+    assert _chosen(tried, 0.02) is tried[1]
+    assert _chosen(tried, 0.0) is tried[0]
+    assert _chosen(tried, 0.2) is tried[2]
+
+
+def test_small_groups_are_one_so_that_few_samples_do_not_excuse_everything():
+    data = SimpleNamespace(names=lambda: ["a"] * 30 + [f"class {i}" for i in range(40)])
+    sizes = [int(group.sum()) for group in _groups(data, np.arange(70))]
+    assert sizes == [30, 40]
 
 
 def test_the_penalty_is_that_of_the_maps_off_the_object(grouped, classifier):
