@@ -23,7 +23,7 @@ from PIL import Image
 
 import fiftyone_cam as focam
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
-from fiftyone_cam.plugin.operators.explain_sample import picture
+from fiftyone_cam.plugin.map_pictures import picture
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.record import Counts
 from tests.helpers.networks import tiny_gap, write_photos
