@@ -22,6 +22,8 @@ from fiftyone_cam.core.heads.tape import Replay, Step, Tape, refs_in
 _SMALL, _SMALL_FLOAT32 = 1e-6, 1e-3
 """An input that is nearer to zero has the gate of this one: in float64 the limit to six digits. MPS has no float64."""
 
+_LEAST = 1e-30
+
 ACTIVATIONS = words(
     "relu relu6 gelu silu mish hardswish hardtanh hardsigmoid sigmoid tanh elu selu celu leaky_relu prelu rrelu",
     "softplus softsign logsigmoid threshold clamp clip clamp_min clamp_max pow square sqrt exp expm1 log1p erf abs",
@@ -131,7 +133,7 @@ class Frozen(Replay):
         name, first = step.name, lives[0]
         if name in ACTIVATIONS and first and sum(lives) == 1:
             self.froze.add(name)
-            return gated(lambda x: step.func(x, *args[1:], **kwargs), tensors[0], kept)
+            return gated(lambda x: step.func(x, *args[1:], **kwargs), tensors[0], kept, steep=name in ("pow", "sqrt"))
         if name in NORMS and (first or name == "cosine_similarity"):
             self.froze.add(name)
             return normed(name, args, kwargs, kept)
@@ -177,8 +179,11 @@ class Frozen(Replay):
         return step.func(*args, **kwargs)
 
 
-def gated(function: Callable[[Tensor], Tensor], x: Tensor, kept: Kept) -> Tensor:
+def gated(function: Callable[[Tensor], Tensor], x: Tensor, kept: Kept, *, steep: bool = False) -> Tensor:
     """``function(x)`` as ``x * gate + function(0)``.
+
+    ``steep``: it may be infinitely steep at 0, as roots are, so that the gate of a small input is that of no other. A
+    generalised mean of a channel that is dead takes the third root of 1e-18.
 
     >>> gated(torch.relu, torch.tensor([-1.0, 0.0, 2.0]), lambda make: make())
     tensor([0., 0., 2.])
@@ -186,7 +191,7 @@ def gated(function: Callable[[Tensor], Tensor], x: Tensor, kept: Kept) -> Tensor
 
     def make() -> tuple[Tensor, Tensor]:
         has_float64 = x.device.type != "mps"
-        small = _SMALL if has_float64 else _SMALL_FLOAT32
+        small = _LEAST if steep else _SMALL if has_float64 else _SMALL_FLOAT32
         exact = x.double() if has_float64 else x.float()
         exact = torch.where(exact.abs() < small, torch.where(exact < 0, -small, small), exact)
         try:

@@ -76,6 +76,7 @@ FOR_THIS_IMAGE = {
     "MLP with a gate by hand": (MLP, lambda m, x: m.two((h := m.one(x.mean((2, 3)))) * torch.sigmoid(h))),
     "squared ReLU": (MLP, lambda m, x: m.two(torch.relu(m.one(x.mean((2, 3)))).square())),
     "generalised mean": (FC, gem),
+    "generalised mean with dead channels": (FC, lambda m, x: gem(m, x * (torch.arange(WIDTH) % 3 > 0)[:, None, None])),
     "cosine": (FC, lambda m, x: 10 * nnf.normalize(x.mean((2, 3))) @ nnf.normalize(m.fc.weight).T),
     "cosine by hand": (FC, lambda m, x: m.fc((p := x.mean((2, 3))) / p.norm(dim=1, keepdim=True))),
     "flat and MLP": (
