@@ -150,14 +150,26 @@ def array(value: Any) -> NDArray[Any] | None:
 def pack(values: NDArray[Any], level: int = 1) -> bytes:
     """An array as FiftyOne keeps it in the database; :func:`array` is the inverse.
 
-    It is compressed lightly: zlib's level 1, where FiftyOne takes 6. Of a display map, level 3 leaves 5 kB in 0.6 ms,
-    level 1 8 kB in 0.5 ms, level 6 4 kB in 2 ms.
+    It is compressed lightly: zlib's level 1, where FiftyOne takes 6. Of a display map, level 3 leaves 5 kB in 0.4 ms,
+    level 1 8 kB in 0.4 ms, level 6 3 kB in 1.3 ms. ISA-L, the extra ``fast``, leaves 7 kB in 0.09 ms, in zlib's format.
 
     >>> array(pack(np.eye(2)))
     array([[1., 0.],
            [0., 1.]])
     """
-    return zlib.compress(_header_of(values.shape, values.dtype.str) + values.tobytes(), level)
+    data = _header_of(values.shape, values.dtype.str) + values.tobytes()
+    return zlib.compress(data, level) if _isal is None else _isal(data, 1)
+
+
+def _find_isal() -> Callable[[bytes, int], bytes] | None:
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return None
+    return isal_zlib.compress
+
+
+_isal = _find_isal()
 
 
 @lru_cache(maxsize=256)
