@@ -17,7 +17,13 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 IMAGES = REPOSITORY / "docs" / "images"
-TESTS = ("test_app.py", "test_modal_browser.py", "test_audit_browser.py", "test_train_browser.py")
+TESTS = (
+    "test_app.py",
+    "test_modal_browser.py",
+    "test_audit_browser.py",
+    "test_train_browser.py",
+    "test_concepts_picture.py",
+)
 
 PICTURES = {
     "grid": "grid",
@@ -29,6 +35,7 @@ PICTURES = {
     "audit": "audit",
     "why": "why",
     "train_grid": "train",
+    "concepts_panel": "concepts",
 }
 """What the tests call a screenshot, and what the README calls it."""
 
