@@ -165,11 +165,12 @@ print(json.dumps([type(model).__name__, model.has_embeddings, names]))
     assert names == sorted(model["base_name"] for model in declared)
 
 
-def imported() -> set[str]:
-    """What the package imports, of others and not in a branch that an extra is for."""
+def imported(*, anywhere: bool = False) -> set[str]:
+    """What the package imports of others; with ``anywhere`` also inside functions and branches."""
     names = set()
     for path in (REPOSITORY / "fiftyone_cam").rglob("*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree) if anywhere else tree.body:
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -188,6 +189,18 @@ def test_the_requirements_cover_every_import() -> None:
     for module in imported():
         names = {canonicalize_name(name) for name in installed.get(module, [module])}
         assert names & (given | of_fiftyone), f"{module} is in no requirement"
+
+
+def test_an_import_inside_a_function_is_of_an_extra_or_of_the_requirements() -> None:
+    extras = PROJECT["optional-dependencies"]
+    named = [
+        line for lines in (PROJECT["dependencies"], *extras.values(), requires("fiftyone")) for line in lines or []
+    ]
+    given = {canonicalize_name(Requirement(line).name) for line in named}
+    installed = packages_distributions()
+    for module in imported(anywhere=True):
+        names = {canonicalize_name(name) for name in installed.get(module, [module])}
+        assert names & given, f"{module} is in no requirement and no extra"
 
 
 def test_the_database_is_no_older_than_fiftyone_asks_for() -> None:

@@ -190,7 +190,7 @@ def _rows(samples: Collection, run: CamRun) -> list[dict[str, Any]]:
     truth = run.ground_truth
     translation = Translation(run.classes, run.record.settings.class_map)
     heatmap, prediction, error = (run.field(name) for name in (HEATMAP, PREDICTION, ERROR))
-    paths = ["id", run.record.settings.media_field, f"{prediction}.label", f"{prediction}.confidence"]
+    paths = ["id", run.media_field, f"{prediction}.label", f"{prediction}.confidence"]
     paths += [f"{heatmap}.logit", error]
     columns = samples.values(paths)
     truths = samples.values(f"{truth}.label") if truth else [None] * len(columns[0])

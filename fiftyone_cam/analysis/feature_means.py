@@ -11,6 +11,7 @@ from fiftyone_cam.core.network import resolve_device
 from fiftyone_cam.core.results import Failure, Item
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.media import read_files
 from fiftyone_cam.engines import local
 from fiftyone_cam.runs.cam_run import CamRun
 
@@ -28,6 +29,5 @@ def read_feature_means(samples: Collection, run: CamRun, classifier: Any) -> Gen
     run.require_weights(classifier.fingerprint)
     run.require_pixels(classifier.network.preprocessing.to_dict())
     network = classifier.network.for_inference().to(resolve_device(None))
-    ids, paths = samples.values(["id", run.record.settings.media_field])
-    items = [Item(id, path or "") for id, path in zip(ids, paths, strict=True)]
+    items = [Item(*file) for file in read_files(samples, run.media_field)]
     return local.explain_all(items, ClassFreeReader(network), network.batch_size(), None, Timing())

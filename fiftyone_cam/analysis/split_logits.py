@@ -62,7 +62,7 @@ def split_logits(
     run.require_weights(classifier.fingerprint)
     run.require_pixels(classifier.network.preprocessing.to_dict())
     top_k = min(top_k, len(classifier.classes))
-    result = classifier.explain(sample.values(run.record.settings.media_field)[0] or "", labels, top_k=top_k)
+    result = classifier.explain(sample.values(run.media_field)[0] or "", labels, top_k=top_k)
     if isinstance(result, Failure):
         raise CamError(f"the sample cannot be explained: {result.reason}")
     scene = audited_scene(run)

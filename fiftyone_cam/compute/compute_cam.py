@@ -18,7 +18,7 @@ from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.compute.writer import Writer
 from fiftyone_cam.core import class_maps
 from fiftyone_cam.core.checks import Check
-from fiftyone_cam.core.errors import CamError, FieldError, RunError
+from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.logits_check import Reference
 from fiftyone_cam.core.names import ERROR, FALSE, HEATMAP, MISSED, PRECISIONS, PREDICTION, PREDICTIONS
@@ -28,6 +28,7 @@ from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.dataset import database, internals
 from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.dataset.ground_truth import GroundTruth, check_field
+from fiftyone_cam.dataset.media import check_media_field, read_files
 from fiftyone_cam.engines import local
 from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.engines.settings import Engine, Ray, as_engine
@@ -207,11 +208,7 @@ def _check_settings(
             raise CamError(f"{name} is {value!r}, expected a whole number from 1")
     if threshold is not None and not (isinstance(threshold, (int, float)) and 0 < threshold < 1):
         raise CamError(f"threshold is {threshold!r}, expected a confidence between 0 and 1, such as 0.5")
-    if not (isinstance(media_field, str) and isinstance(samples.get_field(media_field), fo.StringField)):
-        known = ", ".join(internals.dataset_of(samples).app_config.media_fields)
-        raise FieldError(
-            f"media_field is {media_field!r}, expected a string field with paths of images, such as {known}"
-        )
+    check_media_field(samples, media_field)
     if ground_truth is not None:
         check_field(samples, ground_truth, several=True)
         if key in catalog.list_runs(samples):
@@ -369,12 +366,11 @@ def _pending(samples: Collection, run: CamRun, truth: GroundTruth, overwrite: bo
         if not retry_failed:
             undone &= ~F(run.field(ERROR)).exists()
         view = view.match(undone)
-    ids, paths = view.values(["id", run.record.settings.media_field])
-    paths = [path or "" for path in paths]
+    files = read_files(view, run.media_field)
     if truth.several:
         held, several = view.values([truth.field, truth.labels_path])
         known = [None if label is None else names or [] for label, names in zip(held, several, strict=True)]
         truths = [None if names is None else tuple(truth.indices(name) for name in names) for names in known]
-        return [Item(id, path, truths=each) for id, path, each in zip(ids, paths, truths, strict=True)]
-    labels = view.values(f"{truth.field}.label") if truth.field else [None] * len(ids)
-    return [Item(id, path, truth.indices(label)) for id, path, label in zip(ids, paths, labels, strict=True)]
+        return [Item(*file, truths=each) for file, each in zip(files, truths, strict=True)]
+    labels = view.values(f"{truth.field}.label") if truth.field else [None] * len(files)
+    return [Item(*file, truth.indices(label)) for file, label in zip(files, labels, strict=True)]

@@ -53,7 +53,7 @@ def explain_sample(
     except KeyError:
         hint = ": pass the view of frames, and a frame's id" if run.frames else ""
         raise CamError(f"dataset {run.dataset.name!r} has no sample of id {sample_id}{hint}") from None
-    result = classifier.explain(sample[run.record.settings.media_field] or "", None if label is None else [label])
+    result = classifier.explain(sample[run.media_field] or "", None if label is None else [label])
     if isinstance(result, Failure):
         raise CamError(f"{os.path.basename(sample.filepath)} cannot be explained: {result.reason}")
     heat = heatmap(result.maps[0], result, run.record.scale, run.record.threshold)

@@ -23,6 +23,7 @@ from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.results import Item
 from fiftyone_cam.core.tables import Summary, Table, percent
 from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.media import read_files
 
 STEPS = 20
 """Of insertion and deletion: a twentieth of the pixels at a time."""
@@ -109,6 +110,7 @@ def score_faithfulness(
     samples: Collection,
     classifier: Any,
     *,
+    media_field: str = "filepath",
     count: int = 20,
     sanity: bool = True,
     seed: int = 0,
@@ -124,21 +126,23 @@ def score_faithfulness(
     Args:
         samples: a dataset or view; only the files are read.
         classifier: as for :func:`compute_cam`.
+        media_field: the field with the images' paths, as for :func:`compute_cam`.
         count: how many images, drawn at random.
         sanity: make the sanity check too.
         seed: of the draw and of the random baseline.
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
 
     Raises:
+        FieldError: the media field is missing, or holds no text.
         CamError: none of the images can be read.
 
     >>> print(focam.score_faithfulness(dataset, classifier))
     """
     if count < 1:
         raise CamError(f"count is {count}, expected a number of images")
+    paths = [path for _, path in read_files(samples, media_field)]
     network = load_classifier(classifier).network
     random = np.random.default_rng(seed)
-    paths = samples.values("filepath")
     batch: list[Prepared] = []
     for index in random.permutation(len(paths)):
         found = prepare(Item(str(index), paths[index]), network.preprocessing)

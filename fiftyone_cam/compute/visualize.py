@@ -17,6 +17,7 @@ from fiftyone_cam.core.names import PREDICTION
 from fiftyone_cam.core.results import Explanation, Item
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.media import read_files
 from fiftyone_cam.engines import local
 from fiftyone_cam.runs import catalog
 
@@ -72,7 +73,7 @@ def visualize(
     if not classifier.has_embeddings:
         raise HeadError(f"{classifier.origin.get('model')} has no pooled features, so there is nothing to lay out")
     view = collection.exists(run.field(PREDICTION))
-    items = [Item(id, path) for id, path in zip(*view.values(["id", "filepath"]), strict=True)]
+    items = [Item(*file) for file in read_files(view, run.media_field)]
     if len(items) < 2:
         raise RunError(f"run {key!r} has {len(items)} results in this view, expected two at least")
 

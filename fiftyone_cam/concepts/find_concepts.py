@@ -31,6 +31,7 @@ from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.dataset import database
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import GroundTruth, check_field
+from fiftyone_cam.dataset.media import read_files
 from fiftyone_cam.engines import local
 from fiftyone_cam.engines import ray as ray_engine
 from fiftyone_cam.engines.settings import Engine, Ray, as_engine
@@ -193,10 +194,9 @@ class _Search:
 
     def _items(self, samples: Collection) -> list[Item]:
         """What is to be read, in random order, so that the first ones are like all."""
-        ids, paths = samples.values(["id", self.run.record.settings.media_field])
-        paths = [path or "" for path in paths]
-        labels = samples.values(f"{self.truth.field}.label") if self.truth.field else [None] * len(ids)
-        items = [Item(id, path, self.truth.indices(label)) for id, path, label in zip(ids, paths, labels, strict=True)]
+        files = read_files(samples, self.run.media_field)
+        labels = samples.values(f"{self.truth.field}.label") if self.truth.field else [None] * len(files)
+        items = [Item(*file, self.truth.indices(label)) for file, label in zip(files, labels, strict=True)]
         return [items[i] for i in np.random.default_rng(self.seed).permutation(len(items))]
 
     def _begin(self, items: Sequence[Item]) -> Sums:

@@ -13,6 +13,7 @@ from fiftyone.operators import types
 from fiftyone_cam.core.class_maps import resolve
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import CONTRAST, ERROR, HEATMAP, PREDICTION
+from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.plugin import forms, model_sources, source_forms
 from fiftyone_cam.plugin.translation_form import as_typed, parse, translation
 from fiftyone_cam.runs import catalog
@@ -60,7 +61,7 @@ def proposal(dataset: fo.Dataset) -> dict[str, Any]:
 
 def ground_truth(
     inputs: types.Object,
-    dataset: fo.Dataset,
+    dataset: Collection,
     params: Mapping[str, Any],
     first: Mapping[str, Any],
 ) -> None:
@@ -77,7 +78,7 @@ def ground_truth(
         default=first.get("ground_truth"),
         view=forms.choices(dict.fromkeys(found, "")),
     )
-    if not value or value in several:  # several labels are translated from Python only
+    if not value:
         return
     if value not in found:
         field = dataset.get_field(value)
@@ -195,11 +196,7 @@ def picture(inputs: types.Object, dataset: fo.Dataset, first: Mapping[str, Any])
     inputs.int(
         "input_size", label="Input size", description="The side in pixels; empty: the model's own", min=1, max=4096
     )
-    if len(media := dataset.app_config.media_fields) > 1:
-        default = first.get("media_field") or "filepath"
-        inputs.enum(
-            "media_field", media, label="Media field", default=default, view=forms.choices(dict.fromkeys(media, ""))
-        )
+    forms.media_field(inputs, dataset, first.get("media_field"))
 
 
 def engine(inputs: types.Object, params: Mapping[str, Any]) -> None:

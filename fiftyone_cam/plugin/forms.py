@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import fiftyone as fo
 from fiftyone.operators import types
 
+from fiftyone_cam.dataset import internals
+from fiftyone_cam.dataset.collection import FRAMES, Collection
 from fiftyone_cam.plugin import installed, queries
 from fiftyone_cam.runs import catalog, store
 from fiftyone_cam.runs.cam_run import CamRun
@@ -95,6 +97,11 @@ def dataset_problem(dataset: fo.Dataset | None) -> str | None:
     """Why nothing can be computed on a dataset, as far as its schema tells."""
     if dataset is None:
         return "Open a dataset first"
+    if dataset.media_type == "video":
+        return (
+            "This dataset holds videos, and class activation maps need images. Maps can be computed of a view of their "
+            "frames, dataset.to_frames(sample_frames=True). All else wants a dataset of frames, that view's clone()"
+        )
     if dataset.media_type not in (None, "image", "group"):
         return f"This dataset holds media of type {dataset.media_type}: class activation maps need images"
     return None
@@ -105,12 +112,13 @@ def fields_of_runs(dataset: fo.Dataset) -> set[str]:
     return {path for key in catalog.list_runs(dataset) for path in store.written_fields(dataset, key)}
 
 
-def label_fields(dataset: fo.Dataset, kind: type[fo.Label] = fo.Classification) -> list[str]:
+def label_fields(samples: Collection, kind: type[fo.Label] = fo.Classification) -> list[str]:
     """The Classification fields that neither a run nor a training of this project wrote; or those of another kind."""
-    ours = fields_of_runs(dataset)
+    dataset = internals.home_of(samples)
+    ours = {path.removeprefix(FRAMES) for path in fields_of_runs(dataset)}
     for key in catalog.list_trainings(dataset):
         ours |= set(store.written_fields(dataset, key))
-    return [path for path in dataset.get_field_schema(embedded_doc_type=kind) if path not in ours]
+    return [path for path in samples.get_field_schema(embedded_doc_type=kind) if path not in ours]
 
 
 def last_truth(dataset: fo.Dataset) -> str | None:
@@ -209,3 +217,15 @@ def device(inputs: types.Object, ctx: Any) -> None:
         mark_invalid(prop, f"this machine has no {chosen}: it has {', '.join(found)}")
     if chosen == "cuda" and "cuda:0" not in found:
         mark_invalid(prop, f"this machine has no GPU that PyTorch can use: it has {', '.join(found)}")
+
+
+def media_field(inputs: types.Object, dataset: fo.Dataset, default: str | None = None) -> None:
+    """Which of the dataset's media fields is read; asked only where there are several."""
+    if len(media := dataset.app_config.media_fields) > 1:
+        inputs.enum(
+            "media_field",
+            media,
+            label="Media field",
+            default=default or "filepath",
+            view=choices(dict.fromkeys(media, "")),
+        )

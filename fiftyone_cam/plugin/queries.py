@@ -13,6 +13,7 @@ from fiftyone_cam.analysis.audit_report import AuditReport
 from fiftyone_cam.dataset.annotations import PLACES
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.internals import dataset_of, is_generated, select_early
+from fiftyone_cam.dataset.media import read_files
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
 
@@ -46,7 +47,7 @@ def class_words(samples: Collection, field: str, patience: float = 0.5) -> Words
 
     Args:
         samples: a dataset or view.
-        field: a ``Classification`` field.
+        field: a ``Classification`` field, or one of ``Classifications``.
         patience: seconds to wait.
 
     >>> class_words(dataset, "ground_truth")
@@ -56,7 +57,9 @@ def class_words(samples: Collection, field: str, patience: float = 0.5) -> Words
 
     def ask() -> Words:
         many = dataset.count() > _ENOUGH  # from the collection's metadata
-        found = (dataset.limit(_ENOUGH) if many else dataset).distinct(f"{field}.label")
+        several = getattr(dataset.get_field(field), "document_type", None) is fo.Classifications
+        path = f"{field}.classifications.label" if several else f"{field}.label"
+        found = (dataset.limit(_ENOUGH) if many else dataset).distinct(path)
         return Words(sorted(str(label) for label in found if label is not None), _ENOUGH if many else None)
 
     return soon(("words", dataset.name, field, str(dataset.last_modified_at)), ask, patience)
@@ -165,7 +168,7 @@ def missing_for_concepts(run: CamRun | None) -> Missing | None:
     return None
 
 
-def filepaths(samples: Collection, ids: Sequence[str]) -> dict[str, str]:
+def filepaths(samples: Collection, ids: Sequence[str], media_field: str = "filepath") -> dict[str, str]:
     """The files of samples by their ids; those that are gone are left out.
 
     >>> filepaths(dataset, dataset.values("id")[:1])
@@ -176,7 +179,7 @@ def filepaths(samples: Collection, ids: Sequence[str]) -> dict[str, str]:
     dataset = dataset_of(samples)
     images = dataset.select_group_slices(dataset.group_slice) if dataset.media_type == "group" else dataset
     chosen = select_early(images, list(dict.fromkeys(ids)))
-    return dict(zip(*chosen.values(["id", "filepath"]), strict=True))
+    return dict(read_files(chosen, media_field))
 
 
 def sample_summary(samples: Collection, sample_id: str, key: str) -> dict[str, Any]:
@@ -229,7 +232,9 @@ class SampleMap(NamedTuple):
     rows: list[list[float]]
 
 
-def sample_map(samples: Collection, sample_id: str, field: str, side: int = 64) -> SampleMap | None:
+def sample_map(
+    samples: Collection, sample_id: str, field: str, side: int = 64, media_field: str = "filepath"
+) -> SampleMap | None:
     """The signed map of a field of :func:`fiftyone_cam.compute_cam`, ready to be drawn; None where there is none.
 
     >>> sample_map(dataset, sample.id, "cam_heatmap").label
@@ -247,7 +252,7 @@ def sample_map(samples: Collection, sample_id: str, field: str, side: int = 64) 
     versus = heat["versus"] if heat.has_attribute("versus") else None
     top = float(heat.range[1]) if heat.has_attribute("cam") else float(abs(drawn).max()) or 1.0
     rows = [[round(float(value), 3) for value in row] for row in drawn]
-    return SampleMap(heat.label, versus, sample.filepath, width / height, top, rows)
+    return SampleMap(heat.label, versus, sample[media_field] or "", width / height, top, rows)
 
 
 def _sentence(text: str | None) -> str | None:

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fiftyone as fo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.class_maps import READY, resolve
 from fiftyone_cam.core.errors import CamError, did_you_mean
 from fiftyone_cam.core.tables import escape_markdown
+from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.plugin import forms, queries
 
 LABEL = "Translation of classes"
@@ -27,7 +27,7 @@ ABOUT = (
 
 def translation(
     inputs: types.Object,
-    dataset: fo.Dataset,
+    dataset: Collection,
     params: Mapping[str, Any],
     classes: Sequence[str] | None,
     *,

@@ -128,7 +128,7 @@ def retrain_head(
     layer = _layer(classifier, with_objects=objects is not None)
     truth = _truth(collection, run, classifier, ground_truth)
     parted = read_groups(collection, run, groups) if groups is not None else None
-    items, labels = _items(collection, truth, objects)
+    items, labels = _items(collection, run.media_field, truth, objects)
     classifier.network.to("cpu" if isinstance(engine, Ray) else resolve_device(device))
     data = _read(classifier, items, labels, parted, seed, batch_size, engine, device, progress)
     start = Affine(layer.weight.float().cpu().numpy(), layer.bias.float().cpu().numpy())
@@ -193,7 +193,7 @@ def _truth(samples: Collection, run: CamRun, classifier: Classifier, ground_trut
 
 
 def _items(
-    samples: Collection, truth: GroundTruth, objects: str | Sequence[str] | None
+    samples: Collection, media_field: str, truth: GroundTruth, objects: str | Sequence[str] | None
 ) -> tuple[list[AnnotatedItem], dict[str, str]]:
     """The images with a known true class, with their objects; and that class."""
     names = [objects] if isinstance(objects, str) else list(objects or [])
@@ -202,14 +202,14 @@ def _items(
         scene.check(samples)
     items: list[AnnotatedItem] = []
     labels: dict[str, str] = {}
-    paths = ["filepath", *scene.paths]
+    paths = [media_field, *scene.paths]
     bulk.require(samples, paths)
     for rows in bulk.chunks(samples, paths, False):
         for row in rows:
             true = row[f"{truth.field}.label"]
             if indices := truth.indices(true):
                 shapes = tuple(scene.object(row)) if names else ()
-                items.append(AnnotatedItem(str(row["id"]), row["filepath"], indices, objects=shapes))
+                items.append(AnnotatedItem(str(row["id"]), row[media_field] or "", indices, objects=shapes))
                 labels[str(row["id"])] = true
     if len(items) < LEAST:
         raise CamError(f"{len(items)} samples have a known true class, expected at least {LEAST} to train on")

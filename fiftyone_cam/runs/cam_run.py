@@ -41,6 +41,11 @@ class CamRun(Run[CamRecord]):
         return self.record.settings.frames
 
     @property
+    def media_field(self) -> str:
+        """The field with the files that the run read."""
+        return self.record.settings.media_field
+
+    @property
     def classes(self) -> list[str]:
         return list(self.record.classifier.classes)
 

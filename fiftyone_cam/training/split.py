@@ -15,6 +15,7 @@ from torch import Tensor
 from fiftyone_cam.core.errors import FieldError
 from fiftyone_cam.core.results import Item
 from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.media import read_files
 from fiftyone_cam.runs.record import TrainingCounts
 from fiftyone_cam.runs.training_run import TRAIN, VALIDATION
 from fiftyone_cam.training.pictures import choose_validation
@@ -40,8 +41,11 @@ class TrainingData:
     untested: list[str]
 
     @classmethod
-    def read(cls, samples: Collection, ground_truth: str, split: float | str, seed: int) -> TrainingData:
-        ids, paths, labels = samples.values(["id", "filepath", f"{ground_truth}.label"])
+    def read(
+        cls, samples: Collection, ground_truth: str, split: float | str, seed: int, media_field: str = "filepath"
+    ) -> TrainingData:
+        ids, paths = zip(*read_files(samples, media_field), strict=True)
+        labels = samples.values(f"{ground_truth}.label")
         labelled = np.array([label is not None for label in labels])
         names = [label for label in labels if label is not None]
         kinds = Counter(names)

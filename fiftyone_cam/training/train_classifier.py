@@ -57,6 +57,7 @@ def train_classifier(
     size: int | None = None,
     recipe: Recipe = Recipe(),
     split: float | str = 0.2,
+    media_field: str = "filepath",
     augment: Callable[[Tensor], Tensor] | None = None,
     snapshots: Sequence[int] = (),
     device: str | None = None,
@@ -90,6 +91,7 @@ def train_classifier(
         split: what validates: a fraction of each class (drawn with the recipe's seed), ``"tags"``, or a field whose
             values are ``"train"`` and ``"validation"`` (``"val"``; ``"test"`` where there is no other). What is in
             neither part is left out.
+        media_field: the field with the images' paths, for a dataset that has several, such as thumbnails.
         augment: from a ``(3, H, W)`` uint8 picture to one of the network's size, instead of
             :func:`fiftyone_cam.training.pictures.augmentation` (whose mirroring is wrong for letters and digits).
         snapshots: epochs to keep a checkpoint of, ``out_dir/epoch_5``, to compare them. All epochs are then trained.
@@ -117,7 +119,7 @@ def train_classifier(
     key = key or key_of(folder)
     _check(collection, ground_truth, arch, weights, size, recipe, snapshots)
     check_key(dataset_of(collection), key)
-    data = TrainingData.read(collection, ground_truth, split, recipe.seed)
+    data = TrainingData.read(collection, ground_truth, split, recipe.seed, media_field)
 
     target = resolve_device(device, apple=False)  # MPS where it is asked for: no check holds a training against another
     start = "frozen" if recipe.freeze else "random" if weights is None or arch in SMALL else "given"

@@ -17,6 +17,7 @@ from fiftyone_cam.classifiers.transforms import of_transforms
 from fiftyone_cam.core.checks import Check
 from fiftyone_cam.core.errors import SourceError
 from fiftyone_cam.core.preprocessing import Bound, CenterCrop, CropShare, Margin, Preprocessing, Resize
+from fiftyone_cam.plugin.installed import zoo_names
 from tests.helpers.networks import tiny_gap
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -250,6 +251,31 @@ def test_fiftyones_bounds_are_equal():
     preprocessing, check = of_transforms(v1.Compose(parts))
     assert preprocessing.steps == (Bound(least=224), Bound(most=300))
     assert check.passed
+
+
+def test_every_zoo_classifier_that_the_form_lists_is_equal_or_read_as_a_processor(tmp_path):
+    """The zoo's own settings, around a small network: the weights have no say in the pixels."""
+    import fiftyone.utils.torch as fout
+    import fiftyone.zoo as foz
+
+    (tmp_path / "labels.txt").write_text("0:cat\n1:dog\n2:fish")
+    network = {"entrypoint_fcn": "tests.helpers.networks.tiny_gap", "entrypoint_args": {}}
+    network |= {"labels_path": str(tmp_path / "labels.txt")}
+    network |= {"output_processor_cls": "fiftyone.utils.torch.ClassifierOutputProcessor"}
+    equal, processors = 0, 0
+    kept = {}
+    for name in zoo_names():
+        entry = foz.get_zoo_model(name).default_deployment_config_dict
+        if "transformers" in entry["type"]:  # Hugging Face's processors have a walk of their own
+            processors += 1
+            continue
+        equal += 1
+        settings = {key: value for key, value in entry["config"].items() if key.startswith("image_")}
+        kept[repr(sorted(settings.items()))] = settings
+    assert (equal, processors) >= (20, 10)
+    for settings in kept.values():
+        model = fout.TorchImageModel(fout.TorchImageModelConfig({**settings, **network}))
+        assert focam.load_classifier(model).checks["pixels"].passed, settings
 
 
 def test_the_comparison_sees_a_crop_that_is_one_pixel_off():

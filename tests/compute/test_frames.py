@@ -14,9 +14,10 @@ import fiftyone_cam as focam
 from fiftyone_cam.dataset.app_config import visible
 from fiftyone_cam.dataset.internals import stages_of
 from fiftyone_cam.plugin.operators.compute_cam import ComputeCam
+from fiftyone_cam.plugin.operators.delete_cam_run import DeleteCamRun
 from fiftyone_cam.runs.heatmaps import cam_of
 from tests.helpers.networks import NAMES
-from tests.helpers.operators import execute
+from tests.helpers.operators import context_of, execute
 
 FRAMES = 5
 
@@ -133,6 +134,14 @@ def test_the_app_computes_frames(videos, tmp_path):
     execute(ComputeCam(), videos, params, view=stages_of(frames))
     assert videos.count("frames.cam_heatmap") == 10
     assert "frames.cam_heatmap" in visible(videos)
+    assert properties(context_of(videos, params, view=stages_of(frames)))["ground_truth"].view.values() == ["truth"]
+    assert "holds videos" in str(properties(context_of(videos, params))["problem"].error_message)
+    execute(DeleteCamRun(), videos, {"key": "cam"})
+    assert "cam_heatmap" not in videos.get_frame_field_schema()
+
+
+def properties(context):
+    return ComputeCam().resolve_input(context).type.properties
 
 
 def test_frames_get_results_by_apply_model(videos, classifier):

@@ -11,7 +11,10 @@ from PIL import Image
 
 import fiftyone_cam as focam
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
+from fiftyone_cam.plugin import queries
+from fiftyone_cam.plugin.operators.train_gap_classifier import training_arguments
 from fiftyone_cam.runs.heatmaps import cam_of
+from fiftyone_cam.training.split import TrainingData
 from tests.helpers.networks import NAMES, SQUARE, tiny_gap, write_photos
 
 
@@ -39,6 +42,30 @@ def test_maps_are_those_of_the_files_in_the_media_field(with_copies, classifier,
     assert overlays.written == 2
     with pytest.raises(focam.RunError, match="media_field was 'png_path', now 'filepath'"):
         focam.compute_cam(with_copies, classifier)
+
+
+def test_what_else_reads_pictures_reads_the_media_field(with_copies, classifier, tmp_path):
+    run = focam.compute_cam(with_copies, classifier, media_field="png_path")
+    first = with_copies.first()
+    report = focam.score_faithfulness(with_copies, classifier, media_field="png_path", sanity=False, progress=False)
+    assert report.count == 2
+    with pytest.raises(focam.CamError, match="none of the 3 images can be read"):
+        focam.score_faithfulness(with_copies, classifier)
+    brain_key = focam.visualize(with_copies, "cam", classifier, progress=False)
+    assert with_copies.load_brain_results(brain_key).points.shape == (2, 2)
+    assert queries.filepaths(with_copies, [first.id], run.media_field) == {first.id: first.png_path}
+    found = queries.sample_map(with_copies, first.id, "cam_heatmap", media_field=run.media_field)
+    assert found is not None
+    assert found.filepath == first.png_path
+
+
+def test_a_training_reads_the_media_field(photos):
+    photos.set_values("small", photos.values("filepath"))
+    photos.set_values("filepath", [f"/nowhere/{number}.png" for number in range(12)])
+    data = TrainingData.read(photos, "ground_truth", 0.5, 0, "small")
+    assert {item.id: item.path for item in data.items} == dict(zip(*photos.values(["id", "small"]), strict=True))
+    assert "media_field" not in training_arguments({"arch": "resnet18"})
+    assert training_arguments({"arch": "resnet18", "media_field": "small"})["media_field"] == "small"
 
 
 @pytest.mark.parametrize("wrong", ["nowhere", "size", "metadata"])

@@ -52,6 +52,19 @@ def test_what_would_fail_is_said_before(pets: fo.Dataset) -> None:
     assert valid(ComputeCam, pets, **{**MODEL, "ground_truth": "exact"})
 
 
+def test_several_labels_are_translated_like_one(dataset: fo.Dataset) -> None:
+    for labels in (["cat", "dog"], ["horse"], []):
+        several = fo.Classifications(classifications=[fo.Classification(label=label) for label in labels])
+        dataset.add_sample(fo.Sample(filepath=f"/nowhere/{len(labels)}.jpg", several=several))
+    asked = {**MODEL, "ground_truth": "several"}
+    assert begins_with(ComputeCam, dataset, **asked)["class_map"] == "imagenet-groups"
+    assert valid(ComputeCam, dataset, **asked, class_map="imagenet-groups")
+    found = form(ComputeCam, dataset, **asked, class_map="")
+    assert "No label of several is a class of this model: it has cat, dog, horse" in str(found["class_map"])
+    partly = notices(ComputeCam, dataset, **asked, class_map='{"tabby": "cat"}')["unmatched"]
+    assert partly.startswith("2 of 3 labels of several are no word of this translation")
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

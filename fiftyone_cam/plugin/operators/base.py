@@ -15,7 +15,7 @@ from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import operator_uri
-from fiftyone_cam.dataset import app_config
+from fiftyone_cam.dataset import app_config, internals
 from fiftyone_cam.plugin import forms, installed, work
 from fiftyone_cam.plugin.operators.restore_colors import plain_tooltips
 
@@ -54,6 +54,8 @@ class CamOperator(foo.Operator, Generic[Result]):
     """Whether the form proposes to schedule it."""
     beside: ClassVar[bool] = True
     """Whether its form closes while it works, so that the App is free; what waits for its end wants the form open."""
+    takes_frames: ClassVar[bool] = False
+    """Whether it works on a view of the frames of videos; or, where it takes no view, on a dataset of videos."""
     takes_view: ClassVar[bool] = True
     """Whether it works on the samples in view."""
 
@@ -161,7 +163,8 @@ class CamOperator(foo.Operator, Generic[Result]):
 
     def resolve_input(self, ctx: Any) -> types.Property:
         inputs = types.Object()
-        problem = forms.dataset_problem(ctx.dataset) or self.problem(ctx)
+        frames = self.takes_frames and (not self.takes_view or internals.is_frames(ctx.view))
+        problem = (None if frames else forms.dataset_problem(ctx.dataset)) or self.problem(ctx)
         if problem:
             forms.mark_invalid(inputs.view("problem", types.Error(label=problem)), problem)
         elif ARGUMENTS not in ctx.params:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.dataset import internals
 from fiftyone_cam.engines.settings import Engine, Local, Ray, as_engine
 from fiftyone_cam.plugin import compute_form, forms, model_sources, work
 from fiftyone_cam.plugin.operators.base import CamOperator, show_written
@@ -38,6 +39,7 @@ class ComputeCam(CamOperator["CamRun"]):
     submit = "Compute"
     icon = "cam"
     preparing = "Loading the classifier"
+    takes_frames = True
 
     def function(self) -> Callable[..., CamRun]:
         """``compute_cam``, with those arguments of ``load_classifier`` that a form has."""
@@ -63,7 +65,8 @@ class ComputeCam(CamOperator["CamRun"]):
         first = compute_form.proposal(ctx.dataset) if work.has_app(ctx) else {}
         params = {**first, **ctx.params}
         model_sources.draw_classifier(inputs, ctx.dataset, ctx.params, first)
-        compute_form.ground_truth(inputs, ctx.dataset, params, first)
+        labelled = ctx.view if internals.is_frames(ctx.view) else ctx.dataset
+        compute_form.ground_truth(inputs, labelled, params, first)
         compute_form.run_key(inputs, ctx.dataset, params, first)
         inputs.view_target(ctx, action_description="Explain", require_flat=True)
         inputs.bool(

@@ -8,6 +8,7 @@ from typing import Any
 from fiftyone.operators import types
 
 from fiftyone_cam.core.tables import escape_markdown
+from fiftyone_cam.dataset import internals
 from fiftyone_cam.plugin import forms, work
 from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.plugin.operators.restore_colors import recolor
@@ -27,6 +28,7 @@ class DeleteCamRun(CamOperator[list[str]]):
     risk = "high"
     delegable = False
     takes_view = False
+    takes_frames = True
 
     def function(self) -> Callable[..., None]:
         return catalog.delete_run
@@ -48,10 +50,10 @@ class DeleteCamRun(CamOperator[list[str]]):
 
     def run(self, ctx: Any, report: work.Report | None) -> list[str]:
         """The names of the fields that are gone."""
-        before = set(ctx.dataset.get_field_schema())
+        before = internals.loaded_fields(ctx.dataset)
         catalog.delete_run(ctx.dataset, **self.given(ctx))
         ctx.dataset.reload()
-        return sorted(before - set(ctx.dataset.get_field_schema()))
+        return sorted(before - internals.loaded_fields(ctx.dataset))
 
     def refresh(self, ctx: Any, result: list[str]) -> Iterator[Any]:
         yield from super().refresh(ctx, result)

@@ -117,7 +117,7 @@ class ExplainSample(CamOperator[fo.Heatmap]):
         outputs.str("picture", view=types.ImageView(alt=f"What speaks for {result.label}"))
         outputs.str("words", view=types.MarkdownView())
         schema = types.Property(outputs, view=types.View(label="What speaks for this class"))
-        filepath = ctx.dataset[_sample_id(ctx)][run.record.settings.media_field]
+        filepath = ctx.dataset[_sample_id(ctx)][run.media_field]
         return ctx.ops.show_output(schema.to_json(), {"picture": picture(run, result, filepath), "words": words})
 
     def answer(self, ctx: Any, result: fo.Heatmap) -> dict[str, Any]:

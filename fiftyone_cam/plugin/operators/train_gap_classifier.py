@@ -71,6 +71,7 @@ class TrainGapClassifier(CamOperator[TrainingRun]):
             view=types.SwitchView(),
         )
         if params.get("advanced"):
+            forms.media_field(inputs, ctx.dataset)
             _advanced(inputs, ctx)
         forms.notice(
             inputs,
@@ -276,7 +277,7 @@ def training_arguments(params: Mapping[str, Any]) -> dict[str, Any]:
     split = params.get("split") or AT_RANDOM
     pretrained = params.get("pretrained", True)
     frozen = pretrained and params.get("freeze") and params.get("arch") not in SMALL
-    names = ("ground_truth", "out_dir", "arch", "key", "device", "size", "overwrite")
+    names = ("ground_truth", "out_dir", "arch", "key", "device", "size", "overwrite", "media_field")
     found = {
         "split": params.get("fraction") if split == AT_RANDOM else split,
         "snapshots": snapshots(params.get("snapshots")),

@@ -193,7 +193,8 @@ class ConceptsPanel(foo.Panel):
         ordered = report.by_share if state.order == "share" else report.concepts
         rows = ordered[first : first + ROWS]
         examples = [concept.examples[:CROPS] for concept in rows]
-        files = queries.filepaths(ctx.dataset, [example.sample for row in examples for example in row])
+        ids = [example.sample for row in examples for example in row]
+        files = queries.filepaths(ctx.dataset, ids, report.run.media_field)
         places = [(i, e.sample, as_box(e.box)) for i, row in enumerate(examples) for e in row if e.sample in files]
         pictures = crops.crops([(files[sample], box) for _, sample, box in places])
         shown: list[list[str]] = [[] for _ in rows]

@@ -127,7 +127,8 @@ class WhyPanel(foo.Panel):
     def _show(self, ctx: Any, field: str) -> None:
         """One map, in the panel itself: beside the sample, which shows what a person has ticked."""
         state = ctx.panel.state
-        found = queries.sample_map(ctx.dataset, state.sample, field)
+        media_field = catalog.load_run(ctx.dataset, state.key).media_field
+        found = queries.sample_map(ctx.dataset, state.sample, field, media_field=media_field)
         if found is None:
             state.set({"picture": None, "text": f"There is no map in {field}."})
             return
