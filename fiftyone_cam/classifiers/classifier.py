@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def load_classifier(
         input_size: of the network's input, a side or (height, width), where it is not that of the source's own
             preprocessing; what that cuts off is in proportion.
         whole_picture: squeeze the whole picture into the input instead of a crop from its middle, so that nothing is
-            cut off. Objects are then smaller and narrower than the network knows them: accuracy may drop a little.
+            cut off. Objects are then smaller and narrower than the network knows them: EfficientNet-Lite0 reads 83.5%
+            of 400 ImageNet photos right instead of 85.3% (84.8% with ``input_size=256``).
         trust_pickle: unpickle a whole module from the file. That runs whatever code the file names.
         kwargs: for the loader of a torchvision, timm or Hugging Face model.
 
@@ -104,8 +105,10 @@ def load_classifier(
         kwargs=kwargs,
     )
     told, pixels = _as_asked(loaded, input_size, whole_picture)
+    modules.require_values(loaded.module)
     module = (modules.own_copy(loaded.module) if loaded.borrowed else loaded.module).float()
     module, count = modules.with_output(module, told, output)
+    modules.require_function_of_image(module, told)
     names, activation = numbered(classes or loaded.classes), activation or loaded.activation
     if count == 1:
         if len(names) != 2:
@@ -121,12 +124,24 @@ def load_classifier(
 
 def _names(classes: Any) -> list[str]:
     """The classes that the caller gave, if they are a list of names."""
-    if isinstance(classes, (str, bytes)) or not isinstance(classes, Iterable):
+    if isinstance(classes, (str, bytes, Set)) or not isinstance(classes, Iterable):
         raise SourceError(f"classes is {classes!r:.80}, expected a list of names, one for each logit: ['cat', 'dog']")
-    names = list(classes)
-    if None in names:
-        raise SourceError(f"class {names.index(None)} has no name: expected one for each logit, in order")
+    names = _by_number(classes) if isinstance(classes, Mapping) else list(classes)
+    for index, name in enumerate(names):
+        if name is None or not str(name).strip():
+            raise SourceError(f"class {index} has no name: expected one for each logit, in order")
     return names
+
+
+def _by_number(classes: Mapping[Any, Any]) -> list[Any]:
+    """The names in the order of the logits, of ``{0: "cat", …}`` or, as torchvision's folders, ``{"cat": 0, …}``."""
+    for numbers, names in ((classes.keys(), classes.values()), (classes.values(), classes.keys())):
+        found = {int(number): name for number, name in zip(numbers, names, strict=True) if str(number).isdecimal()}
+        if sorted(found) == list(range(len(classes))):
+            return [found[number] for number in sorted(found)]
+    raise SourceError(
+        f"classes is {dict(classes)!r:.80}, expected a list of names, or names with the numbers of their logits, from 0"
+    )
 
 
 _LARGEST_INPUT = 4096
@@ -325,6 +340,8 @@ class Classifier(FiftyOneModel):
         >>> classifier.explain("cat.jpg").maps[0].label
         'tabby'
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise CamError(f"expected the path of an image file, found {type(path).__name__}")
         item = Item("", os.fspath(path))
         with Workers(1, seconds=limits().seconds, name="cam-decode") as workers:
             prepared = wait_for_prepared(workers, workers.submit(prepare, item, self.network.preprocessing), item)

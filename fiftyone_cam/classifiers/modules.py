@@ -74,6 +74,64 @@ def with_output(
     return (module if readable else _Chosen(module, key, logits)), logits.shape[1]
 
 
+_REPEATED = 1e-4
+"""How far apart the logits of one image may be in two forwards, of the largest. Rounding makes some 1e-6."""
+
+
+def require_values(module: nn.Module) -> None:
+    """Refuse a module whose weights are not loaded.
+
+    Raises:
+        SourceError: they are on the device ``meta``, which has shapes and no values.
+
+    >>> require_values(module)
+    """
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise SourceError(
+            "the module's weights are on the device 'meta', which holds no values: load its weights first, "
+            "module.to_empty(device='cpu') and module.load_state_dict(…)"
+        )
+
+
+def require_function_of_image(module: nn.Module, preprocessing: Preprocessing) -> None:
+    """Refuse a forward whose logits of an image are not those of this image alone, each time the same.
+
+    Raises:
+        SourceError: they are no numbers, other ones each time, or depend on what else is in the batch.
+
+    >>> require_function_of_image(module, preprocessing)
+    """
+    together, again, alone = (_logits_of(module, preprocessing, count) for count in (2, 2, 1))
+    if together is None or again is None or alone is None:
+        return  # what it returns is judged elsewhere
+    if not bool(together.isfinite().all()):
+        sick = [name for name, value in module.named_parameters() if not bool(value.isfinite().all())]
+        where = f": its weights {', '.join(sick[:3])} hold NaN or infinity" if sick else ""
+        raise SourceError(f"the logits of a plain input are NaN or infinity{where}. Load other weights")
+    scale = float(together.abs().max())
+    if float((together - again).abs().max()) > _REPEATED * scale:
+        raise SourceError(
+            "the network gives other logits each time for the same input, also in eval mode: take what is random out "
+            "of its forward, such as noise, or dropout with training=True"
+        )
+    if float((together[:1] - alone).abs().max()) > _REPEATED * scale:
+        raise SourceError(
+            "the logits of an image depend on the other images in its batch: such as by batch normalisation with "
+            "track_running_stats=False, which takes its statistics from the batch. Give it running statistics"
+        )
+
+
+def _logits_of(module: nn.Module, preprocessing: Preprocessing, count: int) -> Tensor | None:
+    try:
+        returned = _returned(module, preprocessing, count)
+    except SourceError:
+        return None
+    logits = returned if isinstance(returned, Tensor) else _parts(returned).get("logits")
+    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim != 2 or len(logits) != count:
+        return None
+    return logits.float()
+
+
 def _chosen(parts: Mapping[str | int, Any], output: str | int | None) -> str | int:
     """Which of the things that a forward returned are the logits."""
     if output is not None:
@@ -137,8 +195,8 @@ class _Chosen(nn.Module):
         return self.module.state_dict(*args, **kwargs)
 
 
-def _returned(module: nn.Module, preprocessing: Preprocessing) -> Any:
-    """What the forward returns for two inputs of noise."""
+def _returned(module: nn.Module, preprocessing: Preprocessing, count: int = 2) -> Any:
+    """What the forward returns for inputs of noise: for the first of two what it returns for one."""
     height, width = preprocessing.input_size()
     noise = torch.randn(2, len(preprocessing.mean), height, width, generator=torch.Generator().manual_seed(0))
     parameter = next(module.parameters(), noise)
@@ -146,7 +204,7 @@ def _returned(module: nn.Module, preprocessing: Preprocessing) -> Any:
     module.eval()
     try:
         with torch.no_grad():
-            return module(noise.to(parameter.device))
+            return module(noise[:count].to(parameter.device))
     except Exception as error:  # the module is anybody's
         reason = first_line(error)[:300]
         raise SourceError(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
+from numbers import Integral
 from typing import Any
 
 import fiftyone as fo
@@ -25,7 +26,7 @@ from fiftyone_cam.core.names import ERROR, FALSE, HEATMAP, MISSED, PRECISIONS, P
 from fiftyone_cam.core.network import check_precision, resolve_device
 from fiftyone_cam.core.results import Item
 from fiftyone_cam.core.timing import Timing
-from fiftyone_cam.dataset import database, internals
+from fiftyone_cam.dataset import bulk, database, internals
 from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.dataset.ground_truth import GroundTruth, check_field
 from fiftyone_cam.dataset.media import check_media_field, read_files
@@ -119,6 +120,7 @@ def compute_cam(
     collection = require_images(samples, frames=True)
     _check_settings(collection, key, ground_truth, batch_size, precision, top_k, threshold, media_field)
     engine = as_engine(engine, device)
+    top_k = int(top_k)  # NumPy's whole numbers are no Python ones
     classifier = load_classifier(classifier)
     words = class_maps.resolve(class_map, classifier.classes)
     independent = classifier.independent
@@ -155,6 +157,7 @@ def compute_cam(
         judged = ground_truth is not None
         schema = field_schema(top_k, judged and not truth.several, independent, judged and truth.several)
         _declare(run, collection, schema)
+        collection = _with_fields(collection, run)
         if not run.record.revision and catalog.list_runs(run.dataset) == [key]:  # the dataset's first heatmaps
             run.hide_filled()
         run.show()  # now: an open App may look at the first results
@@ -204,7 +207,7 @@ def _check_settings(
     if precision not in PRECISIONS:
         raise CamError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
     for name, value in (("batch_size", batch_size), ("top_k", top_k)):
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
             raise CamError(f"{name} is {value!r}, expected a whole number from 1")
     if threshold is not None and not (isinstance(threshold, (int, float)) and 0 < threshold < 1):
         raise CamError(f"threshold is {threshold!r}, expected a confidence between 0 and 1, such as 0.5")
@@ -268,6 +271,17 @@ def _declare(run: CamRun, samples: Collection, schema: Mapping[str, Mapping[str,
         for name, kwargs in schema.items():
             database.declare_field(internals.dataset_of(samples), run.field(name), **kwargs)
         internals.refresh_frames(samples, [run.field(name) for name in schema])
+
+
+def _with_fields(samples: Collection, run: CamRun) -> Collection:
+    """The same samples with the run's fields, which tell what is done, where the view leaves them out."""
+    if samples.has_field(run.field(HEATMAP)):
+        return samples
+    if run.frames:
+        bulk.require(samples, [run.field(HEATMAP)])
+    grouped = run.dataset.media_type == "group"
+    images = run.dataset.select_group_slices(media_type="image") if grouped else run.dataset
+    return images.select(samples.values("id"), ordered=True)
 
 
 @contextlib.contextmanager

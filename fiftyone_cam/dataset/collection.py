@@ -46,6 +46,10 @@ def require_images(samples: Collection, *, frames: bool = False) -> Collection:
         )
     if not isinstance(samples, (fo.Dataset, fo.DatasetView)):
         raise RunError(f"expected a FiftyOne dataset or view, found {type(samples).__name__}")
+    try:
+        samples.media_type  # noqa: B018 - of a deleted dataset all that is asked raises
+    except ValueError as error:
+        raise RunError(f"{error}: load another, or make it again") from error
     grouped_view = samples.media_type == "group" and isinstance(samples, fo.DatasetView)
     if grouped_view and fo.load_dataset(samples.dataset_name).media_type != "group":  # the App's Group by
         samples = samples.flatten()

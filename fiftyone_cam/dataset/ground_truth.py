@@ -32,7 +32,7 @@ class Translation:
 
     def __init__(self, classes: Sequence[str], class_map: Mapping[str, str] | None = None) -> None:
         if class_map is not None and not (
-            isinstance(class_map, Mapping) and all(isinstance(word, str) for word in class_map.values())
+            isinstance(class_map, Mapping) and all(isinstance(word, str) for pair in class_map.items() for word in pair)
         ):
             raise FieldError(
                 f"class_map is {class_map!s:.80}, expected classes with their labels, such as {{'tabby': 'cat'}}"
