@@ -28,7 +28,7 @@ from fiftyone_cam.core.names import ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.core.overlay import APP, Picture, blend, caption, check_style, stack
 from fiftyone_cam.core.tables import Summary
 from fiftyone_cam.core.workers import Workers, default_count
-from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.collection import Collection, flattened
 from fiftyone_cam.dataset.ground_truth import Translation
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
@@ -124,7 +124,7 @@ def export_overlays(
     12 overlays in overlays, listed in manifest.csv
     """
     check_style(colormap, alpha)
-    run = catalog.load_run(samples, key)
+    run, samples = catalog.load_run(samples, key), flattened(samples)
     made = run.record.classifier.preprocessing
     if "read" in made and read is None:
         raise CamError(

@@ -50,9 +50,7 @@ def require_images(samples: Collection, *, frames: bool = False) -> Collection:
         samples.media_type  # noqa: B018 - of a deleted dataset all that is asked raises
     except ValueError as error:
         raise RunError(f"{error}: load another, or make it again") from error
-    grouped_view = samples.media_type == "group" and isinstance(samples, fo.DatasetView)
-    if grouped_view and fo.load_dataset(samples.dataset_name).media_type != "group":  # the App's Group by
-        samples = samples.flatten()
+    samples = flattened(samples)
     if samples.media_type == "group":
         samples = samples.select_group_slices(samples.group_slice)
     if _are_cloned_patches(samples):
@@ -69,6 +67,18 @@ def require_images(samples: Collection, *, frames: bool = False) -> Collection:
         raise RunError(f"expected images, found media of type {samples.media_type!r}{hint}")
     if samples.count("id") == 0:  # count() takes MongoDB's estimate, which is 0 after MongoDB crashed
         raise RunError("there are no samples: add some, or widen the view")
+    return samples
+
+
+def flattened(samples: Collection) -> Collection:
+    """The samples themselves where a view groups them by a field, as the App's *Group by* does.
+
+    >>> flattened(dataset.group_by("scene")).count() == dataset.count()
+    True
+    """
+    grouped = samples.media_type == "group" and isinstance(samples, fo.DatasetView)
+    if grouped and fo.load_dataset(samples.dataset_name).media_type != "group":
+        return samples.flatten()
     return samples
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fiftyone as fo
 
 from fiftyone_cam.core.errors import FieldError
-from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.collection import Collection, flattened
 from fiftyone_cam.dataset.internals import dataset_of
 
 
@@ -33,6 +33,7 @@ def read_files(samples: Collection, media_field: str = "filepath") -> list[tuple
     >>> read_files(dataset.limit(1))
     [('68f1c2…', '/photos/dog.jpg')]
     """
+    samples = flattened(samples)
     check_media_field(samples, media_field)
     ids, paths = samples.values(["id", media_field])
     return [(str(id), path or "") for id, path in zip(ids, paths, strict=True)]

@@ -45,6 +45,23 @@ def test_a_map_is_its_logit_laid_out(network, prepared):
             assert entry.grid.mean(dtype=float) + entry.bias == pytest.approx(entry.logit, rel=1e-5, abs=1e-6)
 
 
+def test_images_at_the_boundary_are_certified_like_others():
+    """FIELD_REPORTS 9: of two mirrored logits both are near zero just where the image is ambiguous."""
+    module = tiny_gap(2)
+    with torch.no_grad():
+        module[-1].weight[1], module[-1].bias[:] = -module[-1].weight[0], 0
+        images = torch.randint(0, 256, (600, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        images[:, :, :32] //= torch.arange(1, 601)[:, None, None, None] % 4 + 1
+        logits = module.eval()(SQUARE.normalize(images))[:, 0]
+        module[-1].bias[:] = torch.stack([-logits.median(), logits.median()])
+    network = GapNetwork(module, CLASSES[:2], SQUARE)
+    batch = [Prepared(Item(str(i), ""), image, WHOLE, (64, 64)) for i, image in enumerate(images)]
+    results = Explainer(network)(batch)
+    assert all(isinstance(result, Explanation) for result in results)
+    assert {result.maps[0].label for result in results} == {"cat", "dog"}
+    assert min(abs(result.maps[0].logit) for result in results) < 1e-5
+
+
 def test_results_do_not_depend_on_the_batch(network, prepared):
     whole = Explainer(network)(prepared)
     single = [Explainer(network)([entry])[0] for entry in prepared]
