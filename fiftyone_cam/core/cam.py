@@ -39,12 +39,13 @@ def product_dtype(device: torch.device) -> torch.dtype:
 def relative_error(values: Tensor, expected: Tensor, scale: Tensor) -> Tensor:
     """``|values - expected|`` over the logits' scale: ``(N, C)`` each, scale ``(N, 1)``.
 
-    The scale is the largest magnitude among all of the sample's logits: a single logit may be near zero by chance.
+    The scale is the largest magnitude among the terms of the sample's sums: a single logit may be near zero by chance.
     NaN and infinity come out as infinity: never certified.
     """
     # on the CPU: not every device has float64
     values, expected, scale = (each.cpu().double() for each in (values, expected, scale))
     error = (values - expected).abs() / scale.clamp_min(torch.finfo(torch.float32).tiny)
+    error = torch.where(scale.isfinite(), error, torch.inf)  # over an infinite scale anything would be right
     return torch.nan_to_num(error, nan=torch.inf, posinf=torch.inf)
 
 

@@ -137,12 +137,22 @@ def test_a_sick_network_gives_maps_that_are_the_logits_or_reasons(amplified, tab
         if isinstance(result, Failure):
             assert "NaN or infinity" in result.reason or "certificate" in result.reason, result.reason
             continue
+        terms = [(abs(entry.logit), abs(entry.bias), np.abs(entry.grid).mean(dtype=float)) for entry in result.maps]
         for entry in result.maps:
             assert np.isfinite(entry.grid).all()
             assert np.isfinite([entry.logit, entry.bias, entry.confidence]).all()
             mean = entry.grid.mean(dtype=float) + entry.bias
-            # 1e-5 of the sum's terms, as the certificate has it; their magnitudes add up to more than the logit
-            assert mean == pytest.approx(entry.logit, rel=1e-4, abs=1e-4 * max(abs(m.logit) for m in result.maps))
+            assert mean == pytest.approx(entry.logit, rel=1e-5, abs=1.01e-5 * np.max(terms))
+
+
+def test_a_scale_beyond_float32_certifies_nothing_wrong(amplified):
+    """1,024 cells of 3e35 add up to more than float32 holds: over an infinite scale, every error was 0."""
+    amplified.module.table[1] = torch.tensor((4.2e35, 4.4e33))
+    pixels = torch.full((3, 32, 32), 200, dtype=torch.uint8)
+    pixels[0, 0, 0] = 1
+    [result] = Explainer(amplified, top_k=2)([Prepared(Item("1", ""), pixels, WHOLE, (32, 32))])
+    assert isinstance(result, Failure)
+    assert "the map fails its certificate" in result.reason
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

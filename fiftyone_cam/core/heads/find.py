@@ -358,9 +358,9 @@ def certified(module: nn.Module, example: Tensor, head: Head) -> Head:
 
 def scale_of_terms(maps: Tensor, bias: Tensor, logits: Tensor) -> Tensor:
     """The scale of an image's sums, ``(N, 1)``: its largest logit, or largest term of a map's mean plus bias."""
-    return torch.stack([each.float().abs().amax(1) for each in (logits, bias, maps.flatten(2).abs().mean(2))]).amax(0)[
-        :, None
-    ]
+    logits, bias, maps = (each.cpu().double() for each in (logits, bias, maps))  # a sum of float32 may be infinite
+    terms = torch.stack([each.abs().amax(1) for each in (logits, bias, maps.flatten(2).abs().mean(2))])
+    return terms.amax(0)[:, None]
 
 
 def _positions(shape: tuple[int, ...]) -> int:
