@@ -29,7 +29,8 @@ def read_json(folder: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SourceError(f"{folder} holds no {CHECKPOINT_JSON}: it is no checkpoint of this project") from error
+        hint = f". As a model of Hugging Face: hf:{folder}" if (folder / "config.json").is_file() else ""
+        raise SourceError(f"{folder} holds no {CHECKPOINT_JSON}: it is no checkpoint of this project{hint}") from error
     except (OSError, ValueError) as error:
         raise SourceError(f"{path} cannot be read: {error!r}") from error
     if not isinstance(data, dict):

@@ -39,7 +39,10 @@ def of_processor(processor: Any) -> tuple[Preprocessing, Check]:
     name = type(processor).__name__
     if hasattr(processor, "val_transforms"):  # timm's, in Hugging Face's clothes
         return of_transforms(processor.val_transforms)
-    settings = processor.to_dict()
+    try:
+        settings = processor.to_dict()
+    except Exception as error:  # anything may have been passed
+        raise SourceError(f"expected an image processor of Hugging Face's, found {processor!r:.80}") from error
 
     def theirs(picture: NDArray[np.uint8]) -> Tensor:
         made = processor(images=Image.fromarray(picture), return_tensors="pt")

@@ -62,13 +62,11 @@ def _readings(transform: Any) -> list[Preprocessing]:
     reading = _Reading()
     for part in _parts(transform):
         _reader(part)(part, reading)
-    found = Preprocessing(
-        tuple(reading.steps),
-        reading.mean if len(reading.mean) == 3 else (0.0,) * 3,
-        reading.std if len(reading.mean) == 3 else (1.0,) * 3,
-        reading.interpolation,
-        reading.antialias,
-    )
+    mean, std = (reading.mean, reading.std) if len(reading.mean) == 3 else ((0.0,) * 3, (1.0,) * 3)
+    try:
+        found = Preprocessing(tuple(reading.steps), mean, std, reading.interpolation, reading.antialias)
+    except ValueError as error:
+        raise SourceError(f"the transforms make no sense: {error}") from error
     # Of a Pillow image every resize is antialiased, and the nearest pixel is another, whatever the transform was told
     others = [replace(found, antialias=not found.antialias)]
     if found.interpolation == "nearest":

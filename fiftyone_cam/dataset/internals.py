@@ -14,6 +14,7 @@ from typing import Any
 
 import fiftyone as fo
 import fiftyone.core.odm as foo
+import fiftyone.core.stages as fost
 import fiftyone.core.view as fov
 from bson import ObjectId
 from mongoengine.errors import DoesNotExist
@@ -79,6 +80,8 @@ def select_early(samples: Collection, ids: Sequence[str]) -> fo.DatasetView:
     >>> select_early(dataset, dataset.values("id")[:2]).count()
     2
     """
+    if any(isinstance(stage, fost.Flatten) for stage in samples.view()._stages):  # it wants its groups before it
+        return samples.select(list(ids))
     return fov.make_optimized_select_view(samples, ids)
 
 

@@ -16,6 +16,7 @@ from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import CamError, Stopped
 from fiftyone_cam.core.names import FIRST_CHUNK, operator_uri
+from fiftyone_cam.dataset.collection import Collection, flattened
 from fiftyone_cam.plugin import installed
 from fiftyone_cam.training.progress import Progress, duration
 
@@ -32,6 +33,17 @@ _stops: dict[str, threading.Event] = {}
 
 
 @cache
+def target(ctx: Any) -> Collection:
+    """The samples that a form says to work on, flat: all samples where the App groups them by a field.
+
+    FiftyOne's own ``ctx.target_view(require_flat=True)`` fails there (1.22.1): it looks for a slice of the groups.
+    """
+    if ctx.dataset.media_type != "group" and ctx.view.media_type == "group":
+        return flattened(ctx.target_view())
+    found: Collection = ctx.target_view(require_flat=True)
+    return found
+
+
 def import_ahead() -> None:
     """Import what the work will need, while somebody reads the form: seconds that nobody has to wait for then."""
 

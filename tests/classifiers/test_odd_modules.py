@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import v2
 
 import fiftyone_cam as focam
 from tests.helpers.networks import NAMES, SQUARE, tiny_gap, write_photos
@@ -95,6 +96,21 @@ def test_what_only_looks_odd_has_the_right_logit(kind, tmp_path, classifier):
     assert found.logit == pytest.approx(factor * expected.logit, rel=3e-3)  # half precision rounds the weights
     assert found.grid.mean() + found.bias == pytest.approx(found.logit, abs=1e-6)
     assert ([part.training for part in module.modules()], {p.dtype for p in module.parameters()}) == (flags, types)
+
+
+def test_processors_and_transforms_that_are_none_are_said(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(num_labels=3, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    model = transformers.ResNetForImageClassification(config)
+    for wrong in (3, transformers.ResNetConfig, "imagenet"):
+        with pytest.raises(focam.SourceError, match="expected an image processor"):
+            focam.load_classifier(model, processor=wrong)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(focam.SourceError, match=f"As a model of Hugging Face: hf:{tmp_path}"):
+        focam.load_classifier(tmp_path)
+    dividing = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.0] * 3)])
+    with pytest.raises(focam.SourceError, match="the transforms make no sense: .*positive deviations"):
+        focam.load_classifier(tiny_gap(), NAMES, preprocessing=dividing)
 
 
 @pytest.mark.parametrize(

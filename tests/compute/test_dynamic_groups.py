@@ -6,7 +6,7 @@ import fiftyone_cam as focam
 from fiftyone_cam.dataset.internals import stages_of
 from fiftyone_cam.plugin.operators.compute_cam import ComputeCam
 from fiftyone_cam.plugin.operators.export_overlays import ExportOverlays
-from tests.helpers.operators import execute
+from tests.helpers.operators import context_of, execute
 
 
 def grouped_by_scene(photos):
@@ -31,6 +31,8 @@ def test_so_does_the_app(photos, tmp_path):
     grouped = grouped_by_scene(photos)
     focam.load_classifier("squeezenet1_1", weights=None).save(tmp_path / "checkpoint")
     params = {"source": "checkpoint", "checkpoint": str(tmp_path / "checkpoint"), "key": "cam"}
+    drawn = ComputeCam().resolve_input(context_of(photos, params, view=stages_of(grouped)))
+    assert not [name for name, prop in drawn.type.properties.items() if prop.invalid]
     execute(ComputeCam(), photos, params, view=stages_of(grouped))
     assert photos.count("cam_heatmap") == 12
     execute(ExportOverlays(), photos, {"key": "cam", "out_dir": str(tmp_path / "out")}, view=stages_of(grouped))

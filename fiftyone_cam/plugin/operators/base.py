@@ -79,7 +79,7 @@ class CamOperator(foo.Operator, Generic[Result]):
 
     def run(self, ctx: Any, report: work.Report | None) -> Result:
         """Do the work. ``report`` is the SDK's ``progress``."""
-        result: Result = self.function()(ctx.target_view(require_flat=True), **self.given(ctx), progress=report)
+        result: Result = self.function()(work.target(ctx), **self.given(ctx), progress=report)
         return result
 
     def new_fields(self, ctx: Any, result: Result) -> Iterable[str]:

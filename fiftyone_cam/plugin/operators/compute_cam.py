@@ -138,7 +138,7 @@ class ComputeCam(CamOperator["CamRun"]):
         arguments["engine"] = chosen_engine({"engine": engine} if isinstance(engine, str) else engine)
         source = arguments.pop("classifier")
         loading = {name: arguments.pop(name) for name in model_sources.LOADING if name in arguments}
-        samples = ctx.target_view(require_flat=True)
+        samples = work.target(ctx)
         run = compute_cam(samples, model_sources.load(source, loading, ctx.secret), **arguments, progress=report)
         run.update(loaded_from=[source, loading])
         if ctx.params.get("colors"):

@@ -87,7 +87,7 @@ class FindConcepts(CamOperator["ConceptReport"]):
         source = arguments.pop("classifier")
         loading = {name: arguments.pop(name) for name in model_sources.LOADING if name in arguments}
         classifier = model_sources.load(source, loading, ctx.secret)
-        samples = ctx.target_view(require_flat=True)
+        samples = work.target(ctx)
         return self.function()(samples, classifier=classifier, **arguments, progress=report)
 
     def refresh(self, ctx: Any, result: ConceptReport) -> Iterator[Any]:

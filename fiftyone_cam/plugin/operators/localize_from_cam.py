@@ -69,5 +69,5 @@ class LocalizeFromCam(CamOperator[str]):
         return work.summary(ctx, "Boxes from evidence", words, offer=(offer, None))
 
     def answer(self, ctx: Any, result: str) -> dict[str, Any]:
-        samples = ctx.target_view(require_flat=True)
+        samples = work.target(ctx)
         return {"field": result, "boxes": samples.count(f"{result}.detections"), "samples": len(samples)}

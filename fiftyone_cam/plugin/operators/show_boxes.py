@@ -45,7 +45,7 @@ class ShowBoxes(CamOperator[fo.DatasetView]):
         return {"key": ctx.params["key"]}
 
     def run(self, ctx: Any, report: work.Report | None) -> fo.DatasetView:
-        return evidence_patches(ctx.target_view(require_flat=True), **self.given(ctx))
+        return evidence_patches(work.target(ctx), **self.given(ctx))
 
     def refresh(self, ctx: Any, result: fo.DatasetView) -> Iterator[Any]:
         yield ctx.ops.set_view(view=result)

@@ -72,7 +72,7 @@ class ShowEmbeddings(CamOperator[CamRun]):
 
     def run(self, ctx: Any, report: work.Report | None) -> CamRun:
         arguments = self.given(ctx)
-        self.function()(ctx.target_view(require_flat=True), **arguments, progress=report)
+        self.function()(work.target(ctx), **arguments, progress=report)
         return catalog.load_run(ctx.dataset, arguments.get("key", "cam"))
 
     def refresh(self, ctx: Any, result: CamRun) -> Iterator[Any]:

@@ -96,7 +96,7 @@ class TrainGapClassifier(CamOperator[TrainingRun]):
     def run(self, ctx: Any, report: work.Report | None) -> TrainingRun:
         arguments = self.given(ctx)
         folder = arguments["out_dir"] = Path(arguments["out_dir"]).expanduser().absolute()
-        self.function()(ctx.target_view(require_flat=True), **arguments, progress=report)
+        self.function()(work.target(ctx), **arguments, progress=report)
         return catalog.load_training(ctx.dataset, arguments.get("key") or key_of(folder))
 
     def new_fields(self, ctx: Any, result: TrainingRun) -> list[str]:

@@ -68,7 +68,7 @@ class WhatIf(CamOperator["Answer"]):
         return {"key": params["key"], "without": params["without"], "into": params.get("into") or INTO}
 
     def run(self, ctx: Any, report: work.Report | None) -> Answer:
-        return self.function()(ctx.target_view(require_flat=True), **self.given(ctx))
+        return self.function()(work.target(ctx), **self.given(ctx))
 
     def new_fields(self, ctx: Any, result: Answer) -> list[str]:
         return [result.field]
