@@ -109,7 +109,7 @@ def test_processors_and_transforms_that_are_none_are_said(tmp_path):
     with pytest.raises(focam.SourceError, match=f"As a model of Hugging Face: hf:{tmp_path}"):
         focam.load_classifier(tmp_path)
     dividing = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.0] * 3)])
-    with pytest.raises(focam.SourceError, match="the transforms make no sense: .*positive deviations"):
+    with pytest.raises(focam.SourceError, match=r"the transforms make no sense: .*positive deviations"):
         focam.load_classifier(tiny_gap(), NAMES, preprocessing=dividing)
 
 
