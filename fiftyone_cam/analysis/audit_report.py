@@ -18,7 +18,7 @@ from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.names import PREDICTION
 from fiftyone_cam.core.tables import Summary, Table, class_name, percent
 from fiftyone_cam.dataset import bulk
-from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.collection import Collection, flattened
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.heatmaps import MapReader
@@ -115,6 +115,9 @@ class AuditReport:
 
     run: CamRun
     samples: Collection
+
+    def __post_init__(self) -> None:
+        self.samples = flattened(self.samples)
 
     @property
     def record(self) -> AuditRecord:
@@ -252,10 +255,8 @@ class AuditReport:
         regions = self.run.field("regions")
         here = F("classifications").filter((F("label") == region) & (F("confidence") > 0))
         view = self.samples.match(F(regions).exists()).match(F(regions).apply(here.length() > 0))
-        if correct is not None:
-            view = view.match(F(self.run.field("correct")) == correct)
-        if label is not None:
-            view = view.match(F(self._class_path) == label)
+        view = view if correct is None else view.match(F(self.run.field("correct")) == correct)
+        view = view if label is None else view.match(F(self._class_path) == label)
         share = F(f"{regions}.classifications").filter(F("label") == region).map(F("confidence")).sum()
         return view.sort_by(share, reverse=True)
 

@@ -14,7 +14,7 @@ from fiftyone_cam.core.group_effects import FEWEST, GroupEffect, group_effects, 
 from fiftyone_cam.core.group_tables import HEADER, cells, what_is_worse
 from fiftyone_cam.core.names import PREDICTION
 from fiftyone_cam.core.tables import Summary, Table, class_name, percent
-from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.collection import Collection, flattened
 from fiftyone_cam.dataset.ground_truth import Translation
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
@@ -60,6 +60,9 @@ class Comparison:
     run: CamRun
     before: str
     samples: Collection
+
+    def __post_init__(self) -> None:
+        self.samples = flattened(self.samples)
 
     @property
     def record(self) -> ComparisonRecord:

@@ -13,7 +13,7 @@ from fiftyone_cam.concepts import rows
 from fiftyone_cam.core.errors import CamError, RunError, did_you_mean
 from fiftyone_cam.core.names import CONCEPTS
 from fiftyone_cam.core.tables import Summary, Table, class_name, percent
-from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.collection import Collection, flattened
 from fiftyone_cam.dataset.internals import dataset_of
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
@@ -41,6 +41,9 @@ class ConceptReport:
     concepts: list[Concept] = field(default_factory=list)
     judged: int = 0
     errors: int = 0
+
+    def __post_init__(self) -> None:
+        self.samples = flattened(self.samples)
 
     @property
     def record(self) -> ConceptsRecord:
