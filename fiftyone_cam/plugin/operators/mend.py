@@ -101,7 +101,7 @@ class Mend(CamOperator["Mended"]):
         if arguments.get("out_dir"):
             arguments["out_dir"] = Path(arguments["out_dir"]).expanduser().absolute()
         classifier = model_sources.load(source, loading, ctx.secret)
-        samples = ctx.target_view(require_flat=True)
+        samples = work.target(ctx)
         return self.function()(samples, classifier=classifier, **arguments, progress=report)
 
     def new_fields(self, ctx: Any, result: Mended) -> list[str]:
