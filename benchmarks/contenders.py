@@ -223,11 +223,12 @@ def torch_cam(workload: Workload) -> Timed:
 def grad_cam(workload: Workload) -> Timed:
     from pytorch_grad_cam import GradCAM
 
-    module = workload.classifier.network.module.eval()
-    target = pooled_from(workload)
+    module, case = workload.classifier.network.module.eval(), workload.case
+    target = pooled_from(workload) if case is None else case.layer(module)
+    places = None if case is None else case.places
 
     def run(batch_size: int, count: int | None = None) -> float:
-        with GradCAM(model=module, target_layers=[target]) as cam:
+        with GradCAM(model=module, target_layers=[target], reshape_transform=places) as cam:
             return _loop(workload, lambda batch: iter(cam(input_tensor=batch, targets=None)), batch_size, count)
 
     return _batched(workload, run)

@@ -73,7 +73,7 @@ def measured(case: Case, rounds: int) -> str:
     """One network's row."""
     torch.manual_seed(0)
     module = case.make().eval()
-    last = [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
+    last = last_linear(module)
     nn.init.normal_(last.weight, std=0.02)  # it may begin at zero
     classes = [str(i) for i in range(last.out_features)]
     network = GapNetwork(module, classes, Preprocessing((Resize(size=(224, 224)),)))
@@ -98,6 +98,11 @@ def measured(case: Case, rounds: int) -> str:
     else:
         row.append("not installed")
     return f"| {' | '.join(row)} |"
+
+
+def last_linear(module: nn.Module) -> nn.Linear:
+    """The layer that gives the logits."""
+    return [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
 
 
 def compared(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[float, float]:

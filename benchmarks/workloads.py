@@ -7,6 +7,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 import fiftyone_cam as focam
+from benchmarks.cost import CASES, Case, last_linear
 from fiftyone_cam.core.image import read_image
 
 DATA = Path(os.environ.get("FIFTYONE_CAM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -25,13 +27,14 @@ MEGAPIXELS = (4000, 3000)
 
 @dataclass(frozen=True)
 class Workload:
-    """One row of the benchmark."""
+    """One row of the benchmark. ``case``: where pytorch-grad-cam looks, for a network that is not a plain CNN."""
 
     name: str
     bound_by: str
     paths: list[str]
     classifier: focam.Classifier
     batch_size: int
+    case: Case | None = None
 
     def dataset(self) -> fo.Dataset:
         """The photos as a new dataset."""
@@ -46,6 +49,18 @@ def resnet18() -> focam.Classifier:
     steps = (focam.Resize(short=256), focam.CenterCrop((224, 224)))
     names = [f"class {i}" for i in range(1000)]
     return focam.load_classifier("resnet18", names, weights=None, preprocessing=focam.Preprocessing(steps))
+
+
+def of_grade(name: str, part: float) -> Workload:
+    """A network of :mod:`benchmarks.cost`, with random weights, on a few photos: it takes its time."""
+    torch.manual_seed(0)
+    case = CASES[name]()
+    module = case.make().eval()
+    torch.nn.init.normal_(last_linear(module).weight, std=0.02)  # it may begin at zero
+    steps = (focam.Resize(short=256), focam.CenterCrop((224, 224)))
+    names = [f"class {i}" for i in range(1000)]
+    classifier = focam.load_classifier(module, names, preprocessing=focam.Preprocessing(steps))
+    return Workload(f"{case.name}, photos", "compute", photos("ilsvrc_val_800", round(64 * part)), classifier, 16, case)
 
 
 def cifar_resnet20() -> focam.Classifier:
@@ -143,5 +158,8 @@ WORKLOADS: dict[str, Callable[[float], Workload]] = {
     "large": lambda part: Workload(
         "ResNet-18, 12 megapixels", "decode", large_photos(round(200 * part)), resnet18(), 32
     ),
+    "swin": partial(of_grade, "swin_t"),
+    "convnext": partial(of_grade, "convnext_tiny"),
+    "vit": partial(of_grade, "vit_small"),
 }
 """By name, for a part of the images: 1 is all of them."""
