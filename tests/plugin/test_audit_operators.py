@@ -244,6 +244,10 @@ def test_the_panel_keeps_counting_where_one_came_from(computed: fo.Dataset) -> N
     panel.on_change_view(ctx)
     assert ctx.panel.state.body == counted
     assert ctx.panel.state.filter == verdict
+    ctx.request_params["dataset_name"] = "none such"  # nothing is read for what the panel has set itself
+    panel, again = AuditPanel(), ExecutionContext(ctx.request_params, executor=Executor())
+    panel.on_change_view(again)
+    assert again.panel.state.body == counted
 
     panel, ctx = _panel(computed, computed.limit(5), **state)  # a person's view is counted
     panel.on_change_view(ctx)

@@ -59,7 +59,12 @@ class AuditPanel(foo.Panel):
         self._update(ctx)
 
     def on_change_view(self, ctx: Any) -> None:
-        state, view = ctx.panel.state, _text(ctx.view)
+        state = ctx.panel.state
+        # as the App sent it: FiftyOne takes 60 ms to load the dataset, and asks twice while the grid wants its samples
+        sent = ctx.request_params.get("view") or []
+        if _dump([{name: part for name, part in stage.items() if name != "_uuid"} for stage in sent]) == state.shown:
+            return
+        view = _text(ctx.view)
         if view == state.shown:
             return
         if view == _dump(state.base or []):  # the App also calls this where nothing has changed
