@@ -64,8 +64,15 @@ class ConceptsPanel(foo.Panel):
         self.on_load(ctx)
 
     def on_change_view(self, ctx: Any) -> None:
-        if _text(ctx.view) != ctx.panel.state.shown:
+        state, view = ctx.panel.state, _text(ctx.view)
+        if view == state.shown:
+            return
+        # known by its stages, because the App may tell of a view with the state from before it was set
+        name = _concept_of(ctx.view, state.path)
+        if name is None:
             self._take_view(ctx)
+        else:
+            state.set({"shown": view, "filter": name})
 
     def refresh(self, ctx: Any) -> None:
         if ctx.dataset is not None:
@@ -241,6 +248,16 @@ def _newest(runs: Mapping[str, CamRun]) -> str | None:
 
 def _with_places(report: ConceptReport, name: str) -> fo.DatasetView:
     return report.view(name).filter_labels(report.path, F("label") == name)
+
+
+def _concept_of(view: fo.DatasetView | None, path: str | None) -> str | None:
+    """The concept whose places alone a view shows, as they are or as crops; None for other views."""
+    stages = [stage for stage in internals.stages_of(view) if not stage["_cls"].endswith(".ToPatches")]
+    last = dict(stages[-1]["kwargs"]) if stages else {}
+    match last.get("filter"):
+        case {"$eq": ["$$this.label", str(name)]} if last.get("field") == path:
+            return name
+    return None
 
 
 def _text(view: fo.DatasetView | None) -> str:
