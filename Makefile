@@ -22,6 +22,8 @@ NAMES  := (grep --line-buffered -o '^Collecting [^ (;<>=!~]*' || true)
 TORCH_INDEX ?=
 CORE   := tests/core tests/engines/test_local.py tests/training/test_loop.py
 WORKERS ?= 2
+# Each process with one thread: two that each compute with two, on two cores, take twice as long
+TEST   := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 .PHONY: demo test-core test test-slow soak lint bench profile install clean
 
@@ -30,16 +32,16 @@ demo: $(firstword $(wildcard $(VENV)/.installed-dev) $(VENV)/.installed-lite)
 
 # The address is none: what asks for a database here fails
 test-core: $(VENV)/.installed-dev
-	@FIFTYONE_DATABASE_URI=mongodb://none.invalid $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not browser" $(CORE) $(ARGS)
+	@FIFTYONE_DATABASE_URI=mongodb://none.invalid $(TEST) -m "not slow and not browser" $(CORE) $(ARGS)
 
 # First in several processes, whole files to each; then what drives a browser, which wants the machine for itself. pytest
 # ends with 5 where ARGS select nothing of one of the two.
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -q --durations=15 -n $(WORKERS) --dist loadfile -m "not slow and not browser" $(ARGS) || [ $$? = 5 ]
+	@$(TEST) --durations=15 -m "not slow and not browser" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -q --durations=15 -m "browser and not slow" $(ARGS) || [ $$? = 5 ]
 
 test-slow: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -q --durations=15 -n $(WORKERS) --dist loadfile -m "slow and not browser" $(ARGS) || [ $$? = 5 ]
+	@$(TEST) --durations=15 -m "slow and not browser" $(ARGS) || [ $$? = 5 ]
 	@$(BIN)/python -m pytest -q --durations=15 -m "slow and browser" $(ARGS) || [ $$? = 5 ]
 
 soak: $(VENV)/.installed-dev

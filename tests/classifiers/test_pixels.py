@@ -55,6 +55,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_every_image_processor_of_transformers_is_equal_or_refused():
     transformers = pytest.importorskip("transformers")
     names = image_processors()

@@ -321,6 +321,7 @@ def checkpoint(tmp_path: Path) -> Path:
     return classifier.save(tmp_path / "checkpoint")
 
 
+@pytest.mark.slow
 def test_the_classifier_stays_warm_until_its_files_change(checkpoint: Path) -> None:
     first = sources.load(str(checkpoint), {})
     assert sources.load(str(checkpoint), {}) is first
