@@ -32,7 +32,6 @@ _stops: dict[str, threading.Event] = {}
 """What is being done now in this process, by a name of its own, and how to end it."""
 
 
-@cache
 def target(ctx: Any) -> Collection:
     """The samples that a form says to work on, flat: all samples where the App groups them by a field.
 
@@ -44,6 +43,7 @@ def target(ctx: Any) -> Collection:
     return found
 
 
+@cache
 def import_ahead() -> None:
     """Import what the work will need, while somebody reads the form: seconds that nobody has to wait for then."""
 

@@ -128,6 +128,7 @@ from fiftyone_cam.plugin import installed, source_forms, work
 assert "torch" not in sys.modules
 resnet, no_such = (lambda name=name: source_forms.SOURCES["torchvision"].problem(name) for name in ("resnet18", "x"))
 slowest = drawn = 0
+start = time.monotonic()
 before = installed.torchvision_names()
 assert (before, resnet(), no_such()) == (installed.TORCHVISION, None, None)  # not known yet, so not refused
 threads = [thread for thread in threading.enumerate() if thread.name.startswith("cam-")]
@@ -142,7 +143,8 @@ while any(thread.is_alive() for thread in [thread, *threads]):
     drawn += 1
     thread.join(0.02)
 assert drawn > 10
-assert slowest < 1, slowest  # it waits for no import, which takes seconds; for the interpreter's lock it may
+took = time.monotonic() - start
+assert slowest < took / 2, (slowest, took)  # it waits for no import; for the interpreter's lock it may
 assert len(installed.torchvision_names()) > len(before)
 assert resnet() is None and "torchvision has no 'x'" in no_such()
 assert {"torch", "torchvision", "fiftyone_cam.compute.compute_cam"} <= set(sys.modules)
