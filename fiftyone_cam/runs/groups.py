@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import fiftyone as fo
@@ -33,9 +34,7 @@ def read_groups(samples: Collection, run: CamRun, groups: str | Sequence[str]) -
     {'…': 'trusted, without watermark', …}
     """
     names = [groups] if isinstance(groups, str) else list(groups)
-    ids = samples.values("id")
-    parts = [_values(samples, run, name) for name in names]
-    return {id: ", ".join(part[i] for part in parts) for i, id in enumerate(ids)}
+    return _combined(samples, [_values(samples, run, name) for name in names])
 
 
 def mended_by(record: CamRecord) -> list[str]:
@@ -55,14 +54,11 @@ def known_groups(samples: Collection, run: CamRun, names: Sequence[str]) -> tupl
     >>> known_groups(dataset, run, ["watermark", "no such"])[0]
     ['watermark']
     """
-    known = []
+    parts = {}
     for name in names:
-        try:
-            read_groups(samples, run, name)
-        except CamError:  # no such concept or field here, or its sums are on another machine
-            continue
-        known.append(name)
-    return known, read_groups(samples, run, known) if known else {}
+        with suppress(CamError):  # no such concept or field here, or its sums are on another machine
+            parts[name] = _values(samples, run, name)
+    return list(parts), _combined(samples, list(parts.values())) if parts else {}
 
 
 def of_classes(groups: Sequence[str | None], labels: Sequence[str | None]) -> list[str | None]:
@@ -77,6 +73,10 @@ def of_classes(groups: Sequence[str | None], labels: Sequence[str | None]) -> li
         None if group is None or label is None else f"{label}: {group}"
         for group, label in zip(groups, labels, strict=True)
     ]
+
+
+def _combined(samples: Collection, parts: Sequence[Sequence[str]]) -> dict[str, str]:
+    return {id: ", ".join(words) for id, *words in zip(samples.values("id"), *parts, strict=True)}
 
 
 def _values(samples: Collection, run: CamRun, name: str) -> list[str]:
