@@ -38,3 +38,22 @@ def choices(run: CamRun, *, multiple: bool = False) -> types.Choices:
         effect = "" if concept.net is None else f"{concept.repaired:,} put right, {concept.broken:,} lost; "
         said[concept.name] = f"{effect}{percent(concept.share)} of the evidence"
     return forms.choices(said, multiple=True) if multiple else forms.choices(said)
+
+
+def ask_for_names(inputs: types.Object, run: CamRun, name: str, description: str, given: Any) -> types.Property:
+    """A list of concepts to do without; marked invalid where one of ``given`` is none of the run's."""
+    names = [concept.name for concept in concepts_of(run)]
+    prop = inputs.list(
+        name,
+        types.String(),
+        label="Without",
+        description=description,
+        default=names[:1],
+        view=choices(run, multiple=True),
+    )
+    unknown = [each for each in given or () if each not in names]
+    if unknown:
+        forms.mark_invalid(
+            prop, f"run {run.key} has no concept {unknown[0]!r}: expected such as {', '.join(names[:3])}"
+        )
+    return prop

@@ -37,19 +37,9 @@ class WhatIf(CamOperator["Answer"]):
         run = concept_form.run_with_concepts(inputs, ctx)
         if run is None:
             return
-        names = [concept.name for concept in concept_form.concepts_of(run)]
-        prop = inputs.list(
-            "without",
-            types.String(),
-            label="Without",
-            description="The concepts whose evidence is left out",
-            default=names[:1],
-            view=concept_form.choices(run, multiple=True),
-        )
-        unknown = [name for name in ctx.params.get("without") or () if name not in names]
-        if unknown:
-            forms.mark_invalid(prop, f"run {run.key} has no concept {unknown[0]!r}: expected such as {names[0]!r}")
-        elif run.record.concepts is not None and not run.record.concepts.removable:
+        without = ctx.params.get("without")
+        prop = concept_form.ask_for_names(inputs, run, "without", "The concepts whose evidence is left out", without)
+        if not prop.invalid and run.record.concepts is not None and not run.record.concepts.removable:
             grade = run.record.concepts.grade
             forms.mark_invalid(prop, f"the head is {grade}: only one of the grade 'exact' tells predictions without")
         into = ctx.params.get("into") or INTO
