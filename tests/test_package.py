@@ -21,7 +21,8 @@ FLOORS = (
     {"runs"},
     {"classifiers"},
     {"concepts"},
-    {"compute", "analysis", "training", "repair"},
+    {"compute", "analysis", "training"},
+    {"repair"},
     {"plugin"},
 )
 """The rooms from the ground up. A room imports what lies below it, and nothing beside or above."""

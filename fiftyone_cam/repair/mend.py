@@ -1,4 +1,4 @@
-"""What the operator *Mend this…* does: a head edited or trained anew, saved, and its maps beside the old ones."""
+"""From a run to a mended one: a head edited or trained anew, saved, and its maps beside the old ones."""
 
 from __future__ import annotations
 

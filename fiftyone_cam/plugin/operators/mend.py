@@ -22,7 +22,7 @@ from fiftyone_cam.runs.cam_run import CamRun
 
 if TYPE_CHECKING:
     from fiftyone_cam.analysis.compare_report import Comparison
-    from fiftyone_cam.plugin.mending import Mended
+    from fiftyone_cam.repair.mend import Mended
 
 HOW = {
     "edit": ("Take concepts out of the last layer", "Nothing is trained: it takes seconds"),
@@ -45,7 +45,7 @@ class Mend(CamOperator["Mended"]):
     beside = True
 
     def function(self) -> Callable[..., Mended]:
-        from fiftyone_cam.plugin.mending import mend
+        from fiftyone_cam.repair.mend import mend
 
         return mend
 
@@ -155,17 +155,9 @@ def _how(run: CamRun, params: Mapping[str, Any]) -> str:
 
 def _concepts(inputs: types.Object, params: Mapping[str, Any], run: CamRun) -> None:
     """The concepts that are taken out."""
-    names = [concept.name for concept in concept_form.concepts_of(run)]
-    prop = inputs.list(
-        "remove",
-        types.String(),
-        label="Without",
-        description="The concepts that the head shall not hear",
-        default=names[:1],
-        view=concept_form.choices(run, multiple=True),
-    )
+    remove = params.get("remove")
+    prop = concept_form.ask_for_names(inputs, run, "remove", "The concepts that the head shall not hear", remove)
     found = run.record.concepts
-    unknown = [name for name in params.get("remove") or () if name not in names]
     reason = None
     if found is None or not found.complete:
         reason = f"there are no concepts of run {run.key} yet: find concepts first, or train the last layer anew"
@@ -173,10 +165,8 @@ def _concepts(inputs: types.Object, params: Mapping[str, Any], run: CamRun) -> N
         reason = f"the head is {found.grade}: only one of the grade 'exact' can be edited; train the last layer anew"
     elif not found.ground_truth:
         reason = "the concepts were found without a ground truth, so nobody knows what to repair: find them with one"
-    elif unknown:
-        reason = f"run {run.key} has no concept {unknown[0]!r}: expected such as {names[0]!r}"
-    elif params.get("remove") == []:
-        reason = f"no concept is chosen: expected such as {names[0]!r}"
+    elif remove == []:
+        reason = f"no concept is chosen: expected such as {found.concepts[0].name!r}"
     forms.mark_invalid(prop, reason)
 
 
