@@ -16,6 +16,8 @@ import fiftyone_cam as focam
 from fiftyone_cam.core.names import PLUGIN
 from tests.browser.page import AppPage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def computed(photos: list[tuple[Path, str]]) -> Iterator[fo.Dataset]:
@@ -51,7 +53,6 @@ def shows(app: AppPage, media: Locator, sample: fo.Sample, heat: fo.Heatmap) -> 
     return bool(changed[drawn > 0.6 * drawn.max()].mean() > 30 and np.median(changed[drawn == 0]) < 8) or None
 
 
-@pytest.mark.slow
 def test_an_open_sample_shows_the_class_that_was_asked_for(app: AppPage, computed: fo.Dataset) -> None:
     app.open(computed)
     sample, media = open_sample(app, computed, "astronaut.jpg")

@@ -115,6 +115,7 @@ def test_a_tiff_which_no_browser_shows_is_turned_by_its_own_tag(folder: Path, co
         assert which_orientation(read_image(path)) == (orientation if 1 <= orientation <= 8 else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 def test_chromium_shows_the_same_pictures(tmp_path: Path, data: Path) -> None:

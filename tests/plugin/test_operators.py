@@ -38,28 +38,66 @@ def plugin() -> Iterator[None]:
         link.unlink()
 
 
-@pytest.fixture()
-def photos(dataset: fo.Dataset, tmp_path: Path) -> fo.Dataset:
-    for index, path in enumerate(write_photos(tmp_path, 12)):
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fo.Dataset]:
+    """Twelve photos of three classes, each with a thing on it."""
+    dataset = fo.Dataset()
+    for index, path in enumerate(write_photos(tmp_path_factory.mktemp("photos"), 12)):
         things = fo.Detections(detections=[fo.Detection(label="thing", bounding_box=[0, 0, 0.5, 0.5])])
         truth = fo.Classification(label=NAMES[index % 3])
         dataset.add_sample(fo.Sample(filepath=path, ground_truth=truth, things=things))
-    return dataset
+    yield dataset
+    dataset.delete()
 
 
-@pytest.fixture()
-def checkpoint(tmp_path: Path) -> Path:
-    """A classifier that can be loaded by its path."""
-    return focam.load_classifier("squeezenet1_1", weights=None).save(tmp_path / "checkpoint")
-
-
-@pytest.fixture()
-def computed(photos: fo.Dataset) -> fo.Dataset:
+@pytest.fixture(scope="module")
+def with_two_runs(labelled: fo.Dataset) -> Iterator[fo.Dataset]:
+    dataset = labelled.clone()
     square = focam.Preprocessing((focam.Resize(size=(64, 64)),))
     for key, seed in (("first", 0), ("second", 5)):
         classifier = focam.load_classifier(tiny_gap(seed=seed), NAMES, preprocessing=square)
-        focam.compute_cam(photos, classifier, key=key, ground_truth="ground_truth", progress=False)
-    return photos
+        focam.compute_cam(dataset, classifier, key=key, ground_truth="ground_truth", progress=False)
+    yield dataset
+    dataset.delete()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "small"
+    small_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture()
+def photos(labelled: fo.Dataset) -> Iterator[fo.Dataset]:
+    yield from clone(labelled)
+
+
+@pytest.fixture()
+def computed(with_two_runs: fo.Dataset) -> Iterator[fo.Dataset]:
+    yield from clone(with_two_runs)
+
+
+@pytest.fixture()
+def with_concepts(computed: fo.Dataset, small: Path) -> fo.Dataset:
+    """Their sums lie on disk, and are of this dataset alone."""
+    focam.compute_cam(computed, small, "third", ground_truth="ground_truth", progress=False)
+    focam.find_concepts(computed, "third", small, count=3, progress=False)
+    return computed
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier that can be loaded by its path."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "checkpoint"
+    return focam.load_classifier("squeezenet1_1", weights=None).save(folder)
+
+
+def clone(dataset: fo.Dataset) -> Iterator[fo.Dataset]:
+    """A copy with its runs: what was computed once serves each test that changes it."""
+    copy = dataset.clone()
+    yield copy
+    copy.delete()
 
 
 def ask(name: str, dataset: fo.Dataset, **params: Any) -> dict[str, Any]:
@@ -182,14 +220,11 @@ def test_errors_reach_the_caller_in_words(computed: fo.Dataset, tmp_path: Path) 
 
 @pytest.mark.parametrize("operator", [cls for cls in OURS if cls.delegable], ids=lambda cls: cls.operator)
 def test_what_can_be_scheduled_takes_delegate_and_a_target(
-    operator: type[CamOperator[Any]], computed: fo.Dataset, checkpoint: Path, tmp_path: Path
+    operator: type[CamOperator[Any]], request: pytest.FixtureRequest, checkpoint: Path, small: Path, tmp_path: Path
 ) -> None:
     """Scheduled and then executed, it leaves on the dataset what the call at once leaves, and its record answers."""
-    small = tmp_path / "small"
-    if operator.operator in ("find_concepts", "what_if", "mend"):
-        small_checkpoint(small)
-        focam.compute_cam(computed, small, "third", ground_truth="ground_truth", progress=False)
-        focam.find_concepts(computed, "third", small, count=3, progress=False)
+    of_concepts = operator.operator in ("find_concepts", "what_if", "mend")
+    computed = request.getfixturevalue("with_concepts" if of_concepts else "computed")
     args: tuple[Any, ...] = {
         "compute_cam": (checkpoint, "later"),
         "audit_attention": ("second", "ground_truth"),
