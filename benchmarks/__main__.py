@@ -61,7 +61,6 @@ def main() -> None:
         "processor": _processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "date": date.today().isoformat(),
     }
     for name in options.workloads:
         if name in WORKLOADS:
@@ -103,6 +102,7 @@ def measured(workload: Workload, names: list[str], rounds: int) -> dict[str, Any
         "name": workload.name,
         "bound_by": workload.bound_by,
         "images": len(workload.paths),
+        "date": date.today().isoformat(),
         "rates": found,
         "cpu": cpu,
     }
@@ -137,11 +137,12 @@ def table(results: dict[str, Any]) -> str:
     """The figures as Markdown."""
     machine = results["machine"]
     lines = [
-        f"Measured on {machine['date']}: {machine['cores']} cores ({machine['processor']}, "
-        f"{machine['capability']}), PyTorch {machine['torch']}. Images a second, median (lowest to highest).",
+        f"{machine['cores']} cores ({machine['processor']}, {machine['capability']}), PyTorch {machine['torch']}. "
+        "Images a second, median (lowest to highest).",
         "",
         "| | " + " | ".join(f"{w['name']} ({w['images']:,})" for w in results["workloads"].values()) + " |",
         "|---|" + "---|" * len(results["workloads"]),
+        "| *measured on* | " + " | ".join(w["date"] for w in results["workloads"].values()) + " |",
     ]
     names = [n for n in CONTENDERS if any(w["rates"].get(n) for w in results["workloads"].values())]
     for name in names:
@@ -182,7 +183,10 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _write(results: dict[str, Any], path: Path) -> None:
+    """Keep the figures; those of the repository's own file stand in its README, too."""
     path.write_text(json.dumps(results, indent=1) + "\n")
+    if path.resolve() != (HERE / "results.json").resolve():
+        return
     page = HERE / "README.md"
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
