@@ -78,7 +78,8 @@ class Score:
     Attributes:
         present: share of the images that have a cell of it.
         share: its share of the positive evidence for the predicted classes.
-        blame: its mean share of the logit gap, over all errors.
+        blame: its share of the logit gaps of all errors, summed. With the biases' share they add up to 1; a concept can
+            have more, where others speak for the true class and have less than none.
         lift: error rate where it holds evidence for the prediction, over the error rate.
         repaired: errors that would be right without its evidence.
         broken: hits that would be wrong without it.
@@ -106,6 +107,9 @@ def scores(found: Effects) -> list[Score]:
     right_without = found.margin_without > 0
     gains = smoothed_gain(found).sum(0)
     rate = wrong.sum() / known.sum() if known.any() else 0.0
+    # a ratio of sums: the mean of ratios is of the errors that are nearly right, where parts are many times the gap
+    gap = -found.margin[wrong].astype(np.float64)
+    blames = gap @ found.blame[wrong] / (gap.sum() or 1.0)
     rows = []
     for concept in range(found.held.shape[1]):
         there = found.held[:, concept] > 0
@@ -115,7 +119,7 @@ def scores(found: Effects) -> list[Score]:
             Score(
                 present=float(there.mean()) if len(found) else 0.0,
                 share=float(positive[:, concept].sum()) / total if total else 0.0,
-                blame=float(found.blame[wrong, concept].mean()) if wrong.any() else None,
+                blame=float(blames[concept]) if wrong.any() else None,
                 lift=float(wrong[speaks].mean() / rate) if speaks.any() and rate else None,
                 repaired=int((wrong & right_without[:, concept]).sum()) if judged else None,
                 broken=int((known & ~wrong & ~right_without[:, concept]).sum()) if judged else None,

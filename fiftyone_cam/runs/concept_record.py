@@ -42,7 +42,7 @@ class Concept:
         number: of its cluster.
         present: share of the images that have a cell of it.
         share: of the positive evidence for the predicted classes.
-        blame: mean share of the logit gap between the predicted and the true class, over all errors.
+        blame: share of the logit gaps between the predicted and the true class, of all errors together.
         lift: error rate where it holds evidence for the prediction, over the error rate.
         repaired: errors that would be right without its evidence.
         broken: hits that would be wrong without it.

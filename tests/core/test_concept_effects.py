@@ -33,11 +33,23 @@ def test_scores_are_counts(effects):
         assert score.broken == sum(n and not w and m <= 0 for n, w, m in zip(known, wrong, after, strict=True))
         assert score.present == sum(h > 0 for h in effects.held[:, k]) / N
         assert score.share == pytest.approx(sum(max(0, e) for e in effects.evidence[:, k]) / total)
-        assert score.blame == pytest.approx(effects.blame[wrong, k].mean())
+        parts = [-m * b for m, b in zip(effects.margin, effects.blame[:, k], strict=True) if m < 0]  # logit units
+        assert score.blame == pytest.approx(sum(parts) / -sum(m for m in effects.margin if m < 0))
         speaks = [i for i in range(N) if known[i] and effects.held[i, k] > 0 and effects.evidence[i, k] > 0]
         rate = sum(wrong[i] for i in speaks) / len(speaks)
         assert score.lift == pytest.approx(rate / (sum(wrong) / sum(known)))
     assert sum(score.share for score in scores(effects)) == pytest.approx(1)
+
+
+def test_an_error_that_is_nearly_right_has_no_more_blame_than_its_gap(effects):
+    """Of parts in logit units, each smaller than all gaps together, none can be more than all of the blame."""
+    effects.margin[5:] = -2.0
+    effects.blame[5:] = np.random.default_rng(0).dirichlet(np.ones(K), N - 5)
+    before = [score.blame for score in scores(effects)]
+    assert sum(before) == pytest.approx(1)
+    effects.margin[5], effects.blame[5] = -1e-6, [1e5, -1e5, 1, 0]  # a tenth of a logit for and against
+    for score, was in zip(scores(effects), before, strict=True):
+        assert score.blame == pytest.approx(was, abs=0.02)
 
 
 def test_without_true_classes_there_are_shares_alone(effects):

@@ -279,6 +279,10 @@ def test_numbers_in_words() -> None:
         "frequent where it speaks · 95% interval of the difference: -1 to +9 · speaks for *a\\_b* · with its places "
         "blurred, the network did what the sum said in 43 of 50 photos"
     )
+    concept.blame = 1.2
+    assert "120.0% of the blame for errors, against which others speak · " in says(concept)
+    concept.blame = -0.1
+    assert "no blame for errors: there it speaks for the true class · " in says(concept)
     bare = Concept(name="x", number=0, present=1.0, share=0.5)
     assert headline(bare) == "It holds **50.0% of the evidence** for what is predicted."
     assert says(bare) == "Present in 100% of the photos"

@@ -77,7 +77,7 @@ def says(concept: Concept) -> str:
     parts = [f"Present in {percent(concept.present, 0)} of the photos"]
     held = [f"{percent(concept.share)} of the evidence"] if concept.repaired is not None or concept.blame else []
     if concept.blame is not None:
-        held.append(f"{percent(concept.blame)} of the blame for errors")
+        held.append(_blame(concept.blame))
     parts += [", ".join(held)] if held else []
     if concept.lift is not None:
         parts.append(f"errors are {concept.lift:.1f} times as frequent where it speaks")
@@ -90,6 +90,12 @@ def says(concept: Concept) -> str:
         right, of = concept.pixels.changed + concept.pixels.stayed, concept.pixels.changes + concept.pixels.stays
         parts.append(f"with its places blurred, the network did what the sum said in {right} of {of} photos")
     return " · ".join(parts)
+
+
+def _blame(share: float) -> str:
+    if share < 0:
+        return "no blame for errors: there it speaks for the true class"
+    return f"{percent(share)} of the blame for errors{', against which others speak' if share > 1 else ''}"
 
 
 def counted(count: int, noun: str) -> str:
