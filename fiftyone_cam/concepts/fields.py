@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import fiftyone as fo
@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fiftyone_cam.core.boxes import Box, as_box
-from fiftyone_cam.core.concept_places import Place, outline, places
+from fiftyone_cam.core.concept_places import find_places, outline
 from fiftyone_cam.core.names import CONCEPTS
 from fiftyone_cam.dataset import bulk, database
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.concept_sums import Arrays, Sums
-
-logger = logging.getLogger(__name__)
 
 DETECTIONS = {"ftype": fo.EmbeddedDocumentField, "embedded_doc_type": fo.Detections}
 
@@ -34,96 +32,150 @@ _DETECTION = bulk.document(
 )
 
 
-class Image(NamedTuple):
-    """One image of a chunk of sums: see :class:`fiftyone_cam.core.concept_sums.ImageSums`."""
+class Images(NamedTuple):
+    """``n`` images of a chunk of sums with grids of one shape ``(h, w)``.
 
-    id: str
-    box: Box
-    seen: Box
+    See :class:`fiftyone_cam.core.concept_sums.ImageSums`. ``correct`` is None where nobody knows.
+    """
+
+    ids: list[str]
+    boxes: list[Box]
+    seen: list[Box]
+    correct: list[bool | None]
     assigned: NDArray[np.int16]
     evidence: NDArray[np.float32]
     blame: NDArray[np.float32]
     offset: NDArray[np.float16]
-    correct: bool | None
 
 
-def images(chunk: Arrays) -> Iterator[Image]:
-    """The images of a chunk of sums.
+def images(chunk: Arrays) -> Iterator[Images]:
+    """The images of a chunk of sums, those with grids of one shape together.
 
     >>> for chunk in sums.chunks():
-    ...     for image in images(chunk): ...
+    ...     for some in images(chunk): ...
     """
-    end = 0
-    for i, (h, w) in enumerate(chunk["shape"].tolist()):
-        start, end = end, end + h * w
-        yield Image(
-            id=str(chunk["ids"][i]),
-            box=as_box(chunk["box"][i]),
-            seen=as_box(chunk["seen"][i]),
-            assigned=chunk["assigned"][start:end].reshape(h, w),
-            evidence=chunk["evidence"][start:end].reshape(h, w),
-            blame=chunk["blame"][start:end].reshape(h, w),
-            offset=chunk["offset"][start:end].reshape(h, w, -1),
-            correct=None if np.isnan(chunk["gap"][i]) else not chunk["gap"][i] > 0,
+    shapes = chunk["shape"]
+    starts = np.cumsum(shapes.prod(1)) - shapes.prod(1) if len(shapes) else shapes
+    for height, width in sorted({tuple(shape) for shape in shapes.tolist()}):
+        which = np.flatnonzero((shapes == (height, width)).all(1))
+        cells = (starts[which, None] + np.arange(height * width)).reshape(-1, height, width)
+        gaps = chunk["gap"][which].tolist()
+        yield Images(
+            ids=chunk["ids"][which].tolist(),
+            boxes=[as_box(box) for box in chunk["box"][which].tolist()],
+            seen=[as_box(box) for box in chunk["seen"][which].tolist()],
+            correct=[None if gap != gap else not gap > 0 for gap in gaps],  # NaN: nobody knows
+            **{name: chunk[name][cells] for name in ("assigned", "evidence", "blame", "offset")},
         )
 
 
-class Written(NamedTuple):
-    """A place as it was written: its label's id, and the cells."""
+class Points(NamedTuple):
+    """Places that were written: their labels' ids, their concepts, and how far they lie from the concepts' middles."""
 
-    id: str
-    place: Place
+    ids: list[str]
+    concept: NDArray[np.integer]
+    offset: NDArray[np.floating]
 
 
-def write_places(run: CamRun, sums: Sums, names: Mapping[int, str]) -> Iterator[tuple[Image, list[Written]]]:
-    """Write the places of concepts into ``{key}_concepts``, and give each image with what was written of it.
+def write_places(run: CamRun, sums: Sums, names: Mapping[int, str], written: Callable[[int], Any]) -> Points:
+    """Write the places of concepts into ``{key}_concepts``.
 
     A place has its concept's name as label, as ``confidence`` its share of the image's positive evidence, ``evidence``
     in logit units, ``correct`` (the prediction) and, where it is wrong, ``blame``: its share of the logit gap.
 
-    >>> for image, written in write_places(run, sums, {0: "concept 1"}): ...
+    Args:
+        run: whose concepts they are.
+        sums: of all images.
+        names: of the concepts, by their numbers.
+        written: is called with how many more images are done.
+
+    >>> write_places(run, sums, {0: "concept 1"}, bar.update).ids[0]
+    '6565f0d6a1b2c3d4e5f60718'
     """
     path = run.claim_field(CONCEPTS, **DETECTIONS)
-    for chunk in sums.chunks():
-        values: dict[str, dict[str, Any]] = {str(id): {path: None} for id in chunk["failed"]}
-        found: list[tuple[Image, list[Written]]] = []
-        for image in images(chunk):
-            documents, written = [], []
-            for place in places(image.assigned, image.evidence):
-                where = outline(place.cells, image.box, image.seen)
-                if where is None:
-                    continue
-                box, mask = where
-                document = _DETECTION(
-                    label=names[place.concept],
-                    bounding_box=list(box),
-                    confidence=place.share,
-                    evidence=place.evidence,
-                    blame=float(image.blame[place.cells].sum()) if image.correct is False else None,
-                    correct=image.correct,
-                    mask=bulk.pack(mask),
-                )
-                documents.append(document)
-                written.append(Written(str(document["_id"]), place))
-            values[image.id] = {path: {"_cls": "Detections", "detections": documents}}
-            found.append((image, written))
-        bulk.write(run.dataset, values)
-        yield from found
+    found: list[Points] = []
+    with bulk.writing(run.dataset) as put:
+        for chunk in sums.chunks():
+            values: dict[str, dict[str, Any]] = {str(id): {path: None} for id in chunk["failed"]}
+            for some in images(chunk):
+                documents, points = _documents(some, names)
+                found.append(points)
+                values |= {
+                    id: {path: {"_cls": "Detections", "detections": of_image}}
+                    for id, of_image in zip(some.ids, documents, strict=True)
+                }
+            put(values)
+            written(len(values))
+    return Points(
+        [id for points in found for id in points.ids],
+        np.concatenate([points.concept for points in found]),
+        np.concatenate([points.offset for points in found]),
+    )
 
 
-def box_of(image: Image, concept: int) -> Box | None:
+def _documents(some: Images, names: Mapping[int, str]) -> tuple[list[list[dict[str, Any]]], Points]:
+    """The labels of each image as plain documents, and where their places lie on the map."""
+    places = find_places(some.assigned, some.evidence)
+    blame = places.sums(some.blame).tolist()
+    documents: list[list[dict[str, Any]]] = [[] for _ in some.ids]
+    written, ids = [], []
+    columns = (places.image, places.concept, places.share, places.evidence)
+    for i, (image, concept, share, evidence) in enumerate(zip(*(each.tolist() for each in columns), strict=True)):
+        cells, correct = places.cells[i], some.correct[image]
+        drawn = _drawn(cells.tobytes(), cells.shape, some.boxes[image], some.seen[image])
+        if drawn is None:
+            continue
+        document = _DETECTION(
+            label=names[concept],
+            bounding_box=list(drawn[0]),
+            confidence=share,
+            evidence=evidence,
+            blame=blame[i] if correct is False else None,
+            correct=correct,
+            mask=drawn[1],
+        )
+        documents[image].append(document)
+        written.append(i)
+        ids.append(str(document["_id"]))
+    offsets = [places.sums(some.offset[..., axis].astype(np.float32)) for axis in range(some.offset.shape[-1])]
+    offset = np.stack(offsets, 1) / places.cells.sum((1, 2))[:, None]
+    return documents, Points(ids, places.concept[written], offset[written])
+
+
+@lru_cache(maxsize=8192)  # few cells make few patterns
+def _drawn(cells: bytes, shape: tuple[int, int], box: Box, seen: Box) -> tuple[Box, bytes] | None:
+    """Where cells are on an image, and their mask as the database keeps it."""
+    where = outline(np.frombuffer(cells, bool).reshape(shape), box, seen)
+    return None if where is None else (where[0], bulk.pack(where[1]))
+
+
+def box_of(some: Images, index: int, concept: int) -> Box | None:
     """Where a concept's strongest place is on an image, whatever its share; None where it is not there."""
-    found = places(image.assigned, image.evidence, least=0.0, most=len(image.evidence.ravel()))
-    mine = [place.cells for place in found if place.concept == concept] or [image.assigned == concept]
-    where = outline(mine[0], image.box, image.seen) if mine[0].any() else None
+    here = slice(index, index + 1)
+    found = find_places(some.assigned[here], some.evidence[here], least=0.0, most=some.assigned[index].size)
+    mine = [*found.cells[found.concept == concept], some.assigned[index] == concept]
+    where = outline(mine[0], some.boxes[index], some.seen[index]) if mine[0].any() else None
     return None if where is None else where[0]
+
+
+def place_on_map(points: Points, layout: NDArray[np.float32], spread: float) -> NDArray[np.float32]:
+    """Where places lie on the map of concepts, ``(m, 2)``: near the middle of each one's concept, by its cells.
+
+    Args:
+        points: of :func:`write_places`.
+        layout: the middles of the concepts, ``(k, 2)``.
+        spread: units of the map for one of the space of features.
+    """
+    placed: NDArray[np.float32] = layout[points.concept].copy()
+    placed[:, : points.offset.shape[1]] += spread * points.offset
+    return placed
 
 
 def register_map(run: CamRun, points: Mapping[str, NDArray[np.float32]]) -> bool:
     """Register points of places, by their labels' ids, for the Embeddings panel, under ``{key}_concepts``.
 
     Returns:
-        Whether FiftyOne could.
+        Whether there is a map: not of no places.
     """
     import fiftyone.brain as fob
 
@@ -132,24 +184,8 @@ def register_map(run: CamRun, points: Mapping[str, NDArray[np.float32]]) -> bool
         return False
     if run.dataset.has_brain_run(path):
         run.dataset.delete_brain_run(path)
-    there = run.dataset.exists(path)
-    ids = there.values(f"{path}.detections.id", unwind=True)
-    fob.compute_visualization(
-        there,
-        patches_field=path,
-        points=np.stack([points[str(id)] for id in ids]),
-        brain_key=path,
-        method="manual",
-    )
+    fob.compute_visualization(run.dataset, patches_field=path, points=dict(points), brain_key=path, method="manual")
     return True
-
-
-def point_of(image: Image, place: Place, layout: NDArray[np.float32], spread: float) -> NDArray[np.float32]:
-    """Where a place lies on the map of concepts: near the middle of its concept, by the mean of its cells."""
-    offset = image.offset[place.cells].astype(np.float32).mean(0)
-    point: NDArray[np.float32] = layout[place.concept].copy()
-    point[: len(offset)] += spread * offset
-    return point
 
 
 def declare_attributes(run: CamRun) -> None:

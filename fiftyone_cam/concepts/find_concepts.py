@@ -292,7 +292,7 @@ class _Search:
         for rank, concept in enumerate(listed, 1):
             concept.name = f"concept {rank}"
         self._look(listed, items, sums, ids, effects)
-        self._write(listed, sums, found)
+        self._write(listed, items, sums, found)
         failures = Counter(reason for reason in sums.done().values() if reason is not None)
         record = self.run.record.concepts
         assert record is not None
@@ -320,12 +320,12 @@ class _Search:
                 wanted.setdefault(str(ids[i]), set()).add(number)
         boxes: dict[tuple[str, int], list[float]] = {}
         cells: dict[tuple[str, int], NDArray[np.bool_]] = {}
-        for chunk in sums.chunks():
-            for image in fields.images(chunk):
-                for number in wanted.get(image.id, ()):
-                    cells[image.id, number] = image.assigned == number
-                    if box := fields.box_of(image, number):
-                        boxes[image.id, number] = list(box)
+        for some in (some for chunk in sums.chunks() for some in fields.images(chunk)):
+            for i, id in enumerate(some.ids):
+                for number in wanted.get(id, ()):
+                    cells[id, number] = some.assigned[i] == number
+                    if box := fields.box_of(some, i, number):
+                        boxes[id, number] = list(box)
         for concept in listed:
             n = concept.number
             concept.examples = [ConceptExample(sample=id, box=boxes[id, n]) for id in telling[n] if (id, n) in boxes]
@@ -369,21 +369,19 @@ class _Search:
                 **{name: counter[name] for name in ("changes", "changed", "stays", "stayed")}
             )
 
-    def _write(self, listed: Sequence[Concept], sums: Sums, found: concepts.Concepts) -> None:
+    def _write(self, listed: Sequence[Concept], items: Sequence[Item], sums: Sums, found: concepts.Concepts) -> None:
         """The places into the database, and their map."""
-        layout = concepts.layout(found.centres, self.seed)
-        deviation = float(np.abs(found.centres).std()) or 1.0
-        spread = 0.1 * float(np.abs(layout).max() or 1.0) / deviation / 10
-        points: dict[str, NDArray[np.float32]] = {}
-        for image, written in fields.write_places(self.run, sums, {c.number: c.name for c in listed}):
-            for label_id, place in written:
-                points[label_id] = fields.point_of(image, place, layout, spread)
+        with fou.ProgressBar(total=len(items), progress=self._progress) as bar:
+            points = fields.write_places(self.run, sums, {c.number: c.name for c in listed}, bar.update)
         self.run.index(CONCEPTS, "detections.label")
         fields.declare_attributes(self.run)
+        layout = concepts.layout(found.centres, self.seed)
+        deviation = float(np.abs(found.centres).std()) or 1.0
+        placed = fields.place_on_map(points, layout, 0.1 * float(np.abs(layout).max() or 1.0) / deviation / 10)
         record = self.run.record.concepts
         assert record is not None
         try:
-            record.brain = fields.register_map(self.run, points)
+            record.brain = fields.register_map(self.run, dict(zip(points.ids, placed, strict=True)))
         except Exception:  # of the brain, which is no part of what was found
             logger.warning("the map of concepts is not in the Embeddings panel", exc_info=True)
         self.run.arrange()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from fiftyone_cam.core.boxes import Box
 from fiftyone_cam.core.regions import Cells
@@ -17,50 +19,85 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Neighbouring cells of one concept.
+class Places:
+    """Places on several images, each some neighbouring cells of one concept: ``m`` places on grids ``(h, w)``.
 
     Attributes:
-        concept: its number.
-        cells: which they are, ``(h, w)``.
-        evidence: their part of the predicted class's logit.
-        share: of the image's positive evidence.
+        image: the number of the image, ``(m,)``, ascending; of one image the strongest place comes first.
+        concept: its number, ``(m,)``.
+        cells: which cells they are, ``(m, h, w)``.
+        evidence: their part of the predicted class's logit, ``(m,)``.
+        share: of the image's positive evidence, ``(m,)``.
     """
 
-    concept: int
+    image: NDArray[np.intp]
+    concept: NDArray[np.integer]
     cells: Mask
-    evidence: float
-    share: float
+    evidence: NDArray[np.float64]
+    share: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def sums(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Sums of the images' ``values`` ``(n, h, w)`` over the cells of each place, ``(m,)``.
+
+        >>> found.sums(np.ones((1, 1, 3)))         # how many cells each has
+        array([2., 1.])
+        """
+        place, y, x = np.nonzero(self.cells)
+        return np.asarray(np.bincount(place, values[self.image[place], y, x], minlength=len(self)), np.float64)
 
 
-def places(
+def find_places(
     assigned: NDArray[np.integer], evidence: NDArray[np.floating], least: float = 0.03, most: int = 8
-) -> list[Place]:
-    """The connected places that hold evidence for the prediction, the strongest first.
+) -> Places:
+    """The connected places that hold evidence for the prediction, on several images at once.
 
     Args:
-        assigned: the concept of each cell, ``(h, w)``. Cells that touch by a corner are neighbours.
-        evidence: each cell's part of the logit, ``(h, w)``.
-        least: places with a smaller share of the positive evidence are left out.
-        most: how many there are at most.
+        assigned: the concept of each cell, ``(n, h, w)``. Cells that touch by a corner are neighbours.
+        evidence: each cell's part of the logit, ``(n, h, w)``.
+        least: places with a smaller share of the image's positive evidence are left out.
+        most: how many there are at most of an image.
 
-    >>> [place.share for place in places(np.array([[0, 0, 1]]), np.array([[1.0, 2.0, 1.0]]))]
-    [0.75, 0.25]
+    >>> find_places(np.array([[[0, 0, 1]]]), np.array([[[1.0, 2.0, 1.0]]])).share
+    array([0.75, 0.25])
     """
+    evidence = evidence.astype(np.float64)
     positive = np.maximum(evidence, 0)
-    total = float(positive.sum())
-    if not total > 0:
-        return []
-    found = []
-    for concept in np.unique(assigned):
-        count, labels = cv2.connectedComponents((assigned == concept).astype(np.uint8), connectivity=8)
-        for label in range(1, count):
-            cells: Mask = labels == label
-            share = float(positive[cells].sum()) / total
-            held = float(evidence[cells].sum())
-            if share >= least and held > 0:
-                found.append(Place(int(concept), cells, held, share))
-    return sorted(found, key=lambda place: (-place.share, place.concept))[:most]
+    totals = positive.sum((1, 2))
+    labels = _components(assigned)
+    first = np.unique(labels, return_index=True)[1]
+    image = first // (assigned.shape[1] * assigned.shape[2])
+    concept = assigned.reshape(-1)[first]
+    held = np.bincount(labels.ravel(), evidence.ravel(), minlength=len(first))
+    total = totals[image]
+    share = np.bincount(labels.ravel(), positive.ravel(), minlength=len(first)) / np.where(total > 0, total, np.inf)
+
+    kept = np.flatnonzero((total > 0) & (share >= least) & (held > 0))
+    kept = kept[np.lexsort((first[kept], concept[kept], -share[kept], image[kept]))]
+    rank = np.arange(len(kept)) - np.searchsorted(image[kept], image[kept])
+    kept = kept[rank < most]
+    return Places(image[kept], concept[kept], labels[image[kept]] == kept[:, None, None], held[kept], share[kept])
+
+
+def _components(assigned: NDArray[np.integer]) -> NDArray[np.int32]:
+    """A number for each connected place of one concept, from 0 on, ``(n, h, w)``."""
+    index = np.arange(assigned.size).reshape(assigned.shape)
+    firsts, seconds = [], []
+    for one, other in (  # to the right, below, and the two that touch by a corner
+        (np.s_[:, :, :-1], np.s_[:, :, 1:]),
+        (np.s_[:, :-1], np.s_[:, 1:]),
+        (np.s_[:, :-1, :-1], np.s_[:, 1:, 1:]),
+        (np.s_[:, :-1, 1:], np.s_[:, 1:, :-1]),
+    ):
+        same = assigned[one] == assigned[other]
+        firsts.append(index[one][same])
+        seconds.append(index[other][same])
+    ends = np.concatenate(firsts), np.concatenate(seconds)
+    graph = coo_array((np.ones(len(ends[0]), bool), ends), shape=(assigned.size, assigned.size))
+    labels: NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return labels.reshape(assigned.shape)
 
 
 def outline(cells: Mask, box: Box, seen: Box) -> tuple[Box, Mask] | None:
@@ -69,16 +106,28 @@ def outline(cells: Mask, box: Box, seen: Box) -> tuple[Box, Mask] | None:
     >>> outline(np.array([[True, False]]), (0, 0, 1, 1), (0, 0, 1, 1))[0]
     (0.0, 0.0, 0.5, 1.0)
     """
-    edges = Cells.of(cells.shape, box, seen)
-    cut, index = [], []
-    for axis, lines in ((1, edges.rows), (0, edges.columns)):
-        used = np.flatnonzero(cells.any(axis))
-        low, high = float(lines[used[0]]), float(lines[used[-1] + 1])
-        if not high > low:
+    spans = []
+    for axis in (0, 1):
+        used = np.flatnonzero(cells.any(1 - axis))
+        span = _span(cells.shape, box, seen, axis, int(used[0]), int(used[-1]) + 1)
+        if span is None:
             return None
-        pixels = (int(used[-1]) + 1 - int(used[0])) * _PIXELS_A_CELL
-        middles = low + (np.arange(pixels) + 0.5) * (high - low) / pixels
-        index.append(np.clip(np.searchsorted(lines, middles, side="right") - 1, used[0], used[-1]))
-        cut.append((low, high - low))
-    (y, height), (x, width) = cut
-    return (x, y, width, height), cells[np.ix_(*index)]
+        spans.append(span)
+    (y, height, rows), (x, width, columns) = spans
+    return (x, y, width, height), cells[np.ix_(rows, columns)]
+
+
+@lru_cache(maxsize=4096)  # images of a size have the same
+def _span(
+    shape: tuple[int, ...], box: Box, seen: Box, axis: int, first: int, end: int
+) -> tuple[float, float, NDArray[np.intp]] | None:
+    """Where rows (axis 0) or columns from ``first`` to ``end`` begin, how far they reach, and the one at each pixel."""
+    lines = Cells.of(shape, box, seen)[axis]
+    low, high = float(lines[first]), float(lines[end])
+    if not high > low:
+        return None
+    pixels = (end - first) * _PIXELS_A_CELL
+    middles = low + (np.arange(pixels) + 0.5) * (high - low) / pixels
+    index = np.clip(np.searchsorted(lines, middles, side="right") - 1, first, end - 1)
+    index.flags.writeable = False
+    return low, high - low, index

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fiftyone_cam.core.boxes import WHOLE
-from fiftyone_cam.core.concept_places import outline, places
+from fiftyone_cam.core.concept_places import find_places, outline
 from fiftyone_cam.core.concept_reader import blurred
 from fiftyone_cam.core.concept_sums import Affine, CellFeatures, margins, summarise
 from fiftyone_cam.core.concepts import FEWEST, MOST, count_for, fit, layout
@@ -118,30 +119,34 @@ def test_centres_have_a_place_on_a_plane(k, rng):
 
 @given(st.integers(0, 10_000))
 def test_places_are_connected_and_share_the_evidence(seed):
+    """On several images at once, held against OpenCV's components of one concept on one image at a time."""
     rng = np.random.default_rng(seed)
-    assigned, evidence = rng.integers(0, 3, (5, 6)), rng.normal(size=(5, 6))
-    found = places(assigned, evidence, least=0, most=100)
-    covered = sum(place.cells.astype(int) for place in found) if found else np.zeros((5, 6))
-    assert covered.max() <= 1
-    for place in found:
-        assert set(assigned[place.cells]) == {place.concept}
-        assert place.evidence == pytest.approx(evidence[place.cells].sum())
-        grown = np.zeros((7, 8), bool)
-        for y, x in np.argwhere(place.cells):
-            grown[y : y + 3, x : x + 3] = True
-        beside = grown[1:-1, 1:-1] & ~place.cells
-        assert not (assigned[beside] == place.concept).any()  # all of it, corners too
-    positive = np.maximum(evidence, 0)
-    expected = positive[covered.astype(bool)].sum() / positive.sum()
-    assert sum(place.share for place in found) == pytest.approx(expected)
-    assert [place.share for place in found] == sorted((place.share for place in found), reverse=True)
+    assigned, evidence = rng.integers(0, 3, (3, 5, 6)), rng.normal(size=(3, 5, 6))
+    found = find_places(assigned, evidence, least=0, most=100)
+    places = zip(found.image, found.concept, found.cells, found.evidence, found.share, strict=True)
+    by_hand = []
+    for image in range(3):
+        positive = np.maximum(evidence[image], 0)
+        for concept in range(3):
+            count, labels = cv2.connectedComponents((assigned[image] == concept).astype(np.uint8), connectivity=8)
+            for cells in (labels == label for label in range(1, count)):
+                if evidence[image][cells].sum() > 0:
+                    share = positive[cells].sum() / positive.sum()
+                    by_hand.append((image, -share, concept, cells.tobytes(), evidence[image][cells].sum()))
+    by_hand.sort()
+    for (image, concept, cells, held, share), expected in zip(places, by_hand, strict=True):
+        assert (image, concept, cells.tobytes()) == (expected[0], expected[2], expected[3])
+        assert (held, share) == pytest.approx((expected[4], -expected[1]))
+    np.testing.assert_allclose(found.sums(evidence), found.evidence)
 
 
 def test_places_that_hold_little_are_left_out():
-    assigned, evidence = np.arange(10)[None], np.float32([[40, 20, 10, 10, 10, 5, 2, 2, 1, -5]])
-    assert [place.concept for place in places(assigned, evidence, least=0.04)] == [0, 1, 2, 3, 4, 5]
-    assert [place.concept for place in places(assigned, evidence, most=2)] == [0, 1]
-    assert places(assigned, -np.abs(evidence)) == []
+    assigned, evidence = np.arange(10)[None, None], np.float32([[[40, 20, 10, 10, 10, 5, 2, 2, 1, -5]]])
+    assert find_places(assigned, evidence, least=0.04).concept.tolist() == [0, 1, 2, 3, 4, 5]
+    assert find_places(assigned, evidence, most=2).concept.tolist() == [0, 1]
+    assert len(find_places(assigned, -np.abs(evidence))) == 0
+    both = find_places(assigned.repeat(2, 0), np.concatenate([-np.abs(evidence), evidence]), most=2)
+    assert both.image.tolist() == [1, 1]  # each image by itself
 
 
 def test_an_outline_is_where_its_cells_are():
