@@ -92,6 +92,18 @@ def arguments_for(run: CamRun, params: Mapping[str, Any]) -> dict[str, Any]:
     return {"classifier": source, **loading}
 
 
+def pop_classifier(arguments: dict[str, Any], secret: Callable[[str], str | None]) -> Classifier:
+    """The classifier that an operator's arguments name, loaded; they are without it then, and as the SDK takes them.
+
+    >>> arguments = {"key": "cam", "classifier": "efficientnet_lite0"}
+    >>> classifier = pop_classifier(arguments, ctx.secret)
+    >>> arguments
+    {'key': 'cam'}
+    """
+    source = arguments.pop("classifier")
+    return load(source, {name: arguments.pop(name) for name in LOADING if name in arguments}, secret)
+
+
 def chosen_source(params: Mapping[str, Any]) -> str:
     """The source that was chosen, or the first that is ready to use."""
     chosen = params.get("source")

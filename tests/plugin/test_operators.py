@@ -176,7 +176,7 @@ def test_every_operator_answers_whoever_gives_it_the_least(
         "explain_sample": {"sample_id": photos.first().id},
         "audit_attention": {},
         "localize_from_cam": {},
-        "score_attention": {"object_labels": "thing"},
+        "score_attention": {"object_labels": "thing", "class_free": True},
         "redraw_heatmaps": {},
         "show_boxes": {},
         "show_embeddings": {},
@@ -199,6 +199,7 @@ def test_every_operator_answers_whoever_gives_it_the_least(
             ask("compute_cam", photos, classifier=str(checkpoint), key="again")
         answers[name] = ask(name, photos, **params)
         assert answers[name], name
+    assert set(answers["score_attention"]["baselines"]) == {"whole", "centre", "random", "class_free"}
     assert answers["show_boxes"] == {"field": "cam_boxes", "patches": answers["localize_from_cam"]["boxes"]}
     assert answers["show_embeddings"] == {"brain_key": "cam_points", "points": 12, "color_by": "cam_prediction.label"}
     assert photos.list_brain_runs() == []  # the layout went with its run

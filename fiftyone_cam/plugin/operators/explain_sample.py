@@ -78,13 +78,10 @@ class ExplainSample(CamOperator[fo.Heatmap]):
         forms.ask_for(inputs, needed)
 
     def arguments(self, ctx: Any) -> dict[str, Any]:
-        run, named = self._run(ctx), ctx.params.get("classifier")
-        source, loading = (
-            (named, {"classes": run.classes}) if named else model_sources.of_record(run.record) or ("", {})
-        )
+        run = self._run(ctx)
         return {
             "sample_id": _sample_id(ctx),
-            "classifier": model_sources.load(source, loading, ctx.secret),
+            "classifier": model_sources.pop_classifier(model_sources.arguments_for(run, ctx.params), ctx.secret),
             "label": ctx.params.get("label"),
             "key": run.key,
         }

@@ -84,11 +84,8 @@ class FindConcepts(CamOperator["ConceptReport"]):
         arguments = self.given(ctx)
         engine = arguments.get("engine") or {}
         arguments["engine"] = chosen_engine({"engine": engine} if isinstance(engine, str) else engine)
-        source = arguments.pop("classifier")
-        loading = {name: arguments.pop(name) for name in model_sources.LOADING if name in arguments}
-        classifier = model_sources.load(source, loading, ctx.secret)
-        samples = work.target(ctx)
-        return self.function()(samples, classifier=classifier, **arguments, progress=report)
+        classifier = model_sources.pop_classifier(arguments, ctx.secret)
+        return self.function()(work.target(ctx), classifier=classifier, **arguments, progress=report)
 
     def refresh(self, ctx: Any, result: ConceptReport) -> Iterator[Any]:
         yield from super().refresh(ctx, result)

@@ -96,13 +96,10 @@ class Mend(CamOperator["Mended"]):
 
     def run(self, ctx: Any, report: work.Report | None) -> Mended:
         arguments = self.given(ctx)
-        source = arguments.pop("classifier")
-        loading = {name: arguments.pop(name) for name in model_sources.LOADING if name in arguments}
+        classifier = model_sources.pop_classifier(arguments, ctx.secret)
         if arguments.get("out_dir"):
             arguments["out_dir"] = Path(arguments["out_dir"]).expanduser().absolute()
-        classifier = model_sources.load(source, loading, ctx.secret)
-        samples = work.target(ctx)
-        return self.function()(samples, classifier=classifier, **arguments, progress=report)
+        return self.function()(work.target(ctx), classifier=classifier, **arguments, progress=report)
 
     def new_fields(self, ctx: Any, result: Mended) -> list[str]:
         if result.run is None or result.comparison is None:

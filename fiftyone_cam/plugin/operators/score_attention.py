@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from fiftyone.operators import types
 
-from fiftyone_cam.plugin import forms, work
+from fiftyone_cam.plugin import forms, model_sources, work
 from fiftyone_cam.plugin.operators.audit_attention import draw_objects, object_labels
 from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.plugin.queries import place_fields
+from fiftyone_cam.runs import catalog
 
 if TYPE_CHECKING:
     from fiftyone_cam.analysis.score_report import AttentionScores, ScoreReport
@@ -37,14 +38,33 @@ class ScoreAttention(CamOperator["ScoreReport"]):
             return
         ours = forms.fields_of_runs(ctx.dataset)
         draw_objects(inputs, ctx, [path for path in place_fields(ctx.dataset) if path not in ours])
+        inputs.bool(
+            "class_free",
+            label="Beside the mean of the feature maps",
+            description="A fourth baseline, which sees anything and knows no class. Runs the network once an image",
+            default=False,
+            view=types.SwitchView(),
+        )
+        if ctx.params.get("class_free"):
+            work.import_ahead()
+            model_sources.draw_classifier_of(inputs, run, ctx.params)
         inputs.view_target(ctx, action_description="Score", require_flat=True)
 
     def arguments(self, ctx: Any) -> dict[str, Any]:
+        key = ctx.params.get("key") or "cam"
+        wanted = ctx.params.get("class_free")
         return {
-            "key": ctx.params.get("key") or "cam",
+            **(model_sources.arguments_for(catalog.load_run(ctx.dataset, key), ctx.params) if wanted else {}),
+            "key": key,
             "objects": ctx.params.get("objects") or None,
             "object_labels": object_labels(ctx.params.get("object_labels")),
         }
+
+    def run(self, ctx: Any, report: work.Report | None) -> ScoreReport:
+        arguments = self.given(ctx)
+        if arguments.get("classifier"):
+            arguments["classifier"] = model_sources.pop_classifier(arguments, ctx.secret)
+        return self.function()(work.target(ctx), **arguments, progress=report)
 
     def new_fields(self, ctx: Any, result: ScoreReport) -> list[str]:
         return [result.run.field("energy")]

@@ -57,15 +57,12 @@ class ShowEmbeddings(CamOperator[CamRun]):
 
     def arguments(self, ctx: Any) -> dict[str, Any]:
         run = catalog.load_run(ctx.dataset, ctx.params["key"])
-        named = ctx.params.get("classifier")
-        source, loading = (
-            (named, {"classes": run.classes}) if named else model_sources.of_record(run.record) or ("", {})
-        )
         overwrite = bool(ctx.params.get("overwrite"))
+        named = model_sources.arguments_for(run, ctx.params)
         there = run.record.visualized and not overwrite
         return {
             "key": run.key,
-            "classifier": None if there else model_sources.load(source, loading, ctx.secret),
+            "classifier": None if there else model_sources.pop_classifier(named, ctx.secret),
             "method": ctx.params.get("method") or None,
             "overwrite": overwrite,
         }
