@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 import fiftyone as fo
-import numpy as np
 from fiftyone import ViewField as F
 
-from fiftyone_cam.analysis.audit_report import BACKGROUND, THRESHOLD, VERDICTS, AuditReport
-from fiftyone_cam.core import class_maps, evidence
+from fiftyone_cam.analysis.audit_report import THRESHOLD, VERDICTS, AuditReport
+from fiftyone_cam.analysis.findings import Finder
+from fiftyone_cam.core import class_maps
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.core.names import HEATMAP
-from fiftyone_cam.core.regions import contains, partition
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.annotations import ObjectLabels, Scene
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs.cam_run import CamRun
 from fiftyone_cam.runs.catalog import finished_run
-from fiftyone_cam.runs.heatmaps import MapReader, StoredMap
 from fiftyone_cam.runs.record import AuditRecord
-
-FILLS = 0.9
-"""If an object covers a larger share of the grid than this, evidence on it proves nothing: there is no verdict."""
-
-# why a sample has no verdict
-NO_MAP = "no map"
-NO_LABEL = "no ground truth"
-NO_CLASS = "its label matches no class"
-NO_OBJECT = "no object"
-UNREADABLE = "its object cannot be read"
-NOT_SEEN = "object not seen"
-FILLED = "object fills the image"
-NO_EVIDENCE = "no positive evidence"
-
-_CLASSIFICATION = bulk.document(fo.Classification(label="", confidence=0.0, area=0.0))
-_KEYPOINT = bulk.document(fo.Keypoint(label="", points=[(0.0, 0.0)], value=0.0))
 
 
 def audit(
@@ -112,7 +92,7 @@ def audit(
         run.claim_field(name, **_TYPES[name])
     with bulk.writing(run.dataset) as write:
         for rows in bulk.chunks(collection, auditor.paths, progress):
-            write({row["id"]: auditor.values(row) for row in rows})
+            write(auditor.values(rows))
     for name, attribute in _INDEXES.items():  # made last: an index slows every write
         if name in auditor.fields:
             run.index(name, attribute)
@@ -161,50 +141,8 @@ _ALWAYS = ("spread", "border", "half_cells", "peak")
 _WITH_OBJECTS = ("inside", "area", "focus", "evidence_in", "evidence_out", "peak_inside", "regions")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What an audit finds on one sample, named as the fields are. None where there is nothing to say.
-
-    ``unjudged`` is the reason why there can be no verdict.
-    """
-
-    spread: float | None = None
-    border: float | None = None
-    half_cells: int | None = None
-    peak: dict[str, Any] | None = None
-    margin: float | None = None
-    correct: bool | None = None
-    inside: float | None = None
-    area: float | None = None
-    focus: float | None = None
-    evidence_in: float | None = None
-    evidence_out: float | None = None
-    peak_inside: bool | None = None
-    regions: dict[str, Any] | None = None
-    unjudged: str | None = None
-
-    def verdict(self, threshold: float) -> str | None:
-        """The verdict: right or wrong, and on the object from a focus of ``threshold``.
-
-        >>> Finding(correct=True, focus=0.4).verdict(0.6)
-        'shortcut'
-        """
-        if self.unjudged is not None or self.correct is None or self.focus is None:
-            return None
-        return _VERDICT[self.correct, self.focus >= threshold]
-
-
-_VERDICT = {
-    (True, True): "trusted",
-    (True, False): "shortcut",
-    (False, True): "confused",
-    (False, False): "distracted",
-}
-"""The verdict by whether the prediction is right, and whether its evidence is on the object."""
-
-
 class _Auditor:
-    """Audits one sample after the other; holds the settings of the audit."""
+    """Audits samples; holds the settings of the audit."""
 
     def __init__(
         self,
@@ -243,74 +181,21 @@ class _Auditor:
             *(["verdict", "unjudged"] if self.has_verdicts else []),
         ]
         self._path = {name: run.field(name) for name in self.fields}
-        self._reader = MapReader(run)
-        self._second = f"{run.field(HEATMAP)}_2.logit" if margin else None
-        self._true = None if ground_truth is None else f"{ground_truth}.label"
-        self.paths = [*self._reader.paths, *([self._second] if self._second else []), *self.scene.paths]
+        self._finder = Finder(run, self.truth, self.scene if names else None)
+        self.paths = [*self._finder.paths, *self.scene.paths]
 
     @property
     def has_verdicts(self) -> bool:
         """Whether it is known what is right, and where the object is."""
         return self.has_objects and self.truth.field is not None
 
-    def values(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """All fields of one sample. None where there is nothing to say, so that nothing of an earlier audit stays."""
-        finding = self.find(row)
-        found = {**vars(finding), "verdict": finding.verdict(self.threshold)}
-        return {path: found[name] for name, path in self._path.items()}
-
-    def find(self, row: Mapping[str, Any]) -> Finding:
-        """Measure one sample."""
-        stored = self._reader.read(row)
-        if stored is None:
-            return Finding(unjudged=NO_MAP)
-        true = row[self._true] if self._true else None
-        correct = self.truth.is_right(stored.label, true)
-        second = row[self._second] if self._second else None
-        finding = Finding(
-            spread=evidence.spread(stored.grid),
-            border=evidence.border(stored.grid),
-            half_cells=evidence.half_cells(stored.grid),
-            peak=_keypoint(stored),
-            margin=None if second is None else stored.logit - second,
-            correct=correct,
-            unjudged=None if correct is not None else NO_LABEL if true is None else NO_CLASS,
-        )
-        return self._look(finding, stored, row) if self.has_objects else finding
-
-    def _look(self, finding: Finding, stored: StoredMap, row: Mapping[str, Any]) -> Finding:
-        """Add where the evidence lies, by the annotations."""
-        try:
-            regions = self.scene.regions(row)
-        except OSError:
-            return replace(finding, unjudged=UNREADABLE)
-        if not regions:
-            return replace(finding, unjudged=NO_OBJECT)
-        names = sorted(regions)  # the order of the annotations must not matter
-        is_object = np.array([mine for mine, _ in names])
-        parts = partition([regions[name] for name in names], stored.cells, (~is_object).tolist())
-        shares = evidence.shares(stored.grid, parts)
-        if shares is not None:
-            finding = replace(finding, regions=_classifications(names, shares, parts))
-        if not is_object.any():
-            return replace(finding, unjudged=NO_OBJECT)
-
-        coverage = parts[is_object].sum(0).clip(0, 1)
-        area = float(coverage.mean())
-        evidence_in, evidence_out = evidence.split(stored.grid, coverage)
-        finding = replace(finding, area=area, evidence_in=evidence_in, evidence_out=evidence_out)
-        if shares is None or finding.peak is None:
-            return replace(finding, unjudged=NO_EVIDENCE)
-        inside = min(1.0, float(shares[is_object].sum()))
-        focus = evidence.focus(inside, area)
-        in_cell = coverage[evidence.peak(stored.grid)]
-        if 1e-9 < in_cell < 1 - 1e-9:
-            shapes = [shape for name in names if name[0] for shape in regions[name]]
-            peak_inside = contains(shapes, *finding.peak["points"][0])
-        else:  # the cell is wholly in or out, and so is its middle
-            peak_inside = bool(in_cell > 0.5)
-        reason = NOT_SEEN if area == 0 else FILLED if area > FILLS or focus is None else finding.unjudged
-        return replace(finding, inside=inside, focus=focus, peak_inside=peak_inside, unjudged=reason)
+    def values(self, rows: Sequence[bulk.Row]) -> dict[str, dict[str, Any]]:
+        """All fields by sample: None where there is nothing to say, so that nothing of an earlier audit stays."""
+        written = {}
+        for row, finding in zip(rows, self._finder.find(rows), strict=True):
+            found = {**vars(finding), "verdict": finding.verdict(self.threshold)}
+            written[row["id"]] = {path: found[name] for name, path in self._path.items()}
+        return written
 
     def notes(self) -> list[str]:
         """What a person should know about this audit."""
@@ -342,31 +227,3 @@ def _begin(run: CamRun, auditor: _Auditor) -> list[str]:
         return []
     what = f"of other {', '.join(changed)}" if changed else "of earlier results"
     return [f"replaces the audit {what} of {before.audited_at[:16].replace('T', ' ')} UTC"]
-
-
-def _keypoint(stored: StoredMap) -> dict[str, Any] | None:
-    """A keypoint in the middle of the strongest cell, moved into what was seen; None if there is no evidence."""
-    peak = evidence.peak(stored.grid)
-    if peak is None:
-        return None
-    (x, y, width, height), (left, top, across, down) = stored.box, stored.seen
-    rows, columns = stored.grid.shape
-    point = [
-        float(np.clip(x + width * (peak[1] + 0.5) / columns, left, left + across)),
-        float(np.clip(y + height * (peak[0] + 0.5) / rows, top, top + down)),
-    ]
-    return _KEYPOINT(label=stored.label, points=[point], value=float(stored.grid[peak]))
-
-
-def _classifications(names: Sequence[tuple[bool, str]], shares: np.ndarray, parts: np.ndarray) -> dict[str, Any]:
-    areas = parts.mean((1, 2))
-    held: dict[str, list[float]] = {}
-    for (_, name), share, area in zip(names, shares.tolist(), areas.tolist(), strict=True):
-        if area > 0:
-            entry = held.setdefault(name, [0.0, 0.0])
-            entry[0], entry[1] = entry[0] + share, entry[1] + area
-    rest = held.setdefault(BACKGROUND, [0.0, 0.0])
-    rest[0] += max(0.0, 1 - float(shares.sum()))
-    rest[1] += max(0.0, 1 - float(areas.sum()))
-    entries = [_CLASSIFICATION(label=name, confidence=share, area=area) for name, (share, area) in held.items()]
-    return {"_cls": "Classifications", "classifications": entries}

@@ -264,7 +264,7 @@ class _Scorer:
             pointing=target.points_at(
                 x + width * (column + 0.5) / stored.grid.shape[1], y + height * (row + 0.5) / stored.grid.shape[0]
             ),
-            energy=0.0 if share is None else float(share[0]),
+            energy=float(np.nan_to_num(share[0])),  # a map without evidence holds none there
         )
 
     def _score_centre(self, target: _Target) -> PlaceScores:

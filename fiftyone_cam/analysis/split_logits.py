@@ -154,4 +154,4 @@ def _split(grid: NDArray[np.float32], cells: Cells, shapes: Sequence[Shape]) -> 
     if not shapes:
         return {"evidence_in": None, "evidence_out": float(grid.mean(dtype=np.float64))}
     inside, outside = evidence.split(grid, partition([shapes], cells)[0])
-    return {"evidence_in": inside, "evidence_out": outside}
+    return {"evidence_in": float(inside), "evidence_out": float(outside)}

@@ -1,6 +1,9 @@
-"""Numbers from a signed grid: how much of the evidence lies where, how it is spread, and whether two grids agree.
+"""Numbers from signed grids: how much of the evidence lies where, how it is spread, and whether two grids agree.
 
-Evidence for a class is what is positive in its class activation map. A share of it is ``None`` where there is none.
+Evidence for a class is what is positive in its class activation map.
+
+What an audit asks of a map takes a grid ``(h, w)`` or a stack of them ``(…, h, w)``, and gives a number, or an array of
+them: NaN where there is no evidence. One call for hundreds of maps takes hardly longer than one for a single map.
 """
 
 from __future__ import annotations
@@ -14,103 +17,106 @@ from fiftyone_cam.core.display import lay_out
 from fiftyone_cam.core.regions import Cells
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
 Grid = NDArray[np.float32] | Floats
 
+_CELLS = (-2, -1)
+"""The axes of a grid's cells, in a stack too."""
 
-def split(grid: Grid, coverage: Floats) -> tuple[float, float]:
+
+def split(grids: Grid, coverage: Floats) -> tuple[Floats, Floats]:
     """Signed evidence inside and outside a region, in logit units: together the map's mean, so with the bias the logit.
 
-    ``coverage`` is the region's share of each cell, ``(h, w)`` like the grid.
+    ``coverage`` is the region's share of each cell, of the same shape as the grids.
 
-    >>> split(np.float32([[4, -2]]), np.array([[0.5, 0.0]]))
-    (1.0, 0.0)
+    >>> [float(part) for part in split(np.float32([[4, -2]]), np.array([[0.5, 0.0]]))]
+    [1.0, 0.0]
     """
-    signed = np.asarray(grid, np.float64)
-    return float((coverage * signed).mean()), float(((1 - coverage) * signed).mean())
+    signed = np.asarray(grids, np.float64)
+    return (coverage * signed).mean(_CELLS), ((1 - coverage) * signed).mean(_CELLS)
 
 
-def shares(grid: Grid, partition: Floats) -> Floats | None:
-    """The share of the positive evidence in each region, ``(regions,)``; ``partition`` is ``(regions, h, w)``.
+def shares(grids: Grid, partition: Floats) -> Floats:
+    """The share of the positive evidence in each region, ``(…, regions)``; ``partition`` is ``(…, regions, h, w)``.
 
     >>> shares(np.float32([[3, 1, -5]]), np.array([[[1, 0, 1]], [[0, 0.5, 0]]]))
     array([0.75 , 0.125])
     """
-    positive = _positive(grid)
-    if positive is None:
-        return None
-    result: Floats = np.minimum((partition * positive).sum((1, 2)), 1)
+    result: Floats = np.minimum((partition * _positive(grids)[..., None, :, :]).sum(_CELLS), 1)
     return result
 
 
-def focus(inside: float, area: float) -> float | None:
+def focus(inside: Floats | float, area: Floats | float) -> Floats:
     """The share of the evidence inside a region, corrected for the region's size: chance is 0.5 at any size.
 
     ``inside`` is the share of the positive evidence in the region, ``area`` the region's share of the grid, which is
     what ``inside`` would be for evidence that ignores the region. With the densities of the evidence ``inside / area``
     in the region and ``(1 - inside) / (1 - area)`` outside, focus is the first over the sum of both: 0.6 says that the
-    evidence is 1.5 times as dense in the region as outside, 0.75 three times. ``None`` where the region is nothing or
-    all of the grid.
+    evidence is 1.5 times as dense in the region as outside, 0.75 three times. NaN where the region is nothing or all
+    of the grid.
 
     Why not ``inside`` itself: on 655 ImageNet validation photos that EfficientNet-Lite0 reads rightly, its mean grows
     from 0.2 for objects on a twentieth to a tenth of the photo to 0.9 for objects on two thirds, and half of the
     evidence is reached on none of the former and on all of the latter. The median ratio of the densities lies between
     3.5 and 5.5 at all those sizes.
 
-    >>> focus(inside=0.5, area=0.25), focus(inside=0.25, area=0.25)
-    (0.75, 0.5)
+    >>> focus(inside=np.array([0.5, 0.25]), area=np.array([0.25, 0.25]))
+    array([0.75, 0.5 ])
     """
-    if not 0 < area < 1:
-        return None
+    inside, area = np.asarray(inside, np.float64), np.asarray(area, np.float64)
     here, elsewhere = inside * (1 - area), (1 - inside) * area
-    return here / (here + elsewhere)
+    total = here + elsewhere
+    result: Floats = np.divide(here, total, out=np.full(total.shape, np.nan), where=(area > 0) & (area < 1))
+    return result[()]  # a number where there is one
 
 
-def spread(grid: Grid) -> float | None:
+def spread(grids: Grid) -> Floats:
     """Normalised entropy of the positive evidence: 0 where one cell holds all of it, 1 where all hold the same.
 
-    >>> spread(np.ones((7, 7), np.float32)), spread(np.eye(1, 49).reshape(7, 7))
-    (1.0, 0.0)
+    >>> spread(np.stack([np.ones((7, 7)), np.eye(1, 49).reshape(7, 7)])).round(9)
+    array([1., 0.])
     """
-    positive = _positive(grid)
-    if positive is None:
-        return None
-    held = positive[positive > 0]
-    return float(abs((held * np.log(held)).sum()) / np.log(positive.size)) if positive.size > 1 else 0.0
+    held = _positive(grids)
+    logarithms = np.log(held, out=np.zeros_like(held), where=held > 0)
+    cells = held.shape[-2] * held.shape[-1]
+    result: Floats = np.abs((held * logarithms).sum(_CELLS)) / np.log(max(2, cells))
+    return result
 
 
-def border(grid: Grid) -> float | None:
+def border(grids: Grid) -> Floats:
     """The share of the positive evidence in the outermost ring of cells.
 
-    >>> border(np.float32([[1, 1, 1], [1, 8, 1], [1, 1, 1]]))
+    >>> float(border(np.float32([[1, 1, 1], [1, 8, 1], [1, 1, 1]])))
     0.5
     """
-    positive = _positive(grid)
-    return None if positive is None else max(0.0, float(1 - positive[1:-1, 1:-1].sum()))
+    held = _positive(grids)
+    within = held[..., 1:-1, 1:-1].sum(_CELLS)
+    result: Floats = np.where(np.isnan(held[..., 0, 0]), np.nan, np.maximum(0, 1 - within))
+    return result[()]
 
 
-def half_cells(grid: Grid) -> int | None:
-    """The smallest number of cells that together hold half of the positive evidence.
+def half_cells(grids: Grid) -> Indices:
+    """The smallest number of cells that together hold half of the positive evidence; 0 where there is none.
 
-    >>> half_cells(np.float32([[5, 1], [1, 1]]))
+    >>> int(half_cells(np.float32([[5, 1], [1, 1]])))
     1
     """
-    positive = _positive(grid)
-    if positive is None:
-        return None
-    held = np.cumsum(np.sort(positive, axis=None)[::-1])
-    return int(np.searchsorted(held, held[-1] / 2 * (1 - 1e-12))) + 1
+    held = _positive(grids)
+    held = np.cumsum(np.sort(held.reshape(*held.shape[:-2], -1), axis=-1)[..., ::-1], axis=-1)
+    enough = (held < held[..., -1:] / 2 * (1 - 1e-12)).sum(-1) + 1
+    result: Indices = np.where(np.isnan(held[..., -1]), 0, enough)
+    return result[()]
 
 
-def peak(grid: Grid) -> tuple[int, int] | None:
-    """Row and column of the cell with the strongest evidence.
+def peak(grids: Grid) -> tuple[Indices, Indices]:
+    """Rows and columns of the cells with the strongest evidence; of a map without any, those of its largest value.
 
-    >>> peak(np.float32([[0, 1], [2, -3]]))
-    (1, 0)
+    >>> [int(index) for index in peak(np.float32([[0, 1], [2, -3]]))]
+    [1, 0]
     """
-    if grid.max() <= 0:
-        return None
-    row, column = np.unravel_index(int(grid.argmax()), grid.shape)
-    return int(row), int(column)
+    flat = grids.reshape(*grids.shape[:-2], -1).argmax(-1)
+    rows, columns = np.divmod(flat, grids.shape[-1])
+    return rows, columns
 
 
 def evidence_box(grid: Grid, box: Box, seen: Box, threshold: float = 0.2, pixels: int = 224) -> Box | None:
@@ -161,10 +167,12 @@ def agreement(a: Grid, cells_a: Cells, b: Grid, cells_b: Cells) -> tuple[float |
     return correlation, min(1.0, float(overlap))
 
 
-def _positive(grid: Grid) -> Floats | None:
-    positive = np.maximum(np.asarray(grid, np.float64), 0)
-    total = positive.sum()
-    return positive / total if total > 0 else None
+def _positive(grids: Grid) -> Floats:
+    """Each cell's share of the map's positive evidence; NaN in all cells of a map without any."""
+    positive = np.maximum(np.asarray(grids, np.float64), 0)
+    total = positive.sum(_CELLS, keepdims=True)
+    result: Floats = np.divide(positive, total, out=np.full_like(positive, np.nan), where=total > 0)
+    return result
 
 
 def _refine(grid: Grid, cells: Cells, rows: Floats, columns: Floats) -> Floats:

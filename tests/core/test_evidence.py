@@ -51,7 +51,7 @@ def test_shares_of_a_partition_add_up_to_one(grid, seed):
     parts = random_parts(np.random.default_rng(seed), grid)
     found = shares(grid, np.concatenate([parts, 1 - parts.sum(0, keepdims=True)]))
     if grid.max() <= 0:
-        assert found is None
+        assert np.isnan(found).all()
     else:
         assert (found >= 0).all()
         assert found.sum() == pytest.approx(1, abs=1e-12)
@@ -98,8 +98,7 @@ def test_evidence_that_ignores_the_region_has_the_focus_of_chance(area):
 
 
 def test_there_is_no_focus_on_nothing_or_on_everything():
-    assert focus(0, 0) is None
-    assert focus(1, 1) is None
+    assert np.isnan(focus(np.array([0, 1]), np.array([0, 1]))).all()
 
 
 @pytest.mark.parametrize("size", [(7, 7), (1, 12), (4, 5)])
@@ -127,16 +126,32 @@ def test_the_border_is_the_outermost_ring(rng):
     assert border(np.ones((2, 7))) == 1  # there is nothing within
 
 
-def test_the_peak_is_the_strongest_cell_or_nothing():
+def test_the_peak_is_the_strongest_cell():
     grid = np.full((3, 4), -1.0)
-    assert peak(grid) is None
     grid[2, 1] = 0.5
     assert peak(grid) == (2, 1)
 
 
-@pytest.mark.parametrize("number", [spread, border, half_cells, peak])
-def test_without_evidence_there_is_no_number(number):
-    assert number(np.zeros((3, 3), np.float32)) is None
+@pytest.mark.parametrize("size", [(3, 3), (2, 2), (1, 1)])
+def test_without_evidence_there_is_no_number(size):
+    nothing = np.zeros(size, np.float32)
+    assert np.isnan([spread(nothing), border(nothing)]).all()
+    assert half_cells(nothing) == 0
+
+
+@law
+@given(size=sizes, count=st.integers(1, 6), seed=seeds)
+def test_a_stack_of_maps_has_the_numbers_of_each_map(size, count, seed):
+    """Bit for bit, with and without evidence, so that it does not matter which maps are measured together."""
+    rng = np.random.default_rng(seed)
+    stack = rng.normal(size=(count, *size)).astype(np.float32) - rng.integers(0, 4, (count, 1, 1)).astype(np.float32)
+    parts = np.stack([random_parts(rng, grid) for grid in stack])
+    for number in (spread, border, half_cells):
+        np.testing.assert_array_equal(number(stack), [number(grid) for grid in stack])
+    np.testing.assert_array_equal(np.stack(peak(stack), -1), [peak(grid) for grid in stack])
+    np.testing.assert_array_equal(shares(stack, parts), [shares(*pair) for pair in zip(stack, parts, strict=True)])
+    one = [split(grid, part[0]) for grid, part in zip(stack, parts, strict=True)]
+    np.testing.assert_array_equal(np.stack(split(stack, parts[:, 0]), -1), one)
 
 
 # two grids
