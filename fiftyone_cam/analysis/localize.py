@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -10,6 +11,7 @@ import fiftyone as fo
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.evidence import evidence_box
 from fiftyone_cam.core.names import PREDICTION
+from fiftyone_cam.core.workers import Workers, default_count
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import Translation
@@ -55,21 +57,27 @@ def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, p
     bulk.require(collection, paths)
 
     path = run.claim_field(BOXES, ftype=fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-    with bulk.writing(run.dataset) as write:
+
+    def boxes(rows: Sequence[bulk.Row]) -> dict[str, dict[str, Any]]:
+        values: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            stored = reader.read(row)
+            if stored is None:
+                values[row["id"]] = {path: None}
+                continue
+            place = evidence_box(stored.grid, stored.box, stored.seen, threshold)
+            detections = []
+            if place is not None:
+                word = translation.translate(stored.label) or stored.label
+                detections.append(_DETECTION(label=word, bounding_box=list(place), confidence=row[confidence]))
+            values[row["id"]] = {path: {"_cls": "Detections", "detections": detections}}
+        return values
+
+    threads = default_count()  # OpenCV finds the parts of a map without the GIL
+    with Workers(threads, name="cam-boxes") as workers, bulk.writing(run.dataset) as write:
         for rows in bulk.chunks(collection, paths, progress):
-            values: dict[str, dict[str, Any]] = {}
-            for row in rows:
-                stored = reader.read(row)
-                if stored is None:
-                    values[row["id"]] = {path: None}
-                    continue
-                place = evidence_box(stored.grid, stored.box, stored.seen, threshold)
-                detections = []
-                if place is not None:
-                    word = translation.translate(stored.label) or stored.label
-                    detections.append(_DETECTION(label=word, bounding_box=list(place), confidence=row[confidence]))
-                values[row["id"]] = {path: {"_cls": "Detections", "detections": detections}}
-            write(values)
+            found = [workers.submit(boxes, rows[first::threads]) for first in range(threads)]
+            write({id: values for task in found for id, values in workers.result(task).items()})
     run.update(
         localization=LocalizationRecord(
             threshold=threshold,
