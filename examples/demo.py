@@ -79,7 +79,8 @@ def main() -> None:
     if not options.headless:
         install()
         session = fo.launch_app(dataset)
-        print(f"The App is open at {session.url}. Press Ctrl+C here to end the demo.", flush=True)
+        address = session.url.replace("//0.0.0.0", "//localhost")  # what a container listens on, and no browser opens
+        print(f"The App is open at {address}. Press Ctrl+C here to end the demo.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             session.wait(-1)  # with less, a reloaded or closed tab would end it
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import fiftyone as fo
 import numpy as np
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.page import AppPage
+from tests.helpers.app_process import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLAGS = [
@@ -48,10 +50,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
-def _chromium() -> str | None:
+def _chromium() -> str:
     named = os.environ.get("FIFTYONE_CAM_CHROMIUM")
     found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome", "chrome")]
-    return named or next((path for path in found if path), None)
+    path = named or next((path for path in found if path), None)
+    if path is None:
+        reason = "there is no Chromium to drive: install Debian's chromium, or name one in FIFTYONE_CAM_CHROMIUM"
+        if os.environ.get("FIFTYONE_CAM_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@contextmanager
+def _started(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -82,33 +98,29 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
 
 
 @pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser without an App in this process."""
+    with _started(_chromium()) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
 def app() -> Iterator[AppPage]:
     """The App with the plugin, as a clone in the plugins directory, open in a browser."""
-    playwright = pytest.importorskip("playwright.sync_api")
     chromium = _chromium()
-    if chromium is None:
-        reason = "there is no Chromium to drive: install Debian's chromium, or name one in FIFTYONE_CAM_CHROMIUM"
-        if os.environ.get("FIFTYONE_CAM_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-
     plugins = Path(fo.config.plugins_dir)
     plugins.mkdir(parents=True, exist_ok=True)
     link = plugins / "fiftyone_cam"
     if not link.exists():
         link.symlink_to(REPOSITORY, target_is_directory=True)
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     empty = fo.Dataset()
     session = fo.launch_app(empty, port=port, address="127.0.0.1", remote=True)
     try:
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+        with _started(chromium) as browser:
             page = browser.new_page(viewport={"width": 1480, "height": 860})
             yield AppPage(page, session, f"http://127.0.0.1:{port}/")
-            browser.close()
     finally:
         session.close()
         link.unlink()

@@ -27,7 +27,8 @@ expect.set_options(timeout=PATIENCE * 1000)
 class AppPage:
     """One browser page on one running App."""
 
-    def __init__(self, page: Page, session: fo.Session, url: str) -> None:
+    def __init__(self, page: Page, session: fo.Session | None, url: str) -> None:
+        """``session``: None where the App is another process's."""
         self.page, self.session, self.url = page, session, url
         self.errors: list[str] = []
         page.set_default_timeout(PATIENCE * 1000)
