@@ -348,8 +348,11 @@ class Stopwatch:
 
 
 def stack(batch: Sequence[Prepared]) -> Tensor:
-    """Inputs of one shape as a batch, ``(N, 3, H, W)`` uint8."""
-    return torch.stack([prepared.pixels for prepared in batch])
+    """Inputs of one shape as a batch, ``(N, 3, H, W)`` uint8.
+
+    Channels last in memory, as files are decoded and as networks run: so whole rows are copied.
+    """
+    return torch.stack([prepared.pixels.permute(1, 2, 0) for prepared in batch]).permute(0, 3, 1, 2)
 
 
 def _same_shape(batch: Sequence[Prepared]) -> list[list[Prepared]]:

@@ -66,7 +66,7 @@ class Reference:
 
     def logits(self, batch: Tensor) -> Tensor:
         """Logits ``(N, C)`` of a ``(N, 3, H, W)`` uint8 batch: one plain forward."""
-        pixels = self._preprocessing.normalize(batch.cpu())
+        pixels = self._preprocessing.normalize(batch.cpu().contiguous())
         at = self._logits_at
         with evaluating(self._module), torch.no_grad():
             if at.top is None:

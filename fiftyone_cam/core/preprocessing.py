@@ -126,10 +126,17 @@ class Preprocessing:
         return torch.cat([grey if letter == "L" else image["RGB".index(letter)][None] for letter in letters])
 
     def normalize(self, batch: Tensor) -> Tensor:
-        """``(N, C, H, W)`` uint8 to the network's float32 input, on whatever device the batch is."""
-        mean = torch.tensor(self.mean, device=batch.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=batch.device).view(1, -1, 1, 1)
-        return batch.float().div_(255).sub_(mean).div_(std)
+        """``(N, C, H, W)`` uint8 to the network's float32 input, on whatever device the batch is.
+
+        Its order in memory stays as it is.
+        """
+        mean, std = (torch.tensor(values, device=batch.device) for values in (self.mean, self.std))
+        if not batch.is_contiguous(memory_format=torch.channels_last):
+            return batch.float().div_(255).sub_(mean.view(1, -1, 1, 1)).div_(std.view(1, -1, 1, 1))
+        # In whole rows: over the three channels of each pixel PyTorch takes two to four times as long.
+        pixels = batch.permute(0, 2, 3, 1)
+        mean, std = mean.repeat(pixels.shape[2]), std.repeat(pixels.shape[2])
+        return pixels.flatten(2).float().div_(255).sub_(mean).div_(std).view(pixels.shape).permute(0, 3, 1, 2)
 
     def frame(self, height: int, width: int) -> Box:
         """Where the network's input lies on the whole image; reaches beyond it where the input is padded."""
