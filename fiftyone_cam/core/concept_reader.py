@@ -15,7 +15,7 @@ from fiftyone_cam.core.boxes import WHOLE, Box, clip_to_image, to_image_coordina
 from fiftyone_cam.core.cam import certificate
 from fiftyone_cam.core.concept_sums import Affine, CellFeatures, ImageSums, summarise
 from fiftyone_cam.core.concepts import Concepts
-from fiftyone_cam.core.explain import BatchRunner, Prepared, Stopwatch, refused, rival_of, stack
+from fiftyone_cam.core.explain import BatchRunner, Prepared, Stopwatch, refused, rivals_of, stack
 from fiftyone_cam.core.heads import ConstantHead, Head, scale_of_terms
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.regions import Cells
@@ -71,7 +71,7 @@ def read_cells(
             reading = network.read(stack(batch), precision)
             logits = reading.logits.cpu()
         predicted = logits.nan_to_num(nan=-torch.inf).argmax(1)
-        rival = torch.tensor([rival_of(prepared, row) for prepared, row in zip(batch, logits, strict=True)])
+        rival = rivals_of(batch, logits)
         chosen = torch.stack([predicted, rival], 1)
         maps, bias = (each.cpu() for each in reading.maps(chosen.to(reading.logits.device)))
         errors = certificate(maps, bias, logits.gather(1, chosen), scale_of_terms(maps, bias, logits)).amax(1)

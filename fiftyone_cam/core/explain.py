@@ -43,7 +43,7 @@ def prepare(item: Item, preprocessing: Preprocessing) -> Prepared | Failure:
     try:
         image = preprocessing.pixels(item.path)
         height, width = image.shape[:2]
-        pixels = preprocessing.apply(torch.from_numpy(image).permute(2, 0, 1))
+        pixels = preprocessing.apply(torch.from_numpy(image.transpose(2, 0, 1)))
         return Prepared(item, pixels, preprocessing.frame(height, width), (height, width))
     except ImageError as error:
         return Failure(item.id, str(error))
@@ -200,13 +200,13 @@ class Explainer(BatchRunner[Explanation]):
                 indices = logits.nan_to_num(nan=-torch.inf).topk(self.top_k, dim=1).indices
             else:
                 indices = torch.tensor(self.classes, device=logits.device).expand(count, -1)
-            rival = torch.tensor([rival_of(p, row) for p, row in zip(batch, on_cpu, strict=True)])
-            chosen = torch.cat([indices, rival[:, None].to(indices.device)], dim=1)
+            chosen = torch.cat([indices, rivals_of(batch, on_cpu)[:, None].to(indices.device)], dim=1)
 
             maps, bias = (each.cpu() for each in reading.maps(chosen))
             shares = _remainder_shares(reading, chosen)
             confidences = network.confidences(logits).cpu()
             picked, chosen = logits.gather(1, chosen).cpu(), chosen.cpu()
+            sure = confidences.gather(1, chosen)
             scale = scale_of_terms(maps, bias, on_cpu)
             errors = certificate(maps, bias, picked, scale).amax(1)
             finite = on_cpu.isfinite().all(1)
@@ -216,37 +216,43 @@ class Explainer(BatchRunner[Explanation]):
             if self._compare_next:
                 self._compare(stacked[:IMAGES], on_cpu[:IMAGES], scale[:IMAGES])
 
+        # Plain numbers, all at once: to take one out of a tensor costs as much as a small array's copy.
+        grids, numbers = maps.numpy(), [each.tolist() for each in (chosen, picked, bias, sure, *(shares or ()))]
+        is_finite, relative, mean, deviation = (each.tolist() for each in (finite, errors, *light))
+
+        def class_map(i: int, j: int) -> ClassMap:
+            index, logit, class_bias, confidence, *remainder = (each[i][j] for each in numbers)
+            own, gap = remainder or (None, None)
+            return ClassMap(
+                label=network.classes[index],
+                logit=logit,
+                bias=class_bias,
+                grid=grids[i, j].copy(),
+                confidence=confidence,
+                remainder_share=own,
+                gap_remainder_share=gap,
+            )
+
         results: list[Result] = []
         for i, prepared in enumerate(batch):
-            if why := refused(bool(finite[i]), float(errors[i])):
+            if why := refused(is_finite[i], relative[i]):
                 results.append(Failure(prepared.item.id, why))
                 continue
-            explained = [
-                ClassMap(
-                    label=network.classes[int(chosen[i, j])],
-                    logit=float(picked[i, j]),
-                    bias=float(bias[i, j]),
-                    grid=maps[i, j].numpy().copy(),
-                    confidence=float(confidences[i, chosen[i, j]]),
-                    remainder_share=None if shares is None else float(shares[0][i, j]),
-                    gap_remainder_share=None if shares is None else float(shares[1][i, j]),
-                )
-                for j in range(chosen.shape[1])
-            ]
-            *ranked, rival_map = explained
-            contrasts = self.classes is None and int(chosen[i, 0]) != int(chosen[i, -1])
+            *ranks, rival = numbers[0][i]
+            ranked = [class_map(i, j) for j in range(len(ranks))]
+            contrasts = self.classes is None and ranks[0] != rival
             results.append(
                 Explanation(
                     id=prepared.item.id,
                     maps=tuple(ranked),
-                    contrast=_contrast(ranked[0], rival_map) if contrasts else None,
+                    contrast=_contrast(ranked[0], class_map(i, -1)) if contrasts else None,
                     box=to_image_coordinates(prepared.frame, network.grid_frame),
                     seen=clip_to_image(prepared.frame),
                     size=prepared.size,
-                    error=float(errors[i]),
+                    error=relative[i],
                     logits=on_cpu[i].numpy().copy() if self.vectors else None,
                     pooled=None if pooled is None else pooled[i].numpy().copy(),
-                    light=(float(light[0][i]), float(light[1][i])),
+                    light=(mean[i], deviation[i]),
                     labels=None if self.threshold is None else self._labels(prepared, confidences[i], self.threshold),
                 )
             )
@@ -287,11 +293,19 @@ class Explainer(BatchRunner[Explanation]):
             refuse(found, self.network, self.precision)
 
 
-def rival_of(prepared: Prepared, logits: Tensor) -> int:
-    """The strongest class of the truth if the prediction is wrong; else the prediction itself."""
-    predicted = int(logits.argmax())
-    truth = prepared.item.truth
-    return predicted if not truth or predicted in truth else max(truth, key=lambda index: float(logits[index]))
+def rivals_of(batch: Sequence[Prepared], logits: Tensor) -> Tensor:
+    """Of each image the strongest class of its truth if the prediction is wrong; else the prediction itself, ``(N,)``.
+
+    >>> rivals_of(batch, logits).shape                                   # (N, C) logits, on the CPU
+    torch.Size([N])
+    """
+    found = logits.argmax(1).tolist()
+    for i, prepared in enumerate(batch):
+        truth = prepared.item.truth
+        if truth and found[i] not in truth:
+            values = logits[i]
+            found[i] = truth[0] if len(truth) == 1 else max(truth, key=lambda index: float(values[index]))
+    return torch.tensor(found)
 
 
 def refused(finite: bool, error: float) -> str | None:
