@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -110,12 +111,14 @@ def read_logits(output: Any, index: int = 0) -> Tensor:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode for the block; afterwards every submodule's own training flag is as it was."""
     flags = [(part, part.training) for part in module.modules()]
-    module.eval()
+    if any(flag for _, flag in flags):  # mostly none, and a module takes long to set what it has
+        module.eval()
     try:
         yield
     finally:
         for part, flag in flags:
-            part.training = flag
+            if part.training != flag:
+                part.training = flag
 
 
 class Enough(BaseException):
@@ -186,8 +189,12 @@ def tensors_in(values: Any) -> list[Tensor]:
     return []
 
 
+@lru_cache(maxsize=4096)
 def full_name(func: Callable[..., Any]) -> str:
-    """A function's name with its module: ``torch.nn.functional.linear``."""
+    """A function's name with its module: ``torch.nn.functional.linear``.
+
+    Remembered, because PyTorch changes the warnings' filters and back each time that it looks one up.
+    """
     return str(resolve_name(func) or getattr(func, "__name__", repr(func)))
 
 
