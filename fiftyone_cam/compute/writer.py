@@ -13,7 +13,7 @@ import numpy as np
 from fiftyone_cam.core.names import ERROR, FIRST_CHUNK
 from fiftyone_cam.core.results import Failure, Result
 from fiftyone_cam.core.timing import Timing
-from fiftyone_cam.core.workers import Task, Workers
+from fiftyone_cam.core.workers import Task, Workers, default_count
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.runs import lease
@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 CHUNK = 128
 """Results per write: what a kill can cost at most."""
 
+_DRAWN_AT_ONCE = 16
+"""Results of a chunk that one thread draws and packs: a few, so that all cores have some."""
+
 _FLUSH_SECONDS = 2.0
 
 _BLACK, _UNIFORM = 10, 3
@@ -34,6 +37,9 @@ _BLACK, _UNIFORM = 10, 3
 class Writer:
     """Results to the database, in chunks, beside the computation; at most two chunks wait.
 
+    One thread writes. What a chunk holds is drawn and packed by as many threads as there are cores: both leave the
+    interpreter to others while they work.
+
     ``timing`` gets the seconds of ``writing``, and of ``waiting_for_writes``.
     """
 
@@ -41,10 +47,12 @@ class Writer:
         self._run = run
         self._samples = samples
         self._names = names
+        self._fields = {name: run.field(name) for name in names}
         self._timing = timing
         self._results: list[Result] = []
         self._maps = 0
         self._workers = Workers(1, name="cam-write")
+        self._drawers = Workers(default_count(), name="cam-draw")
         self._pending: deque[Task[None]] = deque()
         self._flushed = time.monotonic()
         self._certificate = run.certificate
@@ -91,6 +99,7 @@ class Writer:
             logger.warning("what was computed last could not be written", exc_info=True)
         finally:
             self._workers.close()
+            self._drawers.close()
 
     def _flush(self) -> None:
         results, self._results, self._maps = self._results, [], 0
@@ -116,6 +125,19 @@ class Writer:
         if self._run.record.contrast_scale is None and contrasts:
             self._run.update(contrast_scale=_contrast_scale(contrasts))
         scale, contrast_scale = self._run.record.scale, self._run.record.contrast_scale
+        parts = [results[start : start + _DRAWN_AT_ONCE] for start in range(0, len(results), _DRAWN_AT_ONCE)]
+        tasks = [self._drawers.submit(self._documents, part, scale, contrast_scale) for part in parts]
+        documents: dict[str, dict[str, Any]] = {}
+        for task in tasks:
+            documents.update(self._drawers.result(task))
+        self._certificate = max([self._certificate, *(result.error for result in explained)])
+        lease.keep(self._run, certificate=self._certificate)  # before, so that also what a kill leaves is covered
+        bulk.write(self._samples, documents)
+
+    def _documents(
+        self, results: Sequence[Result], scale: float | None, contrast_scale: float | None
+    ) -> dict[str, dict[str, Any]]:
+        """Of each sample, by its id, the values of all fields."""
         documents: dict[str, dict[str, Any]] = {}
         for result in results:
             values: dict[str, Any] = dict.fromkeys(self._names)  # of an earlier computation nothing may stay
@@ -123,10 +145,8 @@ class Writer:
                 values[ERROR] = result.reason
             else:
                 values |= sample_documents(result, scale, contrast_scale, self._run.record.threshold)
-                self._certificate = max(self._certificate, result.error)
-            documents[result.id] = {self._run.field(name): value for name, value in values.items()}
-        lease.keep(self._run, certificate=self._certificate)  # before, so that also what a kill leaves is covered
-        bulk.write(self._samples, documents)
+            documents[result.id] = {self._fields[name]: value for name, value in values.items()}
+        return documents
 
 
 def _display_scale(grids: Sequence[np.ndarray]) -> float:

@@ -158,7 +158,7 @@ def pack(values: NDArray[Any], level: int = 1) -> bytes:
     array([[1., 0.],
            [0., 1.]])
     """
-    data = _header_of(values.shape, values.dtype.str) + values.tobytes()
+    data = b"".join((_header_of(values.shape, values.dtype.str), np.ascontiguousarray(values).data))
     return zlib.compress(data, level) if _isal is None else _isal(data, 1)
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 import fiftyone as fo
+import fiftyone.core.frame as fofr
 import fiftyone.core.odm as foo
 import fiftyone.core.stages as fost
 import fiftyone.core.view as fov
@@ -106,13 +107,18 @@ def aggregate(samples: Collection, stages: Iterable[Mapping[str, Any]]) -> list[
 def bulk_write(samples: Collection, updates: Sequence[UpdateOne], ids: Sequence[str]) -> None:
     """Send updates of samples to the database, and show them on these samples where they are loaded.
 
-    Those of a view of frames go to the videos' frames first, because these are what stays.
+    Those of a view of frames go to the videos' frames first, because these are what stays. All go at once: FiftyOne's
+    own ``dataset._bulk_write`` begins with one update, and waits for it, to learn how fast the database is.
 
     >>> bulk_write(dataset, [UpdateOne({"_id": ObjectId(id)}, {"$set": {"mine": 1}})], [id])
     """
     if is_frames(samples):
-        home_of(samples)._bulk_write(list(updates), ids=list(ids), frames=True)
-    dataset_of(samples)._bulk_write(list(updates), ids=list(ids))
+        home = home_of(samples)
+        foo.bulk_write(list(updates), home._frame_collection, batcher=False)
+        fofr.Frame._reload_docs(home._frame_collection_name, frame_ids=list(ids))
+    dataset = dataset_of(samples)
+    foo.bulk_write(list(updates), dataset._sample_collection, batcher=False)
+    fo.Sample._reload_docs(dataset._sample_collection_name, sample_ids=list(ids))
 
 
 # views
