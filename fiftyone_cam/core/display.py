@@ -124,7 +124,7 @@ def draw_evidence(
     # In float32 and in place, which takes a tenth of the time of the same in float64 with an array for each step. What
     # comes out is as exact: a step has three bits, and its multiples are not rounded.
     drawn = np.clip(np.asarray(evidence, np.float32), np.float32(-ceiling if both_signs else 0.0), np.float32(ceiling))
-    shown = (np.abs(drawn) if both_signs else drawn) > np.float32(ceiling) * _cutoffs(*evidence.shape, threshold)
+    shown = (np.abs(drawn) if both_signs else drawn) > _cutoffs(*evidence.shape, threshold, ceiling)
     drawn *= np.float32(1 / step)
     np.rint(drawn, out=drawn)
     drawn *= np.float32(step)
@@ -141,11 +141,12 @@ def _step(scale: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def _cutoffs(height: int, width: int, threshold: float) -> NDArray[np.float32]:
-    """For each pixel the share of the scale from which it is drawn."""
+def _cutoffs(height: int, width: int, threshold: float, ceiling: float) -> NDArray[np.float32]:
+    """For each pixel the evidence from which it is drawn. A run has one ceiling, and few sizes."""
     repeats = (math.ceil(height / _TEXTURE), math.ceil(width / _TEXTURE))
     noise = np.tile(blue_noise(), repeats)[:height, :width]
-    cutoffs: NDArray[np.float32] = np.float32(threshold) + np.float32(fade_width(threshold)) * noise
+    shares = np.float32(threshold) + np.float32(fade_width(threshold)) * noise
+    cutoffs: NDArray[np.float32] = np.float32(ceiling) * shares
     cutoffs.setflags(write=False)
     return cutoffs
 

@@ -260,7 +260,7 @@ def _decode_other(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
         picture = image.convert("RGBA")
         paper.paste(picture, mask=picture)
         return np.array(paper)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _is_a_band(image: Image.Image) -> bool:
