@@ -88,8 +88,7 @@ def audit(
     bulk.require(collection, auditor.paths)
 
     notes = _begin(run, auditor)
-    for name in auditor.fields:
-        run.claim_field(name, **_TYPES[name])
+    run.claim_fields({name: _TYPES[name] for name in auditor.fields})
     with bulk.writing(run.dataset) as write:
         for rows in bulk.chunks(collection, auditor.paths, progress):
             write(auditor.values(rows))

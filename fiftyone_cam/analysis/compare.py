@@ -106,7 +106,8 @@ def compare(
     if not group:
         second.clear_scenarios(_scenario(before))
         second.clear_field(names.pop(GROUP))
-    path = {name: second.claim_field(full, **_TYPES[name]) for name, full in names.items()}
+    full = second.claim_fields({names[name]: _TYPES[name] for name in names})
+    path = {name: full[names[name]] for name in names}
     for rows in bulk.chunks(collection, paths, progress):
         values = {}
         for row in rows:

@@ -119,7 +119,7 @@ def score_attention(
 
 
 def _write_scores(run: CamRun, collection: Collection, scorer: _Scorer, progress: Any) -> None:
-    path = {name: run.claim_field(name, **kind) for name, kind in _TYPES.items()}
+    path = run.claim_fields(_TYPES)
     for rows in bulk.chunks(collection, scorer.paths, progress):
         values = {}
         for row in rows:

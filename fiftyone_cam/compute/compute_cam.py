@@ -265,11 +265,9 @@ def _differences(record: CamRecord, classifier: ClassifierRecord, settings: Sett
 def _declare(run: CamRun, samples: Collection, schema: Mapping[str, Mapping[str, Any]]) -> None:
     """Declare the run's fields; again, those that another process, which knew nothing of them, has taken away."""
     database.refresh(run.dataset)
-    for name, kwargs in schema.items():
-        run.claim_field(name, **kwargs)
+    run.claim_fields(schema)
     if run.frames:  # what reads and counts results sees the view, a copy that may be older than they are
-        for name, kwargs in schema.items():
-            database.declare_field(internals.dataset_of(samples), run.field(name), **kwargs)
+        database.declare_fields(internals.dataset_of(samples), {run.field(name): schema[name] for name in schema})
         internals.refresh_frames(samples, [run.field(name) for name in schema])
 
 

@@ -81,8 +81,8 @@ def remove_document(dataset: fo.Dataset, key: str) -> None:
     internals.runs().delete_one({"_id": internals.run_id(dataset, key)})
 
 
-def declare_field(dataset: fo.Dataset, path: str, **kwargs: Any) -> None:
-    """Add a field as ``dataset.add_sample_field`` does, or to the frames of videos where its path begins with
+def declare_fields(dataset: fo.Dataset, schema: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add fields as ``dataset.add_sample_field`` does, or to the frames of videos where a path begins with
     ``frames.``. If several processes do it at once, all succeed.
 
     FiftyOne's own writes the list of all fields that this process knows. A field that another process added just before
@@ -90,21 +90,23 @@ def declare_field(dataset: fo.Dataset, path: str, **kwargs: Any) -> None:
 
     Args:
         dataset: the dataset.
-        path: the field's name, which must not be one of an embedded field.
-        kwargs: the type, as ``dataset.add_sample_field`` takes it.
+        schema: names, which must not be those of embedded fields, and types, as ``dataset.add_sample_field`` takes
+            them.
 
-    >>> declare_field(dataset, "cam_error", ftype=fo.StringField)
+    >>> declare_fields(dataset, {"cam_error": {"ftype": fo.StringField}})
     """
-    now = datetime.now(timezone.utc).replace(tzinfo=None)
-    name, fields = path.removeprefix(FRAMES), "frame_fields" if path.startswith(FRAMES) else "sample_fields"
-    field, entry = internals.make_field(name, now, **kwargs)
-    unused = {"_id": internals.dataset_id(dataset), f"{fields}.name": {"$ne": name}}
-    change = {"$push": {fields: entry}, "$set": {"last_modified_at": now}}
-    with writing():
-        declared = internals.datasets().update_one(unused, change)
-    if declared.modified_count:
-        internals.declare_on_loaded(dataset, path, field)
-    refresh(dataset)
+    for path, kwargs in schema.items():
+        now = datetime.now(timezone.utc).replace(tzinfo=None)
+        name, fields = path.removeprefix(FRAMES), "frame_fields" if path.startswith(FRAMES) else "sample_fields"
+        field, entry = internals.make_field(name, now, **kwargs)
+        unused = {"_id": internals.dataset_id(dataset), f"{fields}.name": {"$ne": name}}
+        change = {"$push": {fields: entry}, "$set": {"last_modified_at": now}}
+        with writing():
+            declared = internals.datasets().update_one(unused, change)
+        if declared.modified_count:
+            internals.declare_on_loaded(dataset, path, field)
+    if schema:
+        refresh(dataset)
 
 
 def refresh(dataset: fo.Dataset) -> None:

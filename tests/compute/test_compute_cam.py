@@ -268,6 +268,7 @@ def test_what_the_user_wrote_is_never_overwritten(photos, classifier):
     with pytest.raises(focam.FieldError, match="'mine_heatmap' exists and was not written by run 'mine'"):
         focam.compute_cam(photos, classifier, "mine")
     assert photos.values("mine_heatmap") == ["precious"] * 12
+    assert not photos.has_sample_field("mine_prediction")  # where one name is taken, none is declared
     if "mine" in focam.list_runs(photos):
         focam.delete_run(photos, "mine")
     assert photos.values("mine_heatmap") == ["precious"] * 12

@@ -145,7 +145,7 @@ def test_fields_that_several_declare_at_once_are_all_there(many):
     code = """
 from fiftyone_cam.dataset import database
 for i in range(50):
-    database.declare_field(dataset, f"{}_{{i}}", ftype=fo.FloatField)
+    database.declare_fields(dataset, {{f"{}_{{i}}": {{"ftype": fo.FloatField}}}})
 """
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(lambda who: servants[who](code.format(who)), servants))

@@ -47,8 +47,7 @@ def registered_run(
         status="complete",
     )
     run = catalog.register(dataset, key, record)
-    for name, kwargs in field_schema(record.settings.top_k, contrast=contrast).items():
-        run.claim_field(name, **kwargs)
+    run.claim_fields(field_schema(record.settings.top_k, contrast=contrast))
     return run
 
 

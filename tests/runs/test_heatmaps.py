@@ -96,8 +96,8 @@ def test_a_field_is_declared_as_fiftyone_declares_it(dataset, kwargs):
     dataset.add_sample(fo.Sample(filepath="/nowhere.jpg"))
     held, held_of_a_view = dataset.first(), dataset.view().first()
     dataset.add_sample_field("theirs", **kwargs)
-    database.declare_field(dataset, "ours_theirs", **kwargs)
-    database.declare_field(dataset, "ours_theirs", **kwargs)  # which does nothing
+    database.declare_fields(dataset, {"ours_theirs": kwargs})
+    database.declare_fields(dataset, {"ours_theirs": kwargs})  # which does nothing
     stored = foo.get_db_conn()["datasets"].find_one({"_id": dataset._doc.id})["sample_fields"][-2:]
     assert [entry["name"] for entry in stored] == ["theirs", "ours_theirs"]
     assert told(stored[0]) == told(stored[1])
