@@ -46,6 +46,18 @@ def test_torchvision_presets_give_the_same_input(name, rng):
             assert (ours - theirs).abs().mean() <= 0.5 / 255 / 0.224
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_normalizing_gives_the_same_bits_in_any_order_of_memory_and_keeps_the_order(channels):
+    mean, std = (tuple(start + 0.01 * i for i in range(channels)) for start in (0.43, 0.21))
+    preprocessing = Preprocessing(mean=mean, std=std, read=np.load)  # which may read any number of channels
+    batch = torch.randint(0, 256, (2, channels, 7, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = (batch.float() / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    for order in (torch.contiguous_format, torch.channels_last):
+        found = preprocessing.normalize(batch.contiguous(memory_format=order))
+        assert torch.equal(found, expected)
+        assert found.is_contiguous(memory_format=order)
+
+
 @given(size=sizes, target=st.integers(8, 300), crop=st.integers(8, 300))
 @settings(max_examples=60, deadline=None)
 def test_sizes_round_as_in_torchvision(size, target, crop):
