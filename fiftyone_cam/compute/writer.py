@@ -129,7 +129,8 @@ class Writer:
         tasks = [self._drawers.submit(self._documents, part, scale, contrast_scale) for part in parts]
         documents: dict[str, dict[str, Any]] = {}
         for task in tasks:
-            documents.update(self._drawers.result(task))
+            drawn = self._drawers.result(task)
+            documents.update(drawn)
         self._certificate = max([self._certificate, *(result.error for result in explained)])
         lease.keep(self._run, certificate=self._certificate)  # before, so that also what a kill leaves is covered
         bulk.write(self._samples, documents)
