@@ -11,6 +11,7 @@ from typing import Any
 
 import fiftyone as fo
 from bson import ObjectId
+from fiftyone.operators.cache.ephemeral import clear_all_ephemeral_caches
 from fiftyone.operators.store import ExecutionStore
 
 from fiftyone_cam.dataset import internals
@@ -46,6 +47,7 @@ def save(dataset: fo.Dataset, name: str, path: str, values: Sequence[str], id: s
     id = id or str(ObjectId())
     scenario = {"id": id, "name": name, "type": "sample_field", "field": path, "subsets": list(values)}
     _store(dataset).set(_KEY, {**read(dataset), id: scenario})
+    _forget_counts(dataset)
     return id
 
 
@@ -57,6 +59,12 @@ def delete(dataset: fo.Dataset, ids: Sequence[str]) -> None:
     found = read(dataset)
     if any(id in found for id in ids):
         _store(dataset).set(_KEY, {id: scenario for id, scenario in found.items() if id not in ids})
+
+
+def _forget_counts(dataset: fo.Dataset) -> None:
+    """The panel keeps what it has counted by the names of evaluation, field and values alone, in this process as well."""
+    _store(dataset).clear_cache()
+    clear_all_ephemeral_caches()
 
 
 def _store(dataset: fo.Dataset) -> ExecutionStore:

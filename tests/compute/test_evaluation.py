@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import fiftyone as fo
 import numpy as np
@@ -97,6 +98,23 @@ def test_the_verdicts_are_a_scenario_of_the_evaluation(photos: fo.Dataset, class
         with results.use_subset({"type": "field", "field": scenario["field"], "value": verdict}):
             assert len(results.ytrue) == report.verdicts[verdict]
             assert np.mean(results.ytrue == results.ypred) == (verdict in ("trusted", "shortcut"))
+
+    class PanelContext(ExecutionContext):
+        panel = SimpleNamespace(get_state=lambda name: {})
+
+    def counted() -> dict[str, int]:
+        """As the panel shows them, which keeps what it has counted before."""
+        shown = EvaluationPanel().get_scenario_data_cacheable(
+            PanelContext({"dataset_name": photos.name, "params": {"key": "cam_eval"}}), dict(scenario)
+        )
+        metrics = {name: data["metrics"] for name, data in shown["subsets_data"].items()}
+        return {name: each["correct"] + each["incorrect"] for name, each in metrics.items()}
+
+    for corner in (0, 0.5):  # another audit counts anew
+        elsewhere = fo.Detections(detections=[fo.Detection(label="thing", bounding_box=[corner, corner, 0.5, 0.5])])
+        photos.set_values("things", [elsewhere.copy() for _ in range(12)])
+        report = focam.audit(photos, "cam", "ground_truth", "things", object_labels=["thing"], progress=False)
+        assert counted() == {name: report.verdicts[name] for name in scenario["subsets"]}, corner
 
     focam.audit(photos, "cam", "ground_truth", progress=False)  # without objects there are no verdicts
     assert get_scenarios(context) == {}
