@@ -62,7 +62,7 @@ def delete(dataset: fo.Dataset, ids: Sequence[str]) -> None:
 
 
 def _forget_counts(dataset: fo.Dataset) -> None:
-    """The panel keeps what it has counted by the names of evaluation, field and values alone, in this process as well."""
+    """The panel keeps its counts by the names of evaluation, field and values alone, in this process as well."""
     _store(dataset).clear_cache()
     clear_all_ephemeral_caches()
 
