@@ -309,10 +309,10 @@ class _Search:
         self, listed: list[Concept], items: Sequence[Item], sums: Sums, ids: NDArray[np.str_], effects: Effects
     ) -> None:
         """Add examples of all concepts, and the pixel checks of the first ones."""
-        telling = {c.number: [str(ids[i]) for i in rows.telling(effects, c.number, EXAMPLES)] for c in listed}
+        telling = [ids[chosen].tolist() for chosen in rows.telling(effects, EXAMPLES)]
         checked = {c.number: _to_blur(effects, c.number) for c in listed[:CHECKED]}
         wanted: dict[str, set[int]] = {}
-        for number, chosen in telling.items():
+        for number, chosen in enumerate(telling):
             for id in chosen:
                 wanted.setdefault(id, set()).add(number)
         for number, indices in checked.items():

@@ -98,16 +98,18 @@ def spoken_for(
     return found
 
 
-def telling(effects: Effects, concept: int, most: int) -> NDArray[np.intp]:
-    """The images that tell most of a concept: where its removal would help or, if nobody knows, where it holds most.
+def telling(effects: Effects, most: int) -> list[NDArray[np.intp]]:
+    """Of each concept the images that tell most: where its removal would help or, if nobody knows, where it holds most.
 
-    >>> telling(effects, 3, most=6)
+    >>> telling(effects, most=6)[3]
     array([17, 4, 99])
     """
-    there = np.flatnonzero(effects.held[:, concept] > 0)
-    value = effects.evidence[there, concept].astype(np.float64)
-    if effects.removable and effects.known.any():
-        gain = smoothed_gain(effects)[there, concept]
-        value = gain + 1e-3 * value / max(1e-9, float(np.abs(value).max(initial=0.0)))
-    chosen: NDArray[np.intp] = there[np.argsort(-value, kind="stable")[:most]]
+    gains = smoothed_gain(effects) if effects.removable and effects.known.any() else None
+    chosen = []
+    for concept in range(effects.held.shape[1]):
+        there = np.flatnonzero(effects.held[:, concept] > 0)
+        value = effects.evidence[there, concept].astype(np.float64)
+        if gains is not None:
+            value = gains[there, concept] + 1e-3 * value / max(1e-9, float(np.abs(value).max(initial=0.0)))
+        chosen.append(there[np.argsort(-value, kind="stable")[:most]])
     return chosen
