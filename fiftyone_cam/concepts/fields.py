@@ -171,6 +171,21 @@ def place_on_map(points: Points, layout: NDArray[np.float32], spread: float) -> 
     return placed
 
 
+def some_of_each(concept: NDArray[np.integer], most: int, seed: int) -> NDArray[np.intp]:
+    """At most so many places, by lot, of each concept as many as of the others or all: ``(m,)`` to indices, ascending.
+
+    So what is rare is on the map as a whole.
+
+    >>> some_of_each(np.array([0, 0, 0, 0, 1]), most=3, seed=0)
+    array([1, 3, 4])
+    """
+    order = np.random.default_rng(seed).permutation(len(concept))
+    order = order[np.argsort(concept[order], kind="stable")]
+    rank = np.arange(len(order)) - np.searchsorted(concept[order], concept[order])
+    chosen: NDArray[np.intp] = np.sort(order[np.argsort(rank, kind="stable")[:most]])
+    return chosen
+
+
 def register_map(run: CamRun, points: Mapping[str, NDArray[np.float32]]) -> bool:
     """Register points of places, by their labels' ids, for the Embeddings panel, under ``{key}_concepts``.
 

@@ -71,6 +71,7 @@ def find_concepts(
     device: str | None = None,
     precision: str = "float32",
     engine: str | Engine = "local",
+    map_places: int = 100_000,
     progress: bool | Callable[[Any], None] | None = None,
 ) -> ConceptReport:
     """Find what predictions are made of, without annotations.
@@ -102,6 +103,8 @@ def find_concepts(
         device: as for :func:`compute_cam`.
         precision: of the forward.
         engine: ``"local"``, ``"ray"``, :class:`Local` or :class:`Ray`.
+        map_places: how many places are on the map at most, by lot, of each concept as many as of the others, or all.
+            Of more than 100,000 FiftyOne's panel lights up what is in the view only after one more click.
         progress: a bar or not, FiftyOne's default (None), or a function that gets FiftyOne's ``ProgressBar``.
 
     Returns:
@@ -116,7 +119,7 @@ def find_concepts(
     >>> print(report)
     >>> dataset.to_patches("cam_concepts")
     """
-    _check_settings(count, batch_size, precision)
+    _check_settings(precision, count=(count, 2), batch_size=(batch_size, 1), map_places=(map_places, 0))
     collection, run = finished_run(samples, key)
     engine = as_engine(engine, device)
     classifier = load_classifier(classifier)
@@ -126,17 +129,18 @@ def find_concepts(
         classifier.network.to("cpu")  # from where the actors get it
     else:
         check_precision(resolve_device(device), precision)
-    search = _Search(run, classifier, truth, seed, count, precision, engine, device, batch_size, progress)
+    search = _Search(run, classifier, truth, seed, count, precision, engine, device, batch_size, map_places, progress)
     with terminable():
         return search.report(samples, collection)
 
 
-def _check_settings(count: int | None, batch_size: int | None, precision: str) -> None:
+def _check_settings(precision: str, **least: tuple[int | None, int]) -> None:
+    """Check a precision, and whole numbers against the least that makes sense."""
     if precision not in PRECISIONS:
         raise CamError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    for name, value, least in (("count", count, 2), ("batch_size", batch_size, 1)):
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise CamError(f"{name} is {value!r}, expected a whole number from {least}")
+    for name, (value, lowest) in least.items():
+        if value is not None and (not isinstance(value, int) or value < lowest):
+            raise CamError(f"{name} is {value!r}, expected a whole number from {lowest}")
 
 
 def _truth(
@@ -170,10 +174,11 @@ class _Search:
         engine: Engine,
         device: str | None,
         batch_size: int | None,
+        map_places: int,
         progress: Any,
     ) -> None:
         self.run, self.truth, self.seed, self.count, self.precision = run, truth, seed, count, precision
-        self._engine, self._device, self._progress = engine, device, progress
+        self._engine, self._device, self._progress, self._map_places = engine, device, progress, map_places
         self._classifier = classifier
         self._network = classifier.network.for_inference()
         if not isinstance(engine, Ray):
@@ -378,10 +383,12 @@ class _Search:
         layout = concepts.layout(found.centres, self.seed)
         deviation = float(np.abs(found.centres).std()) or 1.0
         placed = fields.place_on_map(points, layout, 0.1 * float(np.abs(layout).max() or 1.0) / deviation / 10)
+        drawn = fields.some_of_each(points.concept, self._map_places, self.seed).tolist()
         record = self.run.record.concepts
         assert record is not None
+        record.places, record.mapped = len(points.ids), len(drawn)
         try:
-            record.brain = fields.register_map(self.run, dict(zip(points.ids, placed, strict=True)))
+            record.brain = fields.register_map(self.run, {points.ids[i]: placed[i] for i in drawn})
         except Exception:  # of the brain, which is no part of what was found
             logger.warning("the map of concepts is not in the Embeddings panel", exc_info=True)
         self.run.arrange()

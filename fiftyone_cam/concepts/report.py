@@ -123,6 +123,8 @@ class ConceptReport:
             about.append(("repair", f"not known: {WHY_NOT.format(grade=record.grade)}"))
         held = [f"{concept.name} ({percent(concept.share)})" for concept in self.by_share[:3]]
         about.append(("most evidence", ", ".join(held)))
+        if record.left_off is not None:
+            about.append(("map", record.left_off))
         caption = f"The first {most} of {len(self.concepts)} concepts" if len(self.concepts) > most else ""
         table = Table(caption, _HEADER, [_cells(concept) for concept in self.concepts[:most]])
         return Summary(f"Concepts of run {self.run.key!r} on {self.run.dataset.name!r}", about, [table])

@@ -99,6 +99,8 @@ class ConceptsRecord:
         revision: of the run: another one since makes the concepts stale.
         found_at: ISO 8601, UTC.
         written: names, without the key, of the fields that belong to the concepts.
+        places: how many places were written.
+        mapped: how many of these are on the map.
         brain: whether the map of concepts is registered for the Embeddings panel, under ``{key}_concepts``.
     """
 
@@ -119,4 +121,17 @@ class ConceptsRecord:
     revision: int = 0
     found_at: str = ""
     written: list[str] = field(default_factory=list)
+    places: int = 0
+    mapped: int = 0
     brain: bool = False
+
+    @property
+    def left_off(self) -> str | None:
+        """That some places are not on the map, in words; None where all are.
+
+        >>> report.record.left_off
+        '100,000 of 376,350 places, of each concept as many as of the others, or all'
+        """
+        if not self.brain or self.mapped >= self.places:
+            return None
+        return f"{self.mapped:,} of {self.places:,} places, of each concept as many as of the others, or all"

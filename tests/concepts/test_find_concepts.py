@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import fiftyone as fo
 import numpy as np
 import pytest
@@ -158,6 +160,21 @@ def test_the_map_is_in_the_embeddings_panel(asked):
     assert results.points.shape == (photos.count("cam_concepts.detections"), 2)
     assert np.isfinite(results.points).all()
     assert found.record.brain
+
+
+def test_of_many_places_the_map_has_some_of_each_concept(photos, found, classifier):
+    counts = photos.count_values("cam_concepts.detections.label")
+    assert found.record.left_off is None
+    few = focam.find_concepts(photos, "cam", classifier, count=6, map_places=len(counts) + 3)
+    results = photos.load_brain_results("cam_concepts")
+    values = photos.values(["cam_concepts.detections.id", "cam_concepts.detections.label"], unwind=True)
+    labels = dict(zip(*values, strict=True))
+    shown = Counter(labels[id] for id in results.label_ids)
+    assert sum(shown.values()) == len(results.points) == few.record.mapped == len(counts) + 3
+    assert set(shown) == set(counts)
+    highest = max(shown.values())
+    assert all(highest - shown[name] <= 1 or shown[name] == counts[name] for name in counts)
+    assert f"{len(counts) + 3} of {sum(counts.values())} places" in str(few)
 
 
 def test_the_same_twice_and_no_matter_how_it_is_cut(asked, classifier, monkeypatch):
@@ -348,6 +365,8 @@ def test_what_cannot_be_found_is_refused_in_words(photos, classifier, tmp_path):
         focam.load_concepts(photos, "cam")
     with pytest.raises(focam.CamError, match="count is 1"):
         focam.find_concepts(photos, "cam", classifier, count=1)
+    with pytest.raises(focam.CamError, match="map_places is -1"):
+        focam.find_concepts(photos, "cam", classifier, map_places=-1)
     with pytest.raises(focam.CamError, match="cannot be 5000 concepts"):
         focam.find_concepts(photos, "cam", classifier, count=5000)
     report = focam.find_concepts(photos, "cam", classifier, count=5)

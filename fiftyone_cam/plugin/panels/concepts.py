@@ -119,7 +119,8 @@ class ConceptsPanel(foo.Panel):
         """The map of concepts. The panel lights up what is in the view."""
         if self._show(ctx, lambda report, name: _with_places(report, name)):
             ctx.ops.open_panel("Embeddings")
-            ctx.ops.notify(f"Choose {ctx.panel.state.path}: what is lit up is in the view")
+            body, words = ctx.panel.state.body, f"Choose {ctx.panel.state.path}: what is lit up is in the view"
+            ctx.ops.notify(f"{words}. It has {body['left_off']}" if body["left_off"] else words)
 
     def back(self, ctx: Any) -> None:
         before = ctx.panel.state.before or []
@@ -228,6 +229,7 @@ class ConceptsPanel(foo.Panel):
                     "errors": report.errors,
                     "removable": record.removable,
                     "map": record.brain,
+                    "left_off": record.left_off,
                 },
             }
         )
