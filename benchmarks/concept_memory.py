@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,21 @@ KINDS, SHOWN = 200, 12
 """What cells can show, and how much of it one image does, as photos do."""
 
 
+STAGES = {
+    "_clusters": "clusters",
+    "_stream": "sums, features drawn included",
+    "_look": "examples and pixel checks",
+    "_write": "places and their map",
+}
+"""Steps of a search, and what they do."""
+
+
 def main() -> None:
     if os.environ.get("_CONCEPT_MEMORY"):
         print(measured(int(sys.argv[1])))
         return
-    print(
-        "| images | resident memory above the start, MB | s | of these for places and their map | kB an image on disk |"
-    )
-    print("|---|---|---|---|---|", flush=True)
+    head = ["images", "resident memory above the start, MB", "s (of CPU)", *STAGES.values(), "kB an image on disk"]
+    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|", flush=True)
     for size in sys.argv[1:] or ["2000", "10000", "50000"]:
         environment = {**os.environ, "_CONCEPT_MEMORY": "1", "FIFTYONE_DATABASE_NAME": "fiftyone_cam_benchmark"}
         with tempfile.TemporaryDirectory() as folder:
@@ -91,28 +98,39 @@ def measured(count: int) -> str:
                     cells = features(item)
                     yield cells if clusters is None else summarise(cells, clusters, self._head)
 
-        def _write(self, *args: Any) -> None:
-            began = time.perf_counter()
-            super()._write(*args)
-            spent.append(time.perf_counter() - began)
-
-    spent: list[float] = []
+    spent: dict[str, str] = {}
+    for name in STAGES:
+        setattr(Search, name, timed(getattr(finding._Search, name), spent))
     finding._Search = Search  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         dataset = fo.Dataset()
         dataset.add_samples(list(samples(folder, side, names, random, count)), progress=False)
         focam.compute_cam(dataset.limit(1), classifier, ground_truth="ground_truth", progress=False)
         before = resident()
-        began = time.perf_counter()
-        report = focam.find_concepts(dataset, "cam", classifier, ground_truth="ground_truth", progress=False)
-        seconds = time.perf_counter() - began
+        search = timed(focam.find_concepts, spent)
+        report = search(dataset, "cam", classifier, ground_truth="ground_truth", progress=False)
         highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         sizes = [path.stat().st_size for path in Sums(report.record.folder).path.iterdir()]
     dataset.delete()
-    return (
-        f"| {count:,} | {highest - before:,.0f} (in all {highest:,.0f}) | {seconds:.0f} | {spent[0]:.0f} "
-        f"| {sum(sizes) / count / 1000:.0f} |"
-    )
+    row = [
+        f"{count:,}",
+        f"{highest - before:,.0f} (in all {highest:,.0f})",
+        *(spent[name] for name in ("find_concepts", *STAGES)),
+        f"{sum(sizes) / count / 1000:.0f}",
+    ]
+    return f"| {' | '.join(row)} |"
+
+
+def timed(function: Callable[..., Any], spent: dict[str, str]) -> Callable[..., Any]:
+    """The function, which leaves the seconds that it took, and those of CPU in this process, under its name."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = function(*args, **kwargs)
+        spent[function.__name__] = f"{time.perf_counter() - wall:.1f} ({time.process_time() - cpu:.1f})"
+        return result
+
+    return call
 
 
 def samples(folder: str, side: int, names: list[str], random: np.random.Generator, count: int) -> Iterator[Any]:
