@@ -266,6 +266,10 @@ def test_numbers_in_words() -> None:
     assert headline(concept) == (
         "Removing it would put **7 errors right** and cost **2 hits**. Unlikely to be chance (p = 0.003)."
     )
+    concept.p, concept.interval = 0.0005, [-1.2, 9.0]
+    assert headline(concept).endswith("but the difference could be none (95%: -1 to +9).")
+    concept.interval = [1.0, 9.0]
+    assert headline(concept).endswith("Unlikely to be chance (p < 0.001).")
     concept.p = 0.05
     assert headline(concept).endswith("Could be chance (p = 0.050).")
     concept.repaired, concept.broken = 1, 1

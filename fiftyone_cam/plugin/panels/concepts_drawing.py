@@ -54,18 +54,30 @@ def headline(concept: Concept) -> str:
     words += f" and cost **{counted(concept.broken, 'hit')}**."
     if concept.repaired <= concept.broken:
         return words
-    return f"{words} {chance(concept.p)}".rstrip()
+    return f"{words} {chance(concept.p, concept.interval)}".rstrip()
 
 
-def chance(p: float | None) -> str:
+def chance(p: float | None, interval: Sequence[float] | None = None) -> str:
     """Whether a gain could be chance, from a corrected p-value; nothing where it was not tested.
+
+    The p-value is of margins, which tell more than the few predictions that flip: the difference of these can be none
+    all the same, as its interval says.
 
     >>> chance(0.003), chance(0.4)
     ('Unlikely to be chance (p = 0.003).', 'Could be chance (p = 0.400).')
+    >>> chance(0.003, [-1.2, 9.0])
+    'That it misleads is unlikely to be chance (p = 0.003), but the difference could be none (95%: -1 to +9).'
     """
     if p is None:
         return ""
-    return f"{'Unlikely to' if p < CHANCE else 'Could'} be chance (p = {p:.3f})."
+    said = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+    if p >= CHANCE:
+        return f"Could be chance ({said})."
+    if interval is not None and interval[0] <= 0:
+        low, high = (round(value) for value in interval)
+        may = f"the difference could be none (95%: {low:+,d} to {high:+,d})"
+        return f"That it misleads is unlikely to be chance ({said}), but {may}."
+    return f"Unlikely to be chance ({said})."
 
 
 def says(concept: Concept) -> str:
