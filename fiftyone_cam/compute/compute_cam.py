@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from numbers import Integral
 from typing import Any
@@ -243,11 +244,17 @@ def _open(dataset: fo.Dataset, key: str, classifier: Classifier, settings: Setti
         CamRecord(
             classifier=described,
             settings=settings,
-            versions={name: version(name) for name in ("fiftyone", "torch", "torchvision", "numpy")},
+            versions=dict(_versions()),
         ),
     )
     lease.take(run)
     return run
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Of what computes; remembered, because each is read from files."""
+    return {name: version(name) for name in ("fiftyone", "torch", "torchvision", "numpy")}
 
 
 _IDENTITY = ("sha256", "classes", "preprocessing", "activation")

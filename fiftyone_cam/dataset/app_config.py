@@ -53,9 +53,10 @@ def arrange(dataset: fo.Dataset, fields: Mapping[str, str], colors: str | None =
 
     >>> arrange(dataset, run.fields, colors="jet")
     """
-    _color(dataset, {path: fields[path] for path in heatmaps(dataset, fields)}, colors)
-    _group(dataset, fields)
-    dataset.save()
+    colored = _color(dataset, {path: fields[path] for path in heatmaps(dataset, fields)}, colors)
+    grouped = _group(dataset, fields)
+    if colored or grouped:  # the scales are long, and FiftyOne goes through all of them to save anything
+        dataset.save()
 
 
 def activate(
@@ -220,13 +221,15 @@ def _is_heatmap(dataset: fo.Dataset, path: str) -> bool:
     return isinstance(field, fo.EmbeddedDocumentField) and issubclass(field.document_type, fo.Heatmap)
 
 
-def _color(dataset: fo.Dataset, heatmaps: dict[str, str], colors: str | None) -> None:
+def _color(dataset: fo.Dataset, heatmaps: dict[str, str], colors: str | None) -> bool:
+    """Give heatmaps their scales; whether anything changed."""
     scheme = dataset.app_config.color_scheme or fo.ColorScheme()
+    before = scheme.color_by, *([dict(each) for each in listed or []] for listed in (scheme.colorscales, scheme.fields))
     if scheme.color_by is None:
         scheme.color_by = "value"
 
-    scales = {entry["path"]: dict(entry) for entry in scheme.colorscales or []}
-    fields = {entry["path"]: dict(entry) for entry in scheme.fields or []}
+    scales = {entry["path"]: dict(entry) for entry in before[1]}
+    fields = {entry["path"]: dict(entry) for entry in before[2]}
     for path, name in heatmaps.items():
         signed = name == CONTRAST
         if path not in scales or (colors is not None and not signed):
@@ -234,8 +237,11 @@ def _color(dataset: fo.Dataset, heatmaps: dict[str, str], colors: str | None) ->
         elif "rgb" not in scales[path]:  # saved from the App's own settings
             scales[path].update(_scale(scales[path].get("name") or scales[path]["list"]))
         fields.setdefault(path, {"path": path, "fieldColor": _FIELD_COLORS.get(name, _FIELD_COLOR)})
+    if before == (scheme.color_by, list(scales.values()), list(fields.values())):
+        return False
     scheme.colorscales, scheme.fields = list(scales.values()), list(fields.values())
     dataset.app_config.color_scheme = scheme
+    return True
 
 
 def _scale(colors: str | Sequence[Any]) -> dict[str, Any]:
@@ -258,12 +264,16 @@ def _rgb(color: str) -> str:
     return f"rgb({', '.join(str(int(color[at : at + 2], 16)) for at in (1, 3, 5))})"
 
 
-def _group(dataset: fo.Dataset, fields: Mapping[str, str]) -> None:
+def _group(dataset: fo.Dataset, fields: Mapping[str, str]) -> bool:
     """Move fields into the groups of this project; from FiftyOne's own groups only, not from one that the user made.
 
     FiftyOne gives an evaluation's field a group of the field's name.
+
+    Returns:
+        whether anything changed.
     """
     config = dataset.app_config
+    before = [(group.name, list(group.paths)) for group in config.sidebar_groups or []]
     usual = {group.name for group in fo.DatasetAppConfig.default_sidebar_groups(dataset)} | {GROUP, NUMBERS, *fields}
     found = list(config.sidebar_groups or fo.DatasetAppConfig.default_sidebar_groups(dataset))
     for path in sorted(fields, key=lambda path: _rank(fields[path])):
@@ -276,7 +286,11 @@ def _group(dataset: fo.Dataset, fields: Mapping[str, str]) -> None:
                 group.paths = [other for other in group.paths if other != path]
         if path not in ours.paths:
             ours.paths.append(path)
-    config.sidebar_groups = [group for group in found if group.paths or group.name not in fields]
+    found = [group for group in found if group.paths or group.name not in fields]
+    if before == [(group.name, list(group.paths)) for group in found]:
+        return False
+    config.sidebar_groups = found
+    return True
 
 
 def _group_named(groups: list[Any], name: str) -> Any:

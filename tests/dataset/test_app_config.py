@@ -10,7 +10,7 @@ from skimage.color import rgb2lab
 
 from fiftyone_cam.core.display import HEAT, SIGNED
 from fiftyone_cam.core.errors import CamError
-from fiftyone_cam.dataset import app_config
+from fiftyone_cam.dataset import app_config, internals
 from fiftyone_cam.runs import catalog
 from tests.helpers.stored_runs import registered_run
 
@@ -74,6 +74,16 @@ def test_a_scale_that_was_chosen_stays_until_another_is_asked_for(labelled: fo.D
     assert _scale(labelled, "cam_heatmap")["name"] == "jet"
     assert _scale(labelled, "cam_contrast")["name"] is None
     catalog.load_run(labelled, "cam").show()
+    assert _scale(labelled, "cam_heatmap")["name"] == "jet"
+
+
+def test_what_is_arranged_already_is_not_saved_again(labelled: fo.Dataset) -> None:
+    run = registered_run(labelled, contrast=True)
+    run.arrange()
+    saved = internals.datasets().find_one({"_id": internals.dataset_id(labelled)})
+    run.arrange()
+    assert internals.datasets().find_one({"_id": internals.dataset_id(labelled)}) == saved
+    run.arrange(colors="jet")
     assert _scale(labelled, "cam_heatmap")["name"] == "jet"
 
 
