@@ -191,6 +191,15 @@ def test_its_buttons_set_the_view(found: fo.Dataset) -> None:
     on_map, ctx = view("embeddings")
     assert on_map.values("id") == holds.values("id")
     assert triggers(ctx, "open_panel")[0]["name"] == "Embeddings"
+    assert "lit up" in shown.render(ctx).type.properties["hint"].default
+    assert "The map has" not in ctx.panel.state.hint  # all of it
+    report = focam.load_concepts(found, "cam")
+    report.record.mapped = report.record.places - 2
+    report.run.update(concepts=report.record)
+    shown.on_load(ctx)
+    assert ctx.panel.state.hint is None
+    shown.embeddings(ctx)
+    assert f"The map has {report.record.mapped} of {report.record.places} places" in ctx.panel.state.hint
 
 
 def test_a_view_is_counted_on_request(found: fo.Dataset) -> None:

@@ -119,12 +119,11 @@ class ConceptsPanel(foo.Panel):
         """The map of concepts. The panel lights up what is in the view."""
         if self._show(ctx, lambda report, name: _with_places(report, name)):
             ctx.ops.open_panel("Embeddings")
-            body, words = ctx.panel.state.body, f"Choose {ctx.panel.state.path}: what is lit up is in the view"
-            ctx.ops.notify(f"{words}. It has {body['left_off']}" if body["left_off"] else words)
+            ctx.panel.state.hint = concepts_drawing.map_hint(ctx.panel.state.path, ctx.panel.state.body["left_off"])
 
     def back(self, ctx: Any) -> None:
         before = ctx.panel.state.before or []
-        ctx.panel.state.set({"shown": None, "filter": None})
+        ctx.panel.state.set({"shown": None, "filter": None, "hint": None})
         if before:
             ctx.ops.set_view(internals.view_of(ctx.dataset, before))
         else:
@@ -150,7 +149,7 @@ class ConceptsPanel(foo.Panel):
     # what is shown
 
     def _take_view(self, ctx: Any) -> None:
-        ctx.panel.state.set({"before": internals.stages_of(ctx.view), "shown": None, "filter": None})
+        ctx.panel.state.set({"before": internals.stages_of(ctx.view), "shown": None, "filter": None, "hint": None})
 
     def _show(self, ctx: Any, make: Callable[[ConceptReport, str], fo.DatasetView]) -> bool:
         """Set the view to what is made of a concept. Not where its run has changed: then count anew."""
@@ -167,7 +166,7 @@ class ConceptsPanel(foo.Panel):
         except CamError as error:
             state.set({"text": str(error), "missing": "error"})
             return False
-        state.set({"shown": _text(view), "filter": name})
+        state.set({"shown": _text(view), "filter": name, "hint": None})
         ctx.ops.set_view(view)
         shown = ctx.active_fields or app_config.visible(ctx.dataset)
         ctx.ops.set_active_fields(list(dict.fromkeys([*shown, report.path])))

@@ -110,6 +110,18 @@ def _blame(share: float) -> str:
     return f"{percent(share)} of the blame for errors{', against which others speak' if share > 1 else ''}"
 
 
+def map_hint(name: str, left_off: str | None) -> str:
+    """What to do in FiftyOne's Embeddings panel, which opens without a map, and what that has not; in Markdown.
+
+    >>> map_hint("cam_concepts", None)
+    'In *Embeddings* choose **cam\\_concepts**. What is lit up is in the view; colour by *correct* for right and wrong.'
+    """
+    words = (
+        f"In *Embeddings* choose **{escape_markdown(name)}**. What is lit up is in the view; colour by *correct* for "
+    )
+    return f"{words}right and wrong.{f' The map has {left_off}.' if left_off else ''}"
+
+
 def counted(count: int, noun: str) -> str:
     """A number of things.
 
@@ -167,6 +179,8 @@ def _head(on: foo.Panel, panel: types.Object, state: Any, body: dict[str, Any]) 
         line = panel.h_stack("filter", align_y="center", gap=2, componentsProps=_WRAPPED)
         line.md(f"The view shows **{escape_markdown(state.filter)}**", name="words", componentsProps=_OWN)
         line.btn("back", label="Back", on_click=on.back, **_small())
+    if state.hint:
+        panel.md(state.hint, name="hint", componentsProps=_SECONDARY)
 
 
 def _orders(on: foo.Panel, panel: types.Object, state: Any) -> None:
