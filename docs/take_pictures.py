@@ -26,18 +26,19 @@ TESTS = (
 )
 
 PICTURES = {
-    "grid": "grid",
-    "button": "button",
-    "form": "form",
-    "filter": "filter",
-    "contrast": "contrast",
-    "tooltip": "tooltip",
-    "audit": "audit",
-    "why": "why",
-    "train_grid": "train",
-    "concepts_panel": "concepts",
+    "grid": "grid.jpg",
+    "button": "button.png",
+    "explain_button": "explain.png",
+    "form": "form.jpg",
+    "filter": "filter.jpg",
+    "contrast": "contrast.jpg",
+    "tooltip": "tooltip.jpg",
+    "audit": "audit.jpg",
+    "why": "why.jpg",
+    "train_grid": "train.jpg",
+    "concepts_panel": "concepts.jpg",
 }
-"""What the tests call a screenshot, and what the README calls it."""
+"""What the tests call a screenshot, and what the README calls it: 256 colours would draw contours into heatmaps."""
 
 FILMS = {
     "main_job": ("form", "progress", "summary", "grid", "filter", "contrast", "explain", "explained"),
@@ -75,12 +76,12 @@ def copy(folder: Path) -> None:
     if missing:
         sys.exit(f"found no {', '.join(sorted(missing))} in {folder}: take all pictures anew")
     for name, ours in PICTURES.items():
-        (IMAGES / f"{ours}.png").write_bytes((folder / f"{name}.png").read_bytes())
+        picture = Image.open(folder / f"{name}.png").convert("RGB")
+        picture.save(IMAGES / ours, quality=88, subsampling=0, optimize=True, progressive=True)
     for film, names in FILMS.items():
         frames = [Image.open(folder / f"{name}.png").convert("RGB").resize((888, 516)) for name in names]
-        small = [frame.quantize(128, dither=Image.Dither.NONE) for frame in frames]
-        path = IMAGES / f"{film}.gif"
-        small[0].save(path, save_all=True, append_images=small[1:], duration=2000, loop=0, optimize=True)
+        path = IMAGES / f"{film}.webp"
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=2000, loop=0, quality=85, method=6)
     print(f"{len(PICTURES)} pictures and {len(FILMS)} films in {IMAGES}: look at each of them")
 
 

@@ -257,9 +257,9 @@ class AppPage:
             self.page.wait_for_timeout(200)
 
     def shot(self, name: str, what: Locator | None = None) -> None:
-        """Keep a screenshot for the README, where ``FIFTYONE_CAM_SCREENSHOTS`` names a folder: small, 256 colours.
+        """Keep a screenshot for the README, where ``FIFTYONE_CAM_SCREENSHOTS`` names a folder.
 
-        Of the whole page, or of one element with a little around it.
+        Of the whole page, made smaller, or of one element with a little around it.
         """
         folder = os.environ.get("FIFTYONE_CAM_SCREENSHOTS")
         if folder:
@@ -271,8 +271,8 @@ class AppPage:
                 x, y, width, height = (box[side] for side in ("x", "y", "width", "height"))
                 picture = picture.crop((round(x - 4), round(y - 4), round(x + width + 4), round(y + height + 4)))
             else:
-                picture = picture.resize((1110, 645), Image.Resampling.LANCZOS)
-            picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(Path(folder) / f"{name}.png", optimize=True)
+                picture.thumbnail((1110, 645), Image.Resampling.LANCZOS)
+            picture.save(Path(folder) / f"{name}.png")
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -207,8 +207,10 @@ def test_the_modal_says_why(audited: fo.Dataset, app: AppPage) -> None:
     modal.get_by_role("button", name="Predicted against true").click()
     expect(modal.get_by_text(f"What speaks for {wrong.cam_prediction.label} against space shuttle")).to_be_visible()
     expect(modal.locator(".heatmaplayer image")).to_be_visible()
+    app.page.set_viewport_size({"width": 1652, "height": 960})  # so that the picture shows all of the panel
     modal.locator(".heatmaplayer image").scroll_into_view_if_needed()
     app.shot("why")
+    app.page.set_viewport_size({"width": 1480, "height": 860})
 
     bar = modal.locator(".barlayer .trace.bars").nth(1).locator(".point path").nth(1)
     bar.click(force=True)
@@ -237,6 +239,7 @@ def test_the_panel_audits_what_has_no_audit(unaudited: fo.Dataset, app: AppPage)
     panel = open_panel(app)
     panel.get_by_role("button", name="Audit attention").click()
     expect(app.prompt.get_by_text("Fields that say where things are")).to_be_visible()
+    expect(app.prompt.get_by_role("button", name="Audit", exact=True)).to_be_enabled()
     app.shot("audit_form")
     app.submit("Audit")
     words = app.until(lambda: app.words() if "on the object, which covers" in app.words() else None,

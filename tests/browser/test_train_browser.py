@@ -43,6 +43,8 @@ def test_a_classifier_is_trained_and_its_maps_are_computed(app: AppPage, dataset
     app.open(dataset)
     before = app.picture()
     app.browse("Train GAP classifier")
+    expect(app.line("Output directory")).to_be_visible()
+    expect(app.prompt.get_by_text("Required property")).to_have_count(0)  # nothing is red before anybody typed
     app.type("Output directory", str(out))
     app.type("Epochs", "30")
     app.shot("train_form")
