@@ -248,9 +248,14 @@ def test_the_panel_keeps_counting_where_one_came_from(computed: fo.Dataset) -> N
     panel, again = AuditPanel(), ExecutionContext(ctx.request_params, executor=Executor())
     panel.on_change_view(again)
     assert again.panel.state.body == counted
+    again.params["__method__"] = "on_change_view"  # and nothing drawn, as the App calls it
+    panel.execute(again)
+    assert again.executor.to_json()["requests"] == []
 
-    panel, ctx = _panel(computed, computed.limit(5), **state)  # a person's view is counted
-    panel.on_change_view(ctx)
+    panel, ctx = _panel(computed, computed.limit(5), **state)  # a person's view is counted, and drawn
+    ctx.params["__method__"] = "on_change_view"
+    panel.execute(ctx)
+    assert "show_panel_output" in str(ctx.executor.to_json()["requests"][-1])
     assert ctx.panel.state.body["samples"] == 5
     assert ctx.panel.state.filter is None
 
