@@ -229,7 +229,7 @@ def test_out_of_memory_in_the_forward_halves_batches_and_costs_at_most_the_image
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("name", ["cam-decode", "cam-write"])
+@pytest.mark.parametrize("name", ["cam-decode", "cam-draw", "cam-write"])
 def test_threads_that_die_are_replaced(photos, network, name):
     """Ended from outside, as often as a batch is done, wherever they are."""
     before = foreign(photos)
