@@ -160,7 +160,6 @@ def existing_run(
         keys,
         label="Run",
         default=keys[-1],
-        required=True,
         view=choices({key: describe(run) for key, run in found.items()}),
     )
     return found.get(params.get("key") or keys[-1])

@@ -23,6 +23,11 @@ def begins_with(operator: type[Any], dataset: fo.Dataset, **params: Any) -> dict
     return {name: value for name, value in defaults.items() if value is not None}
 
 
+def required(operator: type[Any], dataset: fo.Dataset) -> list[str]:
+    """The fields that the App shows in red while they have no value: also until the form's defaults reach it."""
+    return [name for name, prop in _drawn(operator, dataset, {}).type.properties.items() if prop.required]
+
+
 def notices(operator: type[Any], dataset: fo.Dataset, **params: Any) -> dict[str, str]:
     """The lines of information in a form."""
     drawn = _drawn(operator, dataset, params).type.properties

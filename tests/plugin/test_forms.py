@@ -25,7 +25,7 @@ from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
 from fiftyone_cam.plugin.operators.train_gap_classifier import TrainGapClassifier
 from fiftyone_cam.plugin.registry import OPERATORS
 from fiftyone_cam.runs.record import Counts
-from tests.helpers.forms import begins_with, form, valid
+from tests.helpers.forms import begins_with, form, required, valid
 from tests.helpers.stored_runs import registered_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -180,6 +180,12 @@ def test_an_untouched_form_is_valid_where_there_is_a_run(labelled: fo.Dataset, c
     assert (filled["key"], filled.get("top_k")) == (("cam2", None) if counts.samples == 2 else ("cam", 3))
 
 
+def test_nothing_is_red_while_a_slow_server_answers(labelled: fo.Dataset) -> None:
+    registered_run(labelled, ground_truth="ground_truth")
+    for operator in (ComputeCam, AuditAttention):
+        assert required(operator, labelled) == []
+
+
 def test_a_proposed_key_is_free_of_runs_and_fields(labelled: fo.Dataset) -> None:
     assert begins_with(ComputeCam, labelled)["key"] == "cam"
     labelled.add_sample_field("cam_mine", fo.StringField)
@@ -221,6 +227,7 @@ def test_a_source_that_was_just_chosen_is_not_red(labelled: fo.Dataset, source: 
     [
         ({"key": "1st"}, "key", "is not a valid key"),
         ({"key": "a b"}, "key", "is not a valid key"),
+        ({"key": ""}, "key", "A run needs a name"),
         ({"key": "taken"}, "key", "taken_heatmap already"),
         ({"ground_truth": "boxes"}, "ground_truth", "boxes holds Detections, expected a Classification field"),
         ({"ground_truth": "nothing"}, "ground_truth", "there is no field nothing"),
