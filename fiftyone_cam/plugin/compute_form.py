@@ -99,10 +99,8 @@ def run_key(inputs: types.Object, dataset: fo.Dataset, params: Mapping[str, Any]
         label="Run key",
         description=f"The run's name. It writes {', '.join(_fields(key, params))}",
         default=default,
+        required=True,
     )
-    if not params.get("key", default):  # what the App is told to require is red until the form's defaults reach it
-        forms.mark_invalid(prop, "A run needs a name")
-        return
     reason = key_problem(dataset, key, params)
     if reason:
         forms.mark_invalid(prop, reason)

@@ -57,6 +57,18 @@ def fill_in(inputs: types.Object, params: dict[str, Any]) -> None:
             params.setdefault(name, prop.default)
 
 
+def require(inputs: types.Object, params: Mapping[str, Any]) -> None:
+    """Refuse fields that must have a value and were emptied, instead of leaving that to the App.
+
+    What the App is told to require it shows in red until the form's defaults reach it: seconds, on a slow server.
+    """
+    for name, prop in inputs.properties.items():
+        if prop.required and prop.default is not None:
+            prop.required = False
+            if params.get(name, prop.default) in (None, "", []):
+                mark_invalid(prop, f"{prop.view.label} is missing")
+
+
 def ask_for(inputs: types.Object, held: Mapping[str, Any]) -> None:
     """Say which fields are still empty, and wait for them.
 
@@ -160,6 +172,7 @@ def existing_run(
         keys,
         label="Run",
         default=keys[-1],
+        required=True,
         view=choices({key: describe(run) for key, run in found.items()}),
     )
     return found.get(params.get("key") or keys[-1])

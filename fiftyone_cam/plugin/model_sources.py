@@ -58,7 +58,7 @@ def draw_classifier(
     for name, entry in SOURCES.items():
         view.add_choice(name, label=entry.label, description=entry.description)
     begin = chosen_source(first)
-    inputs.enum("source", view.values(), view=view, label="Classifier from", default=begin)
+    inputs.enum("source", view.values(), view=view, label="Classifier from", default=begin, required=True)
     SOURCES[source].draw(inputs, dataset, params, first if source == begin else {})
     holds = {name: prop.default for name, prop in inputs.properties.items()} | dict(params)
     labels = {source: SOURCES[source].field}

@@ -156,7 +156,7 @@ def test_a_wrong_key_is_refused_at_its_field(app: AppPage, computed: fo.Dataset)
     expect(app.prompt.get_by_text("did you mean tabby")).to_be_visible()
     app.type("Translation of classes", "")
     app.type("Model", "efficientnet_lite1")
-    for key, reason in (("", "A run needs a name"), ("1st run", "is not a valid key"), ("cam", "was made with")):
+    for key, reason in (("", "Run key is missing"), ("1st run", "is not a valid key"), ("cam", "was made with")):
         app.type("Run key", key)
         expect(app.prompt.get_by_text(reason)).to_be_visible()
         expect(button).to_be_disabled()

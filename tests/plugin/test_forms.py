@@ -19,6 +19,7 @@ from fiftyone_cam.engines.settings import ENGINES
 from fiftyone_cam.plugin import compute_form, installed, source_forms
 from fiftyone_cam.plugin import model_sources as sources
 from fiftyone_cam.plugin.operators.audit_attention import AuditAttention
+from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.plugin.operators.compute_cam import ComputeCam, chosen_engine, engine_params
 from fiftyone_cam.plugin.operators.delete_cam_run import DeleteCamRun
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
@@ -182,8 +183,11 @@ def test_an_untouched_form_is_valid_where_there_is_a_run(labelled: fo.Dataset, c
 
 def test_nothing_is_red_while_a_slow_server_answers(labelled: fo.Dataset) -> None:
     registered_run(labelled, ground_truth="ground_truth")
-    for operator in (ComputeCam, AuditAttention):
-        assert required(operator, labelled) == []
+    for operator in OPERATORS:
+        if issubclass(operator, CamOperator):
+            assert required(operator, labelled) == [], operator
+    assert form(TrainGapClassifier, labelled, out_dir="")["out_dir"] == "Output directory is missing"
+    assert not valid(TrainGapClassifier, labelled, out_dir="")
 
 
 def test_a_proposed_key_is_free_of_runs_and_fields(labelled: fo.Dataset) -> None:
@@ -227,7 +231,7 @@ def test_a_source_that_was_just_chosen_is_not_red(labelled: fo.Dataset, source: 
     [
         ({"key": "1st"}, "key", "is not a valid key"),
         ({"key": "a b"}, "key", "is not a valid key"),
-        ({"key": ""}, "key", "A run needs a name"),
+        ({"key": ""}, "key", "Run key is missing"),
         ({"key": "taken"}, "key", "taken_heatmap already"),
         ({"ground_truth": "boxes"}, "ground_truth", "boxes holds Detections, expected a Classification field"),
         ({"ground_truth": "nothing"}, "ground_truth", "there is no field nothing"),

@@ -169,6 +169,7 @@ class CamOperator(foo.Operator, Generic[Result]):
             forms.mark_invalid(inputs.view("problem", types.Error(label=problem)), problem)
         elif ARGUMENTS not in ctx.params:
             self.draw(inputs, ctx)
+            forms.require(inputs, ctx.params)
             if not work.has_app(ctx):
                 forms.fill_in(inputs, ctx.params)
         return types.Property(inputs, view=types.PromptView(label=self.title, submit_button_label=self.submit))
