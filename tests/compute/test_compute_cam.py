@@ -330,10 +330,10 @@ def test_outside_the_crop_there_is_no_heat(dataset, tmp_path):
     dataset.add_samples([fo.Sample(filepath=p) for p in write_photos(tmp_path, 2, (60, 180))])
     focam.compute_cam(dataset, classifier)
     for heat in dataset.values("cam_heatmap"):
-        assert heat.map.shape == (75, 224)
-        assert heat.map[:, 75:149].any()
-        assert not heat.map[:, :74].any()
-        assert not heat.map[:, 150:].any()
+        assert heat.map.shape == (69, 208)
+        assert heat.map[:, 70:138].any()
+        assert not heat.map[:, :69].any()
+        assert not heat.map[:, 139:].any()
         assert heat.cam.seen == pytest.approx([1 / 3, 0, 1 / 3, 1])
 
 
