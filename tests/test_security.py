@@ -26,6 +26,8 @@ from fiftyone_cam.plugin.operators.audit_attention import AuditAttention
 from fiftyone_cam.plugin.operators.base import ALONE
 from fiftyone_cam.plugin.operators.compute_cam import ComputeCam
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
+from fiftyone_cam.plugin.operators.find_concepts import FindConcepts
+from fiftyone_cam.plugin.operators.show_embeddings import ShowEmbeddings
 from fiftyone_cam.plugin.translation_form import parse
 from fiftyone_cam.runs.record import to_plain
 from tests.helpers.networks import SQUARE, tiny_gap, write_photos
@@ -88,6 +90,9 @@ def test_a_record_that_came_with_a_dataset_cannot_ask_for_code(photos, evil):
         run.update(loaded_from=[str(evil), kwargs])
         with pytest.raises(focam.SourceError, match="from Python only"):
             execute(ExplainSample(), photos, {"key": "cam", "label": "a"}, current_sample=sample)
+        for operator in (FindConcepts(), ShowEmbeddings()):
+            with pytest.raises(focam.SourceError, match="from Python only"):
+                execute(operator, photos, {"key": "cam"})
     run.update(loaded_from=[str(evil), {"classes": ["a"], "arch": "resnet18"}])
     with pytest.raises(focam.SourceError, match="was not opened"):
         execute(ExplainSample(), photos, {"key": "cam", "label": "a"}, current_sample=sample)

@@ -84,11 +84,15 @@ def draw_classifier_of(inputs: types.Object, run: CamRun, params: Mapping[str, A
 def arguments_for(run: CamRun, params: Mapping[str, Any]) -> dict[str, Any]:
     """The classifier of :func:`draw_classifier_of`, as an operator's arguments: what names it, and what loads it.
 
+    Raises:
+        SourceError: the record asks for what can be done from Python only.
+
     >>> arguments_for(run, {})
     {'classifier': 'efficientnet_lite0', 'classes': ['tench', …]}
     """
     named = params.get("classifier")
     source, loading = (named, {"classes": run.classes}) if named else of_record(run.record) or ("", {})
+    _refuse_code(source, loading)
     return {"classifier": source, **loading}
 
 
@@ -201,6 +205,11 @@ def of_record(record: CamRecord) -> tuple[str, dict[str, Any]] | None:
     return None
 
 
+def _refuse_code(source: str, kwargs: Mapping[str, Any]) -> None:
+    if refused := sorted(set(kwargs) - set(LOADING)):
+        raise SourceError(f"{source} asks to be loaded with {', '.join(refused)}: that can be done from Python only")
+
+
 _warm: tuple[str, Classifier] | None = None
 _loading = threading.Lock()
 
@@ -217,8 +226,7 @@ def load(source: str, kwargs: Mapping[str, Any], secret: Callable[[str], str | N
         SourceError: nothing that can be loaded, or not from here.
     """
     global _warm
-    if refused := sorted(set(kwargs) - set(LOADING)):
-        raise SourceError(f"{source} asks to be loaded with {', '.join(refused)}: that can be done from Python only")
+    _refuse_code(source, kwargs)
     path = os.path.expanduser(source)
     files = sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)] if os.path.isfile(path) else []
     key = json.dumps([source, kwargs, [file.stat().st_mtime_ns for file in files]], sort_keys=True, default=str)
