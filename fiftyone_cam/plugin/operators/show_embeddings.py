@@ -58,11 +58,12 @@ class ShowEmbeddings(CamOperator[CamRun]):
     def arguments(self, ctx: Any) -> dict[str, Any]:
         run = catalog.load_run(ctx.dataset, ctx.params["key"])
         overwrite = bool(ctx.params.get("overwrite"))
-        named = model_sources.arguments_for(run, ctx.params)
         there = run.record.visualized and not overwrite
         return {
             "key": run.key,
-            "classifier": None if there else model_sources.pop_classifier(named, ctx.secret),
+            "classifier": None
+            if there
+            else model_sources.pop_classifier(model_sources.arguments_for(run, ctx.params), ctx.secret),
             "method": ctx.params.get("method") or None,
             "overwrite": overwrite,
         }
