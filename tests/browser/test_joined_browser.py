@@ -50,4 +50,4 @@ def test_from_the_audit_to_fiftyones_panels(computed: fo.Dataset, app: AppPage) 
     panel = app.page.locator('[data-cy="panel-content-Embeddings"]')
     app.until(lambda: "cam_points" in (panel.text_content() or ""), "the Embeddings panel lists the run's points")
     app.shot("embeddings")
-    assert app.errors == []
+    assert not app.errors
