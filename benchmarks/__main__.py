@@ -65,7 +65,9 @@ def main() -> None:
     for name in options.workloads:
         if name in WORKLOADS:
             workload = WORKLOADS[name](options.part)
-            results["workloads"][name] = measured(workload, options.contenders, options.rounds)
+            results["workloads"][name] = measured(
+                workload, {contender: CONTENDERS[contender] for contender in options.contenders}, options.rounds
+            )
             _write(results, options.out)
     if options.growth:
         results["growth"] = growth(options.growth)
@@ -76,13 +78,15 @@ def main() -> None:
     foo.drop_database()
 
 
-def measured(workload: Workload, names: list[str], rounds: int) -> dict[str, Any]:
+def measured(
+    workload: Workload, makers: dict[str, Callable[[Workload], contenders.Timed]], rounds: int
+) -> dict[str, Any]:
     """Images a second of each contender in each round; rounds are interleaved, each begins with another contender."""
     print(f"{workload.name}: {len(workload.paths):,} images", flush=True)
     timed = {}
-    for name in names:
+    for name, make in makers.items():
         try:
-            timed[name] = CONTENDERS[name](workload)
+            timed[name] = make(workload)
         except Exception as error:  # a peer that cannot run on this network
             print(f"  {name}: {type(error).__name__}: {error}")
     found: dict[str, list[float]] = {name: [] for name in timed}

@@ -120,7 +120,12 @@ def ours(workload: Workload, precision: str = "float32") -> Timed:
         with _dataset(workload) as dataset:
             began = time.perf_counter()
             focam.compute_cam(
-                dataset, workload.classifier, batch_size=workload.batch_size, precision=precision, progress=False
+                dataset,
+                workload.classifier,
+                batch_size=workload.batch_size,
+                device=workload.device,
+                precision=precision,
+                progress=False,
             )
             return time.perf_counter() - began
 
@@ -152,7 +157,7 @@ def fiftyone_model(workload: Workload, maps: bool) -> fout.TorchImageModel:
         "classes": list(network.classes),
         "transforms": transforms(workload),
         "ragged_batches": False,
-        "device": "cpu",
+        "device": workload.device,
     }
     if maps:
         taps: dict[str, Tensor] = {}
@@ -163,8 +168,11 @@ def fiftyone_model(workload: Workload, maps: bool) -> fout.TorchImageModel:
     return fout.TorchImageModel(fout.TorchImageModelConfig(settings))
 
 
-def apply_model(workload: Workload, maps: bool) -> Timed:
-    """``dataset.apply_model`` with the batch size and the number of workers that are fastest here."""
+def apply_model(workload: Workload, maps: bool, settings: list[tuple[int, int]] | None = None) -> Timed:
+    """``dataset.apply_model`` with the batch size and the number of workers that are fastest here.
+
+    ``settings``: pairs of them to choose from, by all images; without them, all that make sense, by the first images.
+    """
     model = fiftyone_model(workload, maps)
 
     def run(batch_size: int, workers: int, count: int | None = None) -> float:
@@ -173,8 +181,9 @@ def apply_model(workload: Workload, maps: bool) -> Timed:
             dataset.apply_model(model, label_field="found", batch_size=batch_size, num_workers=workers, progress=False)
             return time.perf_counter() - began
 
-    few = min(len(workload.paths), 2 * workload.batch_size)
-    found = fastest(run, [(n, k, few) for n in batch_sizes(workload) for k in range((os.cpu_count() or 1) + 1)])
+    few = None if settings else min(len(workload.paths), 2 * workload.batch_size)
+    settings = settings or [(n, k) for n in batch_sizes(workload) for k in range((os.cpu_count() or 1) + 1)]
+    found = fastest(run, [(n, k, few) for n, k in settings])
     return lambda: run(*found[:2])
 
 
@@ -262,7 +271,7 @@ def batch_sizes(workload: Workload) -> list[int]:
     return sorted({4, 16, workload.batch_size})
 
 
-def fastest(run: Callable[..., float], settings: list[tuple[int, ...]]) -> tuple[int, ...]:
+def fastest(run: Callable[..., float], settings: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     """The settings that take the least time: the first are tried twice, what is loaded then is loaded for all."""
     run(*settings[0])
     return min(settings, key=lambda setting: run(*setting))

@@ -35,6 +35,7 @@ class Workload:
     classifier: focam.Classifier
     batch_size: int
     case: Case | None = None
+    device: str = "cpu"
 
     def dataset(self) -> fo.Dataset:
         """The photos as a new dataset."""
