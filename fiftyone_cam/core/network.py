@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fiftyone_cam.core.compilation import Forward, compile_forward, load_compiled
 from fiftyone_cam.core.errors import CamError, HeadError, SourceError, first_line
 from fiftyone_cam.core.folding import folded
-from fiftyone_cam.core.heads import ConstantHead, Head, Reading, Tap, ask, certified, evaluating, find_head
+from fiftyone_cam.core.heads import ConstantHead, Head, Reading, Tap, certified, evaluating, find_head, locate
 from fiftyone_cam.core.names import PRECISIONS
 from fiftyone_cam.core.preprocessing import Preprocessing
 
@@ -78,7 +78,7 @@ class GapNetwork:
                     f"the classifier has {self.head.classes} logits but {len(self.classes)} classes were given: "
                     "give one name for each logit, in order"
                 )
-            self.grid_frame = ask(self.module, example, self.head.place_tap).frame(self.head.place_tap)
+            self.grid_frame = locate(self.module, example, self.head.place_tap)
             self._largest_layer_ratio = largest_output(self.module, example[:1]) / example[0].nbytes
         self._compiled: tuple[torch.Size, Forward] | None = None
 

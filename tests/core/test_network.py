@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fiftyone_cam.core.errors import CamError, SourceError
+from fiftyone_cam.core.errors import CamError, HeadError, SourceError
 from fiftyone_cam.core.network import GapNetwork, largest_output
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from tests.helpers.networks import Brightness, tiny_gap
@@ -37,6 +37,42 @@ def test_the_measured_centre_is_the_true_one(offset):
 def test_a_symmetric_network_is_not_shifted():
     network = GapNetwork(Brightness(16), ["light", "dark"], SQUARE)
     assert network.grid_frame == pytest.approx((0, 0, 1, 1), abs=1 / 128)
+
+
+class First(nn.Module):
+    """A network behind a step of its own."""
+
+    def __init__(self, step) -> None:
+        super().__init__()
+        self.step, self.network = step, tiny_gap()
+
+    def forward(self, input):
+        return self.network(self.step(input))
+
+
+TURNED = {
+    "mirrored": (lambda x: x.flip(-1), "mirrors its input"),
+    "upside down": (lambda x: x.rot90(2, (2, 3)), "mirrors its input"),
+    "rows for columns": (lambda x: x.transpose(2, 3), "exchanges rows and columns"),
+    "cropped": (lambda x: x[..., 8:-8, 8:-8], "leaves out what lies at the top, bottom, left, right"),
+    "its sides cut off": (lambda x: x[..., 8:-8], "leaves out what lies at the left, right of its input"),
+    "a quarter": (lambda x: x[..., :64, :64], "leaves out what lies at the bottom, right of its input"),
+}
+
+
+@pytest.mark.parametrize("how", TURNED)
+def test_a_network_that_looks_elsewhere_than_its_grid_lies_is_refused(how):
+    """The sum of such a map is the logit; it would be drawn over other places than the network read."""
+    step, message = TURNED[how]
+    with pytest.raises(HeadError, match=message):
+        GapNetwork(First(step), ["a", "b", "c"], SQUARE)
+
+
+def test_a_network_that_changes_the_size_or_leaves_a_remainder_is_not():
+    for step in (lambda x: nn.functional.interpolate(x, (96, 96)), lambda x: x[..., :-3, :-2], lambda x: -x):
+        assert GapNetwork(First(step), ["a", "b", "c"], SQUARE).grid_frame == pytest.approx((0, 0, 1, 1), abs=0.05)
+    strided = nn.Sequential(nn.Conv2d(3, 8, 16, stride=16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    assert GapNetwork(strided, ["a", "b", "c"], Preprocessing((Resize(size=(127, 100)),))).head.error < 1e-5
 
 
 def test_a_class_list_of_the_wrong_length_is_refused():

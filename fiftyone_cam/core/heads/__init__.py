@@ -3,7 +3,7 @@
 from fiftyone_cam.core.heads.constant import ConstantHead
 from fiftyone_cam.core.heads.find import certified, find_head, scale_of_terms
 from fiftyone_cam.core.heads.head import EXACT, PER_IMAGE, REMAINDER, Head, Reading
-from fiftyone_cam.core.heads.places import ask
+from fiftyone_cam.core.heads.places import locate
 from fiftyone_cam.core.heads.tap import LogitsAt, Tap, evaluating, read_logits, tapped_forward
 
 __all__ = [
@@ -15,10 +15,10 @@ __all__ = [
     "LogitsAt",
     "Reading",
     "Tap",
-    "ask",
     "certified",
     "evaluating",
     "find_head",
+    "locate",
     "read_logits",
     "scale_of_terms",
     "tapped_forward",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,16 @@ _STIMULI = 16
 _MOST_PREFIX = 16
 _FOLLOWS = 0.5
 """Least correlation, down and across, between where the spots were and where a grid answered, to be their grid."""
+
+_TURNED = 0.8
+"""From this correlation on, with the other axis or against its own, a grid is that of a picture that was turned."""
+
+_CUT = 0.4
+"""Of a cell, at both sides: a network that sees all of its input reads something there, also one that picks a pixel of
+each cell. A crop to 7/8, as evaluations make it, leaves out more than that from seven cells on."""
+
+_SILENT = 1e-10
+"""Squared change, of that by a spot, below which feature maps did not change: rounding makes some 1e-14."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,27 @@ class Answer:
             # a dead network responds nowhere: nothing is known, the nominal place stands
             shifts.append(float(np.clip(shift, -half, half)) if np.isfinite(shift) else 0.0)
         return (shifts[1], shifts[0], 1.0, 1.0)
+
+    def require_upright(self, tap: Tap) -> None:
+        """Refuse a grid that answers in mirrored or exchanged places: its maps would lie there.
+
+        Raises:
+            HeadError: the network turns its input first.
+        """
+        grid = self.grid(tap)
+        centroids = self.centroids(grid)
+        known = centroids.isfinite().all(1)
+        if min(grid.shape[1:]) < 2 or int(known.sum()) < _STIMULI // 2:
+            return
+        both = torch.corrcoef(torch.cat([self.places[known], centroids[known]], 1).T)[:2, 2:].nan_to_num()
+        own, other = both.diagonal(), both.fliplr().diagonal()
+        mirrored, exchanged = bool((own < -_TURNED).any()), bool((other.abs() > _TURNED).all())
+        if mirrored or exchanged:
+            how = "mirrors" if mirrored else "exchanges rows and columns of"
+            raise HeadError(
+                f"the network {how} its input before it looks at it, so that its maps would lie in the wrong places: "
+                "load it without that step"
+            )
 
     def turned(self, tap: Tap) -> Answer:
         """The answer if the tokens without a place came last."""
@@ -102,6 +134,57 @@ def ask(module: nn.Module, example: Tensor, tap: Tap) -> Answer:
         batch[i][window] += example[1][window]
         places[i] = torch.tensor([(top + patch[0] / 2) / size[0], (left + patch[1] / 2) / size[1]])
     return Answer((_heard(module, batch, tap) - still).square(), places, size)
+
+
+def locate(module: nn.Module, example: Tensor, tap: Tap) -> Box:
+    """Where a grid lies on the input, relative to it: measured, and refused where no box can say it.
+
+    Raises:
+        HeadError: the network mirrors, turns or cuts its input itself.
+
+    >>> locate(torchvision.models.resnet18().eval(), torch.randn(2, 3, 224, 224), head.place_tap)
+    (0.04, 0.05, 1.0, 1.0)
+    """
+    answer = ask(module, example, tap)
+    answer.require_upright(tap)
+    require_whole(module, example, tap, answer)
+    return answer.frame(tap)
+
+
+def require_whole(module: nn.Module, example: Tensor, tap: Tap, answer: Answer) -> None:
+    """Refuse a network that cuts its input itself: its grid would be laid over what it does not see.
+
+    What is left over where strides do not divide the size is no cut: it is less than a cell, and at one side.
+
+    Raises:
+        HeadError: with the sides at which nothing has an influence.
+
+    >>> require_whole(module, example, tap, ask(module, example, tap))
+    """
+    spots = float(answer.response.flatten(1).sum(1).amax())
+    if len(answer.response) != _STIMULI or not spots > 0:
+        return  # nothing is known of a dead network
+    background = example[:1] * 0.5
+    still = _heard(module, background, tap)
+    cells = tap.feature_maps(still, answer.size).shape[2:]
+    sides = ("top", "bottom", "left", "right")
+
+    def silent(share: float) -> list[str]:
+        batch = background.repeat(len(sides), 1, 1, 1)
+        for i, (size, count) in enumerate(zip(answer.size, cells, strict=True)):
+            length = max(1, math.ceil(size / count * share))
+            for side, begin in ((2 * i, 0), (2 * i + 1, size - length)):
+                batch[side].narrow(1 + i, begin, length).copy_(example[1].narrow(1 + i, begin, length))
+        changes = (_heard(module, batch, tap) - still).square().flatten(1).sum(1)
+        return [name for name, change in zip(sides, changes.tolist(), strict=True) if change <= _SILENT * spots]
+
+    near = silent(_CUT)
+    cut = [name for pair in (sides[:2], sides[2:]) for name in pair if set(pair) <= set(near)]
+    if cut := cut or (near and silent(1.0)):
+        raise HeadError(
+            f"the network leaves out what lies at the {', '.join(cut)} of its input, so that its maps would be laid "
+            "over what it does not see: load it without its own crop, and say that in preprocessing="
+        )
 
 
 def _heard(module: nn.Module, batch: Tensor, tap: Tap) -> Tensor:
