@@ -61,8 +61,8 @@ def load_classifier(
         arch: the architecture of a file of weights, as in :func:`fiftyone_cam.networks.build`.
         preprocessing: a :class:`Preprocessing`, evaluation transforms (torchvision, timm, albumentations) or a Hugging
             Face image processor, instead of the source's own.
-        activation: ``"softmax"``, or ``"sigmoid"`` for labels that do not exclude each other; by default the
-            checkpoint's or the Hugging Face configuration's, else softmax.
+        activation: ``"softmax"``, or ``"sigmoid"`` for labels that do not exclude each other; by default that of the
+            checkpoint, of the Hugging Face configuration or of the forward itself, else softmax.
         output: what to take of a forward that returns several things that may be logits: a key or a number.
         input_size: of the network's input, a side or (height, width), where it is not that of the source's own
             preprocessing; what that cuts off is in proportion.
@@ -107,9 +107,9 @@ def load_classifier(
     told, pixels = _as_asked(loaded, input_size, whole_picture)
     modules.require_values(loaded.module)
     module = (modules.own_copy(loaded.module) if loaded.borrowed else loaded.module).float()
-    module, count = modules.with_output(module, told, output)
+    module, count, own = modules.with_output(module, told, output)
     modules.require_function_of_image(module, told)
-    names, activation = numbered(classes or loaded.classes), activation or loaded.activation
+    names = numbered(classes or loaded.classes)
     if count == 1:
         if len(names) != 2:
             raise SourceError(
@@ -119,7 +119,13 @@ def load_classifier(
         if _network(module, names[1:], told, "sigmoid").head.logits_at.on_top is not None:
             raise SourceError("the network's one output is a probability: let it return the logit, before the sigmoid")
         module, activation = modules.with_two_sides(module), "sigmoid"
-    return Classifier(_network(module, names, told, activation), loaded.origin, [pixels])
+    network = _network(module, names, told, activation or own or loaded.activation)
+    if activation is None:
+        if network.head.logits_at.on_top is None:
+            modules.require_logits(module, told, network.head.steps)
+        elif network.head.logits_at.on_top in ("sigmoid", "logsigmoid"):
+            network.activation = "sigmoid"
+    return Classifier(network, loaded.origin, [pixels])
 
 
 def _names(classes: Any) -> list[str]:
@@ -127,6 +133,7 @@ def _names(classes: Any) -> list[str]:
     if isinstance(classes, (str, bytes, Set)) or not isinstance(classes, Iterable):
         raise SourceError(f"classes is {classes!r:.80}, expected a list of names, one for each logit: ['cat', 'dog']")
     names = _by_number(classes) if isinstance(classes, Mapping) else list(classes)
+    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names]
     for index, name in enumerate(names):
         if name is None or not str(name).strip():
             raise SourceError(f"class {index} has no name: expected one for each logit, in order")
@@ -185,7 +192,21 @@ def _network(module: nn.Module, classes: Sequence[str], preprocessing: Preproces
 def _fed(preprocessing: Any) -> sources.Fed | None:
     if preprocessing is None:
         return None
+    if isinstance(preprocessing, Preprocessing):
+        _require_unit_range(preprocessing)
     return of_processor(preprocessing) if hasattr(preprocessing, "model_input_names") else of_transforms(preprocessing)
+
+
+_LARGEST_MEAN, _LARGEST_STD = 2.0, 10.0
+"""Of pixels between 0 and 1, beyond which all inputs are far below zero, or nearly alike."""
+
+
+def _require_unit_range(preprocessing: Preprocessing) -> None:
+    if max(preprocessing.mean) > _LARGEST_MEAN or max(preprocessing.std) > _LARGEST_STD:
+        raise SourceError(
+            f"mean={preprocessing.mean} and std={preprocessing.std}, expected those of pixels between 0 (black) and 1 "
+            "(white): divide both by 255, or by what white is"
+        )
 
 
 def numbered(classes: Sequence[str]) -> list[str]:
@@ -194,8 +215,10 @@ def numbered(classes: Sequence[str]) -> list[str]:
     >>> numbered(["crane", "heron", "crane"])
     ['crane (0)', 'heron', 'crane (2)']
     """
-    counts = Counter(classes)
-    return [f"{name} ({index})" if counts[name] > 1 else str(name) for index, name in enumerate(classes)]
+    names = [str(name) for name in classes]
+    while len(counts := Counter(names)) < len(names):  # again where a name with a number was there already
+        names = [f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names)]
+    return names
 
 
 class Classifier(FiftyOneModel):

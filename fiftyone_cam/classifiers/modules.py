@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fiftyone_cam.core.errors import SourceError, first_line
+from fiftyone_cam.core.heads.head import SHAPE_ONLY
 from fiftyone_cam.core.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -46,8 +48,10 @@ def own_copy(module: nn.Module) -> nn.Module:
 
 def with_output(
     module: nn.Module, preprocessing: Preprocessing, output: str | int | None = None
-) -> tuple[nn.Module, int]:
-    """The module with one output, ``(N, classes)``, whatever else it returns; and how many classes.
+) -> tuple[nn.Module, int, str | None]:
+    """The module with one output, ``(N, classes)``, whatever else it returns; how many classes; its own activation.
+
+    That is ``"sigmoid"`` where it returns the sigmoid of its logits beside them, else None.
 
     Args:
         module: that takes an image batch.
@@ -57,7 +61,7 @@ def with_output(
     Raises:
         SourceError: the forward fails, returns nothing that may be logits, or several things and none was chosen.
 
-    >>> module, count = with_output(module, preprocessing, output="animal")
+    >>> module, count, activation = with_output(module, preprocessing, output="animal")
     >>> module(batch).shape
     torch.Size([N, 3])
     """
@@ -66,13 +70,16 @@ def with_output(
         if output is not None:
             raise SourceError(f"the forward returns one tensor: leave out output={output!r}")
         logits = _logits(returned, "the forward")
-        return (module if logits is returned else _Chosen(module, None, logits)), logits.shape[1]
+        return (module if logits is returned else _Chosen(module, None, logits)), logits.shape[1], None
     parts = _parts(returned)
     key = _chosen(parts, output)
     logits = _logits(parts[key], f"output {key!r}")
     readable = key == "logits" and logits is parts[key]  # Hugging Face's word, known everywhere
-    return (module if readable else _Chosen(module, key, logits)), logits.shape[1]
+    beside = any(isinstance(part, Tensor) and _is(part, logits.float().sigmoid()) for part in parts.values())
+    return (module if readable else _Chosen(module, key, logits)), logits.shape[1], "sigmoid" if beside else None
 
+
+_LIMITS = ("clamp", "clip", "clamp_min", "clamp_max")
 
 _REPEATED = 1e-4
 """How far apart the logits of one image may be in two forwards, of the largest. Rounding makes some 1e-6."""
@@ -82,10 +89,15 @@ def require_values(module: nn.Module) -> None:
     """Refuse a module whose weights are not loaded.
 
     Raises:
-        SourceError: they are on the device ``meta``, which has shapes and no values.
+        SourceError: they are on the device ``meta``, which has shapes and no values, or still without a shape.
 
     >>> require_values(module)
     """
+    if any(is_lazy(parameter) for parameter in module.parameters()):
+        raise SourceError(
+            "the module has lazy layers that never ran, so that their weights would be random: run it once on an "
+            "input, and load its weights"
+        )
     if any(parameter.is_meta for parameter in module.parameters()):
         raise SourceError(
             "the module's weights are on the device 'meta', which holds no values: load its weights first, "
@@ -118,6 +130,31 @@ def require_function_of_image(module: nn.Module, preprocessing: Preprocessing) -
         raise SourceError(
             "the logits of an image depend on the other images in its batch: such as by batch normalisation with "
             "track_running_stats=False, which takes its statistics from the batch. Give it running statistics"
+        )
+
+
+def require_logits(module: nn.Module, preprocessing: Preprocessing, steps: Sequence[str]) -> None:
+    """Refuse a forward that returns probabilities in a way that cannot be seen through.
+
+    A map of them would add up to a probability, and the confidence would be a softmax of probabilities.
+
+    Args:
+        module: with one output.
+        preprocessing: how it is fed.
+        steps: what it does after its feature maps, as :attr:`Head.steps` has it.
+
+    Raises:
+        SourceError: its outputs are shares of one, or a sigmoid's.
+
+    >>> require_logits(module, preprocessing, network.head.steps)
+    """
+    rows = _logits_of(module, preprocessing, 2)
+    shares = rows is not None and rows.shape[1] > 1 and bool((rows >= 0).all() and _is(rows.sum(1), torch.ones(2)))
+    last = next((step for step in reversed(steps) if step not in (*SHAPE_ONLY, *_LIMITS)), None)
+    if shares or last == "sigmoid":
+        raise SourceError(
+            "the network returns probabilities, expected logits: let it return what goes into its softmax or sigmoid. "
+            "Pass activation='softmax' if they are logits in spite of that"
         )
 
 
@@ -219,7 +256,9 @@ def _returned(module: nn.Module, preprocessing: Preprocessing, count: int = 2) -
 def _advice(error: Exception, channels: int) -> str:
     if isinstance(error, TypeError):
         return "If it needs more than the image, wrap it in a module whose forward takes the image alone"
-    if "channels" in str(error):
+    if "dtype" in str(error) or "type should be the same" in str(error) or "bias type" in str(error):
+        return "If it casts inside its forward, such as x.half(), take that out: here it is run in float32"
+    if "channel" in str(error):
         grey = "mean=(0.5,), std=(0.5,) for grey" if channels != 1 else "three means for colour"
         return f"If it takes other channels, pass preprocessing=Preprocessing(…) with a mean for each: {grey}"
     return "If it takes another size, pass preprocessing=Preprocessing((Resize(size=(…, …)),))"
@@ -256,10 +295,11 @@ def _logits(part: Any, name: str) -> Tensor:
 
 def _is_squashed(other: Tensor, logits: Tensor) -> bool:
     """Whether the one is the softmax or the sigmoid of the other."""
-    if other.shape != logits.shape:
-        return False
-    made = (logits.float().softmax(1), logits.float().sigmoid())
-    return any(torch.allclose(other.float(), each, atol=1e-5) for each in made)
+    return any(_is(other, each) for each in (logits.float().softmax(1), logits.float().sigmoid()))
+
+
+def _is(part: Tensor, made: Tensor) -> bool:
+    return part.shape == made.shape and torch.allclose(part.float(), made, atol=1e-5)
 
 
 def _told(parts: Mapping[str | int, Any]) -> str:

@@ -177,6 +177,8 @@ def timm_preprocessing(module: Any) -> Fed:
 
 
 def _timm_classes(timm: Any, module: Any) -> list[str]:
+    if not hasattr(module, "num_classes"):
+        raise SourceError(f"timm made a {type(module).__name__}, which gives features and no logits")
     labels = (module.pretrained_cfg or {}).get("label_names")
     if labels:
         return list(labels)
@@ -238,7 +240,10 @@ def from_huggingface(
             f"{name} names {len(labels)} of its {getattr(config, 'num_labels', '?')} classes: pass classes="
         )
     names = [str(labels[index]) for index in sorted(labels)]
-    activation = "sigmoid" if getattr(config, "problem_type", None) == "multi_label_classification" else "softmax"
+    problem = getattr(config, "problem_type", None)
+    if problem == "regression":
+        raise SourceError(f"{name} says of itself that it is a regression: numbers have no classes")
+    activation = "sigmoid" if problem == "multi_label_classification" else "softmax"
     origin = {"source": "huggingface", "model": name}
     return Source(model, classes or names, fed or of_processor(processor), origin, activation, borrowed)
 

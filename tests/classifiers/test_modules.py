@@ -149,6 +149,8 @@ def test_classes_of_one_name_are_told_apart():
     classifier = focam.load_classifier(tiny_gap(), ["crane", "heron", "crane"], preprocessing=SQUARE)
     assert classifier.classes == ("crane (0)", "heron", "crane (2)")
     assert classifier.index("crane (2)") == 2
+    clashing = focam.load_classifier(tiny_gap(), ["crane", "crane", "crane (0)"], preprocessing=SQUARE)
+    assert len(set(clashing.classes)) == 3
     with pytest.raises(focam.SourceError, match=r"did you mean crane \(\d\), crane \(\d\)"):
         classifier.index("crane")
 

@@ -62,6 +62,23 @@ REFUSED = {
     ),
     "complex logits": (Around(lambda net, x: net(x).to(torch.complex64)), "expected logits"),
     "the class alone": (Around(lambda net, x: nn.functional.one_hot(net(x).argmax(1), 3).float()), "in cells"),
+    "probabilities in another order": (
+        Around(lambda net, x: net(x).softmax(1)[:, [2, 0, 1]]),
+        "softmax, getitem. Let the network return its logits, before the softmax",
+    ),
+    "a softmax by hand": (
+        Around(lambda net, x: (e := net(x).exp()) / e.sum(1, keepdim=True)),
+        "returns probabilities, expected logits",
+    ),
+    "a sigmoid within limits": (Around(lambda net, x: net(x).sigmoid().clamp(1e-6, 1 - 1e-6)), "returns probabilities"),
+    "sigmoids in another order": (Around(lambda net, x: net(x).sigmoid()[:, [2, 0, 1]]), "returns probabilities"),
+    "a mean of probabilities": (
+        Around(lambda net, x: net[:4](x)[:, :3].softmax(1).mean((2, 3))),
+        "Pass activation='softmax' if they are logits",
+    ),
+    "none of them": (Around(lambda net, x: 1 - (1 - (net[:4](x)[:, :3] - 6).sigmoid()).flatten(2).prod(2)), "in cells"),
+    "a cast inside": (Around(lambda net, x: net(x.half()).float()), "casts inside its forward.*run in float32"),
+    "lazy layers": (nn.Sequential(tiny_gap()[:7], nn.LazyLinear(3)), "lazy layers that never ran"),
     "the first of the batch": (Around(lambda net, x: net(x[:1])), "not a classifier"),
 }
 
@@ -98,6 +115,46 @@ def test_what_only_looks_odd_has_the_right_logit(kind, tmp_path, classifier):
     assert ([part.training for part in module.modules()], {p.dtype for p in module.parameters()}) == (flags, types)
 
 
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_confidences_are_those_that_the_module_itself_returns(tmp_path, name, beside):
+    """A network that ends in a sigmoid got a softmax's confidences."""
+    made = {"softmax": lambda logits: logits.softmax(1), "sigmoid": torch.sigmoid}[name]
+    module = Around(lambda net, x: (made(net(x)), net(x)) if beside else made(net(x)))
+    network = focam.load_classifier(module, NAMES, preprocessing=SQUARE).network
+    batch = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    with network.evaluating(), torch.no_grad():
+        own = module.eval()(SQUARE.normalize(batch))
+        torch.testing.assert_close(network.confidences(network.forward(batch)[0]), own[0] if beside else own)
+    assert network.activation == name
+    asked = focam.load_classifier(module, NAMES, preprocessing=SQUARE, activation="softmax")
+    assert asked.network.activation == "softmax"
+
+
+def test_colours_said_in_bytes_are_refused():
+    """All inputs would be near -2, whatever the picture."""
+    for mean, std in (((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)), ((0.5,) * 3, (58.4, 57.1, 57.4))):
+        said = focam.Preprocessing(SQUARE.steps, mean, std)
+        with pytest.raises(focam.SourceError, match="divide both by 255"):
+            focam.load_classifier(tiny_gap(), NAMES, preprocessing=said)
+
+
+def test_a_regression_is_no_classifier():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(num_labels=3, embedding_size=8, hidden_sizes=[8], depths=[1])
+    config.problem_type = "regression"
+    with pytest.raises(focam.SourceError, match="numbers have no classes"):
+        focam.load_classifier(
+            transformers.ResNetForImageClassification(config), processor=transformers.ViTImageProcessor()
+        )
+
+
+def test_timms_feature_extractors_are_no_classifiers():
+    pytest.importorskip("timm")
+    with pytest.raises(focam.SourceError, match="FeatureListNet, which gives features and no logits"):
+        focam.load_classifier("timm:resnet10t", weights=None, features_only=True)
+
+
 def test_processors_and_transforms_that_are_none_are_said(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(num_labels=3, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
@@ -121,9 +178,10 @@ def test_processors_and_transforms_that_are_none_are_said(tmp_path):
         {"2": "fish", "0": "cat", "1": "dog"},
         {"dog": 1, "cat": 0, "fish": 2},
         np.array(["cat", "dog", "fish"]),
+        [b"cat", b"dog", b"fish"],
         (name for name in ["cat", "dog", "fish"]),
     ],
-    ids=["by number", "by number, in disorder", "as in JSON", "class_to_idx", "an array", "a generator"],
+    ids=["by number", "by number, in disorder", "as in JSON", "class_to_idx", "an array", "bytes", "a generator"],
 )
 def test_names_are_those_of_their_logits(classes):
     assert focam.load_classifier(tiny_gap(), classes, preprocessing=SQUARE).classes == ("cat", "dog", "fish")

@@ -20,7 +20,7 @@ from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate
 from fiftyone_cam.core.errors import HeadError
 from fiftyone_cam.core.heads.constant import ConstantHead, is_affine, matrix
 from fiftyone_cam.core.heads.frozen import ACTIVATIONS, MAXIMA, RANKED, Frozen
-from fiftyone_cam.core.heads.head import SHAPE_ONLY, Head
+from fiftyone_cam.core.heads.head import IN_ORDER, SHAPE_ONLY, Head
 from fiftyone_cam.core.heads.per_image import PerImageHead, linearised, taped_forward
 from fiftyone_cam.core.heads.places import ask, readings
 from fiftyone_cam.core.heads.tap import LogitsAt, Tap, evaluating, read_logits, same, tapped_forward
@@ -112,7 +112,7 @@ def _probed(module: nn.Module, example: Tensor) -> tuple[Tape, int, LogitsAt]:
         raise HeadError("the logits do not depend on the image by functions that PyTorch lets one see")
     writers = {node: step for step in tape.steps for node in step.writes}
     node: int = end
-    while node in writers and writers[node].name in SHAPE_ONLY and len(writers[node].reads) == 1:
+    while node in writers and writers[node].name in IN_ORDER and len(writers[node].reads) == 1:
         node = writers[node].reads[0]
     step = writers.get(node)
     if step is not None and step.name in _ON_TOP and tape.shapes[step.reads[0]] == tape.shapes[end]:
@@ -326,7 +326,9 @@ def _check_frozen(frozen: Frozen, value: Tensor, logits: Tensor, tap: Tap | None
         with torch.no_grad():
             other = Replay.__call__(frozen, value.flip(0))
         if not same(other, logits):
-            raise HeadError(f"nothing of the logits lies in cells: {', '.join(frozen.names[:12])}")
+            top = next((name for name in frozen.names if name in _ON_TOP), None)
+            advice = f". Let the network return its logits, before the {top}" if top else ""
+            raise HeadError(f"nothing of the logits lies in cells: {', '.join(frozen.names[:12])}{advice}")
 
 
 def certified(module: nn.Module, example: Tensor, head: Head) -> Head:

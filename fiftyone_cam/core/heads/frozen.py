@@ -31,6 +31,7 @@ ACTIVATIONS = words(
 )
 CONSTANTS = words(
     "softmax log_softmax std_mean var_mean rsqrt reciprocal argmax rdiv rpow logsumexp log sign sgn gt ge lt le eq ne",
+    "prod",
 )
 """What is taken as it is for this image: scales, weights, and choices."""
 

@@ -128,6 +128,8 @@ SHAPE_ONLY = words(
     "swapaxes dropout1d dropout2d feature_dropout alpha_dropout type type_as clone detach unflatten expand ravel",
 )
 """Functions that move values, and change none."""
+IN_ORDER = words("flatten view reshape squeeze unsqueeze contiguous to float dropout clone detach type type_as")
+"""Those of them that never put values into another order, as an index can do."""
 _WORDS = dict.fromkeys(SHAPE_ONLY, "") | {
     "adaptive_avg_pool2d": "average pooling",
     "adaptive_avg_pool1d": "average pooling",
