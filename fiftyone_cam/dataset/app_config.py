@@ -10,7 +10,10 @@ how the App (1.22.1) paints heatmaps is here:
   opacity that grows with the value's magnitude, the same for both signs.
 - The server remembers a session's colours, and drops ``rgb`` from them whenever they are set. What is stored on an open
   dataset does not reach the App, not even when the page is reloaded: see :func:`restore_session_colors`.
-- The App repaints when the number of scales has changed, whatever they are: see :func:`repainting_schemes`.
+- The App repaints when the number of scales has changed, whatever they are. While it repaints, the number must not
+  change again: each tile that is being painted then takes one of its painters (as many as there are cores) along, and
+  without painters no heatmap that is ticked later is drawn until the page is reloaded. So there is one message, with
+  one scale twice where the number would stay: see :func:`stored_scheme` and ``draw_scales`` in ``assets/app.js``.
 """
 
 from __future__ import annotations
@@ -182,20 +185,17 @@ def scales(dataset: fo.Dataset) -> list[dict[str, Any]]:
     return entries if any("rgb" in entry for entry in entries) else []
 
 
-def repainting_schemes(dataset: fo.Dataset) -> list[dict[str, Any]]:
-    """What the App's ``set_color_scheme`` has to be given, in this order, so that an open App draws the stored scales.
+def stored_scheme(dataset: fo.Dataset) -> dict[str, Any]:
+    """What an open App has to be given, so that it draws the stored scales; empty: there is nothing to draw.
 
-    The first one takes all scales away, because the App repaints only when their number changes. None: nothing to draw.
-
-    >>> [len(scheme["colorscales"]) for scheme in repainting_schemes(dataset)]
-    [0, 2]
+    >>> [entry["path"] for entry in stored_scheme(dataset)["colorscales"]]
+    ['cam_heatmap', 'cam_contrast']
     """
     entries = scales(dataset)
     if not entries:
-        return []
-    color_by = dataset.app_config.color_scheme.color_by
-    complete = [{name: entry.get(name) for name in ("path", "name", "list")} for entry in entries]
-    return [{"color_by": color_by, "colorscales": shown} for shown in ([], complete)]
+        return {}
+    shown = [{name: entry.get(name) for name in ("path", "name", "list")} for entry in entries]
+    return {"color_by": dataset.app_config.color_scheme.color_by, "colorscales": shown}
 
 
 def restore_session_colors(dataset: fo.Dataset) -> bool:

@@ -11,10 +11,11 @@ import fiftyone as fo
 import numpy as np
 import pytest
 from fiftyone import ViewField as F
-from playwright.sync_api import expect
+from playwright.sync_api import Response, expect
 
 import fiftyone_cam as focam
 from fiftyone_cam.core import display
+from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.dataset import app_config
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.record import CamRecord, ClassifierRecord, Settings
@@ -127,13 +128,27 @@ def test_the_sidebar_filters_predictions(app: AppPage, computed: fo.Dataset) -> 
     app.shot("filter")
 
 
+def draw_scales_anew(app: AppPage) -> None:
+    """As where the App opens a dataset by its address, or shows what a run wrote: over tiles that are drawn already."""
+
+    def answered(response: Response) -> bool:
+        return "setColorScheme" in (response.request.post_data or "")
+
+    with app.page.expect_response(answered):
+        app.execute("@voxel51/operators/set_color_scheme", color_by="value")  # the server forgets the ready colours
+    with app.page.expect_response(answered):
+        app.execute(operator_uri("restore_colors"))
+
+
 def test_contrast_is_drawn_where_the_prediction_is_wrong(app: AppPage, computed: fo.Dataset) -> None:
+    """Ticked after the scales were drawn anew, which must not end what paints heatmaps."""
     gaps = [np.abs(sample["cam_contrast"].cam.grid).max() if sample["cam_contrast"] else 0.0 for sample in computed]
     in_sight = gaps[:10]
     wrong, fine = int(np.argmax(in_sight)), in_sight.index(0.0)
     right = (F("cam_prediction.label") == F("ground_truth.label")) & ~F("cam_contrast").exists()
     assert len(computed.match(right)) == gaps.count(0.0)
     app.open(computed)
+    draw_scales_anew(app)
     app.show("cam_heatmap", False)
     plain = [app.still(index) for index in (wrong, fine)]
     app.show("cam_contrast")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import fiftyone as fo
@@ -13,7 +12,7 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 import fiftyone_cam as focam
-from fiftyone_cam.core.names import PLUGIN
+from fiftyone_cam.core.names import operator_uri
 from tests.browser.page import AppPage
 
 pytestmark = pytest.mark.slow
@@ -114,18 +113,12 @@ def test_the_tooltip_says_class_logit_and_evidence(app: AppPage, computed: fo.Da
     app.page.keyboard.press("Escape")
 
 
-def run_script(app: AppPage, operator: str, **params: Any) -> None:
-    """Execute an operator of the plugin's script in the page."""
-    execute = "([name, params]) => window.__foo__.executeOperator(name, params)"
-    app.page.evaluate(execute, [f"{PLUGIN}/{operator}", params])
-
-
 def test_what_somebody_chose_for_a_tooltip_stays(app: AppPage, computed: fo.Dataset) -> None:
     app.open(computed)
     stored = "path => localStorage.getItem(`fo-hiddenLabels-open-${path}`)"
     app.until(lambda: app.page.evaluate(stored, "cam_heatmap") == "id,range" or None, "what is left out")
     app.page.evaluate("localStorage.setItem('fo-hiddenLabels-open-cam_heatmap', '')")  # as "Show this label" does
-    run_script(app, "plain_tooltips", dataset="open", fields=["cam_heatmap", "later"])
+    app.execute(operator_uri("plain_tooltips"), dataset="open", fields=["cam_heatmap", "later"])
     app.until(lambda: app.page.evaluate(stored, "later") == "id,range" or None, "a field that is new")
     assert app.page.evaluate(stored, "cam_heatmap") == ""
 
@@ -136,16 +129,16 @@ def test_strips_stand_above_each_other_and_a_silent_server_is_said(app: AppPage,
     sooner = "(f, ms, ...more) => real(f, ms === 30000 ? 1500 : ms, ...more)"
     app.page.evaluate(f"() => {{ const real = setTimeout; window.setTimeout = {sooner}; }}")
     for work, label in (("one", "3 of 9 samples"), ("two", "Reading the maps")):
-        run_script(app, "show_work", work=work, label=label, progress=1 / 3, note="Keep this tab open")
+        app.execute(operator_uri("show_work"), work=work, label=label, progress=1 / 3, note="Keep this tab open")
         expect(app.strip.get_by_text(label)).to_be_visible()
     first, second = (app.strip.nth(index).bounding_box() for index in range(2))
     assert first
     assert second
     assert first["y"] + first["height"] <= second["y"]
-    run_script(app, "show_work", work="one", label="")
+    app.execute(operator_uri("show_work"), work="one", label="")
     expect(app.strip).to_have_count(1)
     expect(app.strip.get_by_text("Nothing is heard from the server")).to_be_visible()
-    run_script(app, "show_work", work="two", label="Back again", progress=0.5, note="")
+    app.execute(operator_uri("show_work"), work="two", label="Back again", progress=0.5, note="")
     expect(app.strip.get_by_text("Back again")).to_be_visible()
     expect(app.strip.get_by_role("button")).to_have_text("Stop")
     expect(app.strip.get_by_text("Nothing is heard from the server")).to_be_visible()

@@ -132,6 +132,30 @@
     }
   }
 
+  /** params: color_by, colorscales, as fiftyone_cam/dataset/app_config.py: stored_scheme() gives them. Draw them, once. */
+  class DrawScales extends Operator {
+    get config() {
+      return unlisted("draw_scales");
+    }
+    useHooks() {
+      return {
+        draw: useRecoilCallback(({ set }) => ({ color_by, colorscales }) => {
+          set(fos.colorScheme, (now) => {
+            const same = now.colorscales?.length === colorscales.length;  // the App would not paint anew
+            return {
+              ...now,
+              colorBy: color_by ?? now.colorBy,
+              colorscales: same ? [...colorscales, colorscales[0]] : colorscales,  // it takes a field's first scale
+            };
+          });
+        }),
+      };
+    }
+    async execute({ hooks, params }) {
+      hooks.draw(params);
+    }
+  }
+
   /** params: dataset, operators as pairs of a name and params. Execute them if the App shows the dataset. */
   class WhenOpen extends Operator {
     get config() {
@@ -241,7 +265,7 @@
     }
   }
 
-  for (const operator of [ArrangeSidebar, ReopenSample, PlainTooltips, WhenOpen, OpenForm, ShowWork]) {
+  for (const operator of [ArrangeSidebar, ReopenSample, PlainTooltips, DrawScales, WhenOpen, OpenForm, ShowWork]) {
     registerOperator(operator, PLUGIN);
   }
 })();

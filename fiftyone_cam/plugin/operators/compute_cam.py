@@ -151,9 +151,11 @@ class ComputeCam(CamOperator["CamRun"]):
         yield from recolor(ctx)
 
     def refresh(self, ctx: Any, result: CamRun) -> Iterator[Any]:
-        # what a person has ticked since the first results came stays as it is
-        yield from show_written(ctx, fields=not ctx.params.get(_SHOWN))
-        yield from recolor(ctx)
+        # what a person has ticked since the first results came stays as it is, and so do colours that are drawn
+        shown = ctx.params.get(_SHOWN)
+        yield from show_written(ctx, fields=not shown)
+        if not shown or ctx.params.get("colors"):
+            yield from recolor(ctx)
 
     def finished(self, ctx: Any, result: CamRun) -> Any:
         return work.summary(ctx, "Class activation maps", result.describe().markdown())

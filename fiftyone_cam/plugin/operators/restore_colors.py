@@ -50,8 +50,7 @@ def plain_tooltips(ctx: Any) -> Iterator[Any]:
 
 def recolor(ctx: Any) -> Iterator[Any]:
     """Let the open App draw the dataset's colour scales, where there are any of this project."""
-    schemes = app_config.repainting_schemes(ctx.dataset)
-    for scheme in schemes:
-        yield ctx.trigger("set_color_scheme", scheme)
-    if schemes:
+    scheme = app_config.stored_scheme(ctx.dataset)
+    if scheme:
+        yield ctx.trigger(operator_uri("draw_scales"), scheme)
         yield ctx.trigger(operator_uri("restore_colors"), {"paint": False})
