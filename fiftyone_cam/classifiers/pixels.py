@@ -42,6 +42,9 @@ _SIZES: Mapping[str, tuple[int, int]] = {
     "small": (61, 47),
     "wide": (200, 333),
     "grey": (289, 350),
+    # Some rules hold for long pictures alone (a bound on the long side), some for those smaller than a small crop
+    "panorama": (21, 149),
+    "column": (143, 19),
 }
 
 
@@ -63,11 +66,11 @@ def fitting(readings: Sequence[Preprocessing], theirs: Theirs, name: str) -> tup
     """
     expected = _inputs(theirs, name)
     mean, std, channels = _colours(theirs, name)
-    nearest = Check("pixels", False, np.inf, detail="no reading of its sizes is known")
+    nearest: Check | None = None
     fitting: list[tuple[Preprocessing, Check]] = []
     for reading in readings:
         check = compare(coloured := _coloured(reading, mean, std, channels), expected, name)
-        nearest = min(nearest, check, key=lambda each: each.difference or 0.0)
+        nearest = min(nearest or check, check, key=lambda each: each.difference or 0.0)
         if check.passed:
             fitting.append((coloured, check))
     while len(fitting) > 1 and (size := _telling_size(fitting[0][0], [other for other, _ in fitting[1:]])):
@@ -79,7 +82,8 @@ def fitting(readings: Sequence[Preprocessing], theirs: Theirs, name: str) -> tup
         fitting = remaining
     if fitting:
         return fitting[0]
-    raise SourceError(f"{name} cannot be said as steps: {nearest.detail}. Pass preprocessing=Preprocessing(…)")
+    detail = nearest.detail if nearest else "no reading of its sizes is known"
+    raise SourceError(f"{name} cannot be said as steps: {detail}. Pass preprocessing=Preprocessing(…)")
 
 
 def _telling_size(first: Preprocessing, others: Sequence[Preprocessing]) -> tuple[int, int] | None:
@@ -119,7 +123,7 @@ def compare(ours: Preprocessing, expected: Mapping[str, tuple[Picture, Tensor]],
 
 @lru_cache(maxsize=1)
 def pictures() -> dict[str, Picture]:
-    """Pictures with coarse and fine texture, made on the spot: landscape, portrait, small, wide, grey.
+    """Pictures with coarse and fine texture, made on the spot: landscape, portrait, small, wide, grey, very long.
 
     >>> pictures()["portrait"].shape
     (455, 302, 3)

@@ -62,7 +62,8 @@ def _readings(transform: Any) -> list[Preprocessing]:
     reading = _Reading()
     for part in _parts(transform):
         _reader(part)(part, reading)
-    mean, std = (reading.mean, reading.std) if len(reading.mean) == 3 else ((0.0,) * 3, (1.0,) * 3)
+    three = len(reading.mean) == len(reading.std) == 3
+    mean, std = (reading.mean, reading.std) if three else ((0.0,) * 3, (1.0,) * 3)
     try:
         found = Preprocessing(tuple(reading.steps), mean, std, reading.interpolation, reading.antialias)
     except ValueError as error:
@@ -151,7 +152,7 @@ def _read_interpolation(part: Any, reading: _Reading) -> None:
 
 
 def _read_normalize(part: Any, reading: _Reading) -> None:
-    reading.mean, reading.std = tuple(map(float, part.mean)), tuple(map(float, part.std))
+    reading.mean, reading.std = _numbers(part.mean), _numbers(part.std)
 
 
 def _read_crop(part: Any, reading: _Reading) -> None:
@@ -273,6 +274,11 @@ def _resize(size: Any, max_size: int | None) -> Step:
 def _pair(size: Any) -> tuple[int, int]:
     values = [size] if isinstance(size, int) else list(size)
     return int(values[0]), int(values[-1])
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """A number for each channel, of a list, an array or one for all."""
+    return tuple(np.asarray(values, float).reshape(-1).tolist())
 
 
 def _fill(fill: Any) -> int | tuple[int, ...]:

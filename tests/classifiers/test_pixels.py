@@ -184,6 +184,8 @@ COMPOSES = {
                {"mean": (0.5,) * 3, "std": (0.5,) * 3}),
     "flipped": (v1.Compose([v1.Resize((64, 64)), v1.ToTensor(), v1.Lambda(lambda image: image.flip(0))]),
                 {"channels": "BGR"}),
+    "one number for all": (v1.Compose([v1.Resize((64, 64)), v1.ToTensor(), v1.Normalize(0.5, 0.25)]),
+                           {"mean": (0.5,) * 3, "std": (0.25,) * 3}),
     "nested": (torch.nn.Sequential(v2.Resize((64, 64)), v2.Compose([v2.ToDtype(torch.float32, scale=True)])), {}),
 }  # fmt: skip
 
@@ -199,6 +201,9 @@ def test_what_a_compose_says_is_what_is_fed(name):
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
 
 
+SQUARE = (v1.Resize((64, 64)), v1.ToTensor())
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
@@ -210,11 +215,23 @@ def test_what_a_compose_says_is_what_is_fed(name):
         ([v1.Resize((64, 64)), v1.ToTensor(), v1.Lambda(lambda image: image.flip(2))], "differs by up to"),
         ([v1.Resize((64, 64)), v1.ToTensor(), v1.Lambda(lambda i: i + torch.rand(1))], "another input each time"),
         ([v1.Resize((64, 64)), v1.Lambda(lambda image: image.nothing)], "fails on a plain picture"),
+        # rules that show in pictures alone that are very long, or smaller than the crop
+        (
+            [v1.Lambda(lambda i: i if max(i.size) < 4 * min(i.size) else v1.CenterCrop(min(i.size))(i)), *SQUARE],
+            "differs by up to",
+        ),
+        ([v1.ToTensor(), v1.Normalize([0.5], [0.5]), v1.CenterCrop(32)], "on the panorama picture"),
     ],
 )
 def test_what_cannot_be_said_is_refused(parts, message):
     with pytest.raises(SourceError, match=message):
         of_transforms(v1.Compose(parts))
+
+
+def test_a_bound_on_the_long_side_is_seen():
+    transformers = pytest.importorskip("transformers")
+    with pytest.raises(SourceError, match="of the panorama picture we make"):
+        of_processor(transformers.ViTImageProcessor(size={"shortest_edge": 50, "longest_edge": 90}))
 
 
 def test_albumentations_is_known_by_its_library(monkeypatch):
@@ -227,6 +244,7 @@ def test_albumentations_is_known_by_its_library(monkeypatch):
     assert check.passed
     crop = A.Compose([A.SmallestMaxSize(100, interpolation=2), A.CenterCrop(64, 64), A.Normalize(), to_tensor])
     assert of_transforms(crop)[0].input_size() == (64, 64)
+    assert of_transforms(A.Compose([A.Resize(64, 64), A.Normalize(0.5, 0.25), to_tensor]))[0].mean == (0.5,) * 3
     box = A.Compose([A.LongestMaxSize(64), A.PadIfNeeded(64, 64), A.Normalize(max_pixel_value=510), to_tensor])
     assert of_transforms(box)[0].std == pytest.approx([2 * value for value in STD], rel=1e-5)
     for parts, message in (
