@@ -66,15 +66,17 @@ class Reference:
 
     def logits(self, batch: Tensor) -> Tensor:
         """Logits ``(N, C)`` of a ``(N, 3, H, W)`` uint8 batch: one plain forward."""
+        count = len(batch)
+        batch = torch.cat([batch, batch]) if count == 1 else batch  # not all modules take a single image
         pixels = self._preprocessing.normalize(batch.cpu().contiguous())
         at = self._logits_at
         with evaluating(self._module), torch.no_grad():
             if at.top is None:
-                return read_logits(self._module(pixels), at.index).float()
+                return read_logits(self._module(pixels), at.index).float()[:count]
             listener = Listener([at.top])
             with listener:
                 self._module(pixels)
-            return listener.heard(at.top).float()
+            return listener.heard(at.top).float()[:count]
 
     def check(self, running: GapNetwork, precision: str, batch: Tensor, logits: Tensor, scale: Tensor) -> Check | None:
         """The logits of a run against the reference's.

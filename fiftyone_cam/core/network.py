@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from fiftyone_cam.core.compilation import Forward, compile_forward, load_compiled
 from fiftyone_cam.core.errors import CamError, HeadError, SourceError, first_line
 from fiftyone_cam.core.folding import folded
-from fiftyone_cam.core.heads import ConstantHead, Head, Reading, Tap, certified, evaluating, find_head, locate
+from fiftyone_cam.core.heads import (
+    ConstantHead,
+    Head,
+    Reading,
+    Tap,
+    certified,
+    evaluating,
+    find_head,
+    locate,
+    read_logits,
+)
 from fiftyone_cam.core.names import PRECISIONS
 from fiftyone_cam.core.preprocessing import Preprocessing
 
@@ -79,7 +89,9 @@ class GapNetwork:
                     "give one name for each logit, in order"
                 )
             self.grid_frame = locate(self.module, example, self.head.place_tap)
-            self._largest_layer_ratio = largest_output(self.module, example[:1]) / example[0].nbytes
+            self._largest_layer_ratio = largest_output(self.module, example) / example.nbytes
+            self._alone = _runs(self.module, example[:1], self.head)
+            self._channels_last = _runs(self.module, _rows(example), self.head)
         self._compiled: tuple[torch.Size, Forward] | None = None
 
     def noise(self, count: int) -> Tensor:
@@ -121,7 +133,9 @@ class GapNetwork:
         try:
             example = self.noise(2)
             with evaluating(self.module):
-                fast.module = folded(self.module, example[:1]).to(memory_format=torch.channels_last)
+                fast.module = folded(self.module, example[:1] if self._alone else example)
+                if self._channels_last:
+                    fast.module.to(memory_format=torch.channels_last)
                 fast.head = _fitted(self.head, fast.module, example)
         except Exception:  # deep copies of others' modules can raise anything
             logger.debug("the network runs as it is, without folding", exc_info=True)
@@ -270,6 +284,8 @@ class GapNetwork:
         return torch.split(batch, self.slice_size(batch.shape[1:], torch.get_num_threads()))
 
     def _read(self, batch: Tensor, precision: str) -> Reading:
+        if len(batch) == 1 and not self._alone:
+            return self._read(torch.cat([batch, batch]), precision).first()
         pixels = self._input(batch)
         compiled = self._compiled  # another thread may set it
         if compiled is not None and precision == "float32" and batch.shape == compiled[0]:
@@ -284,7 +300,7 @@ class GapNetwork:
             with contextlib.suppress(RuntimeError):  # some systems limit pinned memory
                 batch = batch.pin_memory()  # else the copy would block
         pixels = self.preprocessing.normalize(batch.to(self.device, non_blocking=on_cuda))
-        return pixels.contiguous(memory_format=torch.channels_last)
+        return _rows(pixels) if self._channels_last else pixels.contiguous()
 
     def confidences(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()
@@ -320,6 +336,24 @@ def largest_output(module: nn.Module, example: Tensor) -> int:
         for hook in hooks:
             hook.remove()
     return max(sizes)
+
+
+def _rows(pixels: Tensor) -> Tensor:
+    """Channels last in memory, as networks run fastest."""
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def _runs(module: nn.Module, example: Tensor, head: Head) -> bool:
+    """Whether a module takes this input as it takes others.
+
+    Not all take a single image: ``squeeze()`` after pooling drops the batch's axis with the others. And not all take
+    channels last: ``x.view(len(x), -1)`` wants them in another order in memory.
+    """
+    try:
+        with torch.no_grad():
+            return read_logits(module(example), head.logits_at.index).shape == (len(example), head.classes)
+    except Exception:  # the module is anybody's
+        return False
 
 
 def _fitted(head: Head, module: nn.Module, example: Tensor) -> Head:

@@ -9,6 +9,9 @@ from torch import nn
 from torchvision.transforms import v2
 
 import fiftyone_cam as focam
+from fiftyone_cam.core.explain import Explainer, prepare
+from fiftyone_cam.core.logits_check import Reference
+from fiftyone_cam.core.results import Explanation, Item
 from tests.helpers.networks import NAMES, SQUARE, tiny_gap, write_photos
 
 
@@ -129,6 +132,45 @@ def test_confidences_are_those_that_the_module_itself_returns(tmp_path, name, be
     assert network.activation == name
     asked = focam.load_classifier(module, NAMES, preprocessing=SQUARE, activation="softmax")
     assert asked.network.activation == "softmax"
+
+
+FORWARDS = {
+    "squeeze": lambda m, f: m[1](m[0](f).squeeze()),
+    "squeeze and an MLP": lambda m, f: m[1](torch.relu(m[0](f).squeeze())),
+    "squeeze and softmax": lambda m, f: m[1](m[0](f).squeeze()).softmax(1),
+    "logits squeezed": lambda m, f: m[1](m[0](f).flatten(1))[..., None, None].squeeze(),
+    "view": lambda m, f: m[2](f.view(len(f), -1)),
+    "view by a number": lambda m, f: m[2](f.view(-1, 256)),
+}
+
+
+@pytest.mark.parametrize("spelling", FORWARDS)
+def test_one_image_and_channels_last_are_taken_as_a_forward_can_take_them(tmp_path, spelling):
+    """``squeeze()`` drops the batch's axis of a single image, ``view`` wants channels first: an IndexError ended a run
+    whose last batch had one image, and every image failed."""
+    torch.manual_seed(0)
+    parts = nn.ModuleList([nn.AdaptiveAvgPool2d(1), nn.Linear(16, 3), nn.Linear(256, 3)])
+    module = Around(lambda net, x: FORWARDS[spelling](parts, nn.functional.max_pool2d(net[:5](x), 4)))
+    module.parts = parts
+    classifier = focam.load_classifier(module, NAMES, preprocessing=SQUARE)
+    paths = write_photos(tmp_path, 3, size=(64, 64))
+    pictures = torch.stack([torch.from_numpy(SQUARE.pixels(path)).permute(2, 0, 1) for path in paths])
+    with torch.no_grad():
+        expected = module.eval()(SQUARE.normalize(pictures))
+    if spelling.endswith("softmax"):
+        expected = expected.log() - expected.log().mean(1, keepdim=True)
+    for network in (classifier.network, classifier.network.for_inference()):
+        for batch in (pictures, pictures[:1]):
+            with network.evaluating():
+                reading = network.read(batch)
+            logits = reading.logits - (reading.logits.mean(1, keepdim=True) if spelling.endswith("softmax") else 0)
+            torch.testing.assert_close(logits, expected[: len(batch)], rtol=1e-4, atol=1e-5)
+            maps, bias = reading.maps(torch.arange(3).expand(len(batch), -1))
+            torch.testing.assert_close(maps.mean((2, 3)) + bias, reading.logits, rtol=1e-4, atol=1e-5)
+        batch = [prepare(Item(path, path), SQUARE) for path in paths[:1]]
+        explainer = Explainer(network, reference=Reference(classifier.network))
+        assert isinstance(explainer(batch)[0], Explanation)
+        assert explainer.logits_check.passed
 
 
 def test_colours_said_in_bytes_are_refused():

@@ -37,6 +37,23 @@ class Reading:
     rest: Callable[[], Tensor] | None = None
     pooled: Callable[[], Tensor] | None = None
 
+    def first(self) -> Reading:
+        """That of the first image alone.
+
+        >>> reading.first().logits.shape
+        torch.Size([1, 1000])
+        """
+        count = len(self.logits)
+
+        def maps(indices: Tensor) -> tuple[Tensor, Tensor]:
+            grids, bias = self.maps(indices.expand(count, -1))
+            return grids[:1], bias[:1]
+
+        def one(values: Callable[[], Tensor] | None) -> Callable[[], Tensor] | None:
+            return None if values is None else lambda: values()[:1]
+
+        return Reading(self.logits[:1], self.features[:1], maps, one(self.rest), one(self.pooled))
+
 
 @dataclass(frozen=True)
 class Head(ABC):
