@@ -6,10 +6,12 @@ import fiftyone as fo
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import fiftyone_cam as focam
 from fiftyone_cam.core.explain import Explainer, prepare
+from fiftyone_cam.core.last_layer import last_layer
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
 from fiftyone_cam.core.results import Explanation, Item
@@ -77,6 +79,47 @@ def test_a_run_takes_the_gpu_by_itself_and_a_batch_that_keeps_it_busy(dataset, t
     assert run.counts.computed == 40
     assert run.record.timing.device.startswith("cuda")
     assert classifier.network.to("cuda").batch_size() > 32
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "densenet121",
+        "efficientnet_b0",
+        "mobilenet_v3_small",
+        "convnext_tiny",
+        "swin_t",
+        "vgg11",
+        "vit_b_16",
+    ],
+)
+def test_a_module_that_is_on_the_gpu_already_is_read_as_on_the_cpu(dataset, tmp_path, name):
+    """As FiftyOne's zoo loads them. Of TensorFloat-32 an image's logits seemed to depend on the others in its batch."""
+    torch.manual_seed(0)
+    module = torchvision.models.get_model(name, weights=None, num_classes=10)
+    torch.nn.init.normal_(last_linear(module).weight, std=0.05)  # it may begin at zero
+    steps = Preprocessing((Resize(size=(224, 224)),))
+    on_cpu = focam.load_classifier(module, CLASSES, preprocessing=steps)
+    on_gpu = focam.load_classifier(module.cuda(), CLASSES, preprocessing=steps)
+    assert on_gpu.network.device.type == "cuda"
+    one, other = (found.network.head.describe() for found in (on_gpu, on_cpu))
+    assert one | {"probe_error": 0} == other | {"probe_error": 0}
+    assert on_gpu.network.head.error < 1e-5
+    dataset.add_samples([fo.Sample(filepath=path) for path in write_photos(tmp_path, 6)])
+    for precision in ("float32", "bfloat16", "float16"):
+        run = focam.compute_cam(dataset, on_gpu, f"gpu_{precision}", precision=precision)
+        assert run.counts.computed == 6
+        assert run.checks["logits"].passed
+        assert run.certificate < 1e-5
+
+
+def last_linear(module: nn.Module) -> nn.Linear:
+    return [part for part in module.modules() if isinstance(part, nn.Linear)][-1]
+
+
+def test_the_last_layer_of_a_network_on_the_gpu_is_found(network):
+    assert last_layer(network.to("cuda")).name == "fc"
 
 
 @pytest.mark.parametrize("head", ["linear", "convolution"])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fiftyone_cam.core.errors import SourceError, first_line
+from fiftyone_cam.core.float32 import ieee_float32
 from fiftyone_cam.core.heads.head import SHAPE_ONLY
 from fiftyone_cam.core.preprocessing import Preprocessing
 
@@ -105,6 +106,7 @@ def require_values(module: nn.Module) -> None:
         )
 
 
+@ieee_float32()
 def require_function_of_image(module: nn.Module, preprocessing: Preprocessing) -> None:
     """Refuse a forward whose logits of an image are not those of this image alone, each time the same.
 

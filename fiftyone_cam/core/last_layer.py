@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fiftyone_cam.core.errors import HeadError
+from fiftyone_cam.core.float32 import ieee_float32
 from fiftyone_cam.core.heads import ConstantHead
 from fiftyone_cam.core.network import GapNetwork
 
@@ -32,6 +33,7 @@ class LastLayer(NamedTuple):
         return self.layer.bias.detach()
 
 
+@ieee_float32()
 def last_layer(network: GapNetwork) -> LastLayer:
     """The layer whose output is the logits: it is listened to in one forward of noise.
 

@@ -93,7 +93,7 @@ def _visible(share: NDArray[np.float32], threshold: float) -> NDArray[np.float32
 def _colours(colormap: str) -> NDArray[np.float32]:
     """The 256 colours of a colour map, RGB."""
     if colormap != APP:
-        bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8), _OPENCV[colormap])[:, 0]
+        bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], _OPENCV[colormap])[:, 0]
         return bgr[:, ::-1].astype(np.float32)
     stops = np.array([[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in HEAT], np.float32)
     places = np.linspace(0, len(stops) - 1, 256)

@@ -133,8 +133,9 @@ def test_what_a_forward_cannot_take_is_said_in_words():
 def test_the_callers_module_is_never_changed(wrap):
     """FIELD_REPORTS 23: it was cast to float32 in place, and moved with the run."""
     module = tiny_gap().bfloat16().train()
+    wrapped = wrap(module)  # DataParallel moves it to a GPU
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    classifier = focam.load_classifier(wrap(module), NAMES, preprocessing=SQUARE)
+    classifier = focam.load_classifier(wrapped, NAMES, preprocessing=SQUARE)
     assert classifier.network.module[-1].weight.dtype == torch.float32
     assert all(value.dtype == module.state_dict()[name].dtype for name, value in before.items())
     assert all(torch.equal(value, module.state_dict()[name]) for name, value in before.items())

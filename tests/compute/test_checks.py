@@ -10,7 +10,7 @@ from tests.helpers.networks import NAMES, SQUARE, tiny_gap, write_photos
 
 
 def test_a_run_keeps_its_checks_and_says_them_in_one_line(photos, classifier):
-    run = focam.compute_cam(photos, classifier)
+    run = focam.compute_cam(photos, classifier, device="cpu")
     for found in (run, focam.load_run(photos, "cam")):
         assert list(found.checks) == ["pixels", "logits", "maps"]
         assert found.checks["pixels"].passed is None
@@ -46,6 +46,6 @@ def test_a_device_that_computes_wrongly_ends_the_run_before_anything_is_written(
 
 def test_a_single_image_is_checked_too(dataset, tmp_path, classifier):
     dataset.add_images(write_photos(tmp_path, 1))
-    check = focam.compute_cam(dataset, classifier).checks["logits"]
+    check = focam.compute_cam(dataset, classifier, device="cpu").checks["logits"]
     assert check.passed
     assert check.detail == "float32 on cpu, 1 image of the run"

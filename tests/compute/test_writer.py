@@ -28,9 +28,8 @@ def test_the_scale_is_of_the_first_maps_wherever_the_failures_are(dataset, tmp_p
     for key, order in orders.items():
         ids = dataset.add_samples([fo.Sample(filepath=path) for path in order], progress=False)
         for batch_size in (8, 128):
-            run = focam.compute_cam(
-                dataset.select(ids, ordered=True), classifier, f"{key}_{batch_size}", batch_size=batch_size
-            )
+            view = dataset.select(ids, ordered=True)
+            run = focam.compute_cam(view, classifier, f"{key}_{batch_size}", batch_size=batch_size, device="cpu")
             scales.append(run.record.scale)
     tops = [max(0.0, heat.cam.grid.max()) for heat in dataset.limit(64).values("none_8_heatmap")]
     assert scales == pytest.approx([np.percentile(tops, 90)] * 8, rel=1e-5)

@@ -260,7 +260,7 @@ def test_a_sick_network_stores_nothing_of_what_it_says(photos):
             logits = self.body(input)
             if self.sick:
                 kind = (input[:, 0, 0, 0] * 10).round().long() % 4
-                bad = torch.tensor([0.0, torch.nan, torch.inf, -torch.inf])[kind]
+                bad = torch.tensor([0.0, torch.nan, torch.inf, -torch.inf], device=input.device)[kind]
                 logits = logits + bad[:, None]
             return logits
 

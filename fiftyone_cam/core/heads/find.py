@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fiftyone_cam.core.cam import CERTIFICATE_TOLERANCE, certificate
 from fiftyone_cam.core.errors import HeadError
+from fiftyone_cam.core.float32 import ieee_float32
 from fiftyone_cam.core.heads.constant import ConstantHead, is_affine, matrix
 from fiftyone_cam.core.heads.frozen import ACTIVATIONS, MAXIMA, RANKED, Frozen
 from fiftyone_cam.core.heads.head import IN_ORDER, SHAPE_ONLY, Head
@@ -39,6 +40,7 @@ _ON_TOP = ("softmax", "sigmoid", "log_softmax", "logsigmoid")
 _DIMS = {"NCHW": (2, 3), "NHWC": (1, 2), "NCL": (2,), "NLC": (1,)}
 
 
+@ieee_float32()
 def find_head(module: nn.Module, example: Tensor) -> Head:
     """Find and certify what follows a classifier's feature maps.
 
@@ -331,6 +333,7 @@ def _check_frozen(frozen: Frozen, value: Tensor, logits: Tensor, tap: Tap | None
             raise HeadError(f"nothing of the logits lies in cells: {', '.join(frozen.names[:12])}{advice}")
 
 
+@ieee_float32()
 def certified(module: nn.Module, example: Tensor, head: Head) -> Head:
     """This head as a module's, if the mean of each map plus the bias *is* the logit.
 
