@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import pickle
 import time
@@ -38,11 +39,15 @@ logger = logging.getLogger(__name__)
 
 _R = TypeVar("_R", bound=Outcome)
 
-BATCHES_PER_BLOCK = {"cpu": 4, "cuda": 64}
-"""Batches that an actor gets at once: what its death costs, and how often progress is heard of.
+BATCHES_PER_BLOCK = {"cpu": (4, 4), "cuda": (4, 64)}
+"""Batches that an actor gets at once, at least and at most: what its death costs, and how often progress is heard of.
 
-More on a GPU, which has nothing to do while the first batch of a block is decoded, and plans each layer anew for it.
+More on a GPU, which has nothing to do while the first batch of a block is decoded, and plans each layer anew for it;
+but not so many that some actors have nothing to do.
 """
+
+_BLOCKS_PER_ACTOR = 4
+"""So that all end at about the same time."""
 
 ATTEMPTS = 3
 """How often an image may be alone with an actor that dies before it is given up."""
@@ -90,7 +95,7 @@ def explain_all(
         plan = cluster.plan_actors(cluster.live_nodes(), engine, device)
         timing.device = f"{plan.device}, {plan.actors} Ray actor{'s' if plan.actors > 1 else ''}"
         work = _Work(ray.put(explainer), batch_size, plan)
-        size = batch_size * BATCHES_PER_BLOCK[plan.device]
+        size = batch_size * batches_per_block(math.ceil(len(pending) / batch_size), plan)
         failures_alone: Counter[str] = Counter()
         any_result, rounds_without_result = False, 0
         while pending:
@@ -129,6 +134,16 @@ def explain_all(
                     "%d images were lost with the actors that had them, and are computed again", len(pending)
                 )
                 work = _Work(work.explainer, batch_size, cluster.plan_again(plan))
+
+
+def batches_per_block(batches: int, plan: cluster.Plan) -> int:
+    """How many batches an actor gets at once, of so many in all.
+
+    >>> batches_per_block(1000, Plan(actors=4, cpus=4, gpus=1, device="cuda"))
+    62
+    """
+    least, most = BATCHES_PER_BLOCK[plan.device]
+    return max(least, min(most, batches // (plan.actors * _BLOCKS_PER_ACTOR)))
 
 
 # the work

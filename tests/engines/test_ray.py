@@ -15,7 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import fiftyone_cam as focam
-from fiftyone_cam.engines.cluster import plan_actors
+from fiftyone_cam.engines.cluster import Plan, plan_actors
+from fiftyone_cam.engines.ray import batches_per_block
 from tests.helpers.networks import write_photos
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +109,15 @@ CPU_NODE = {"CPU": 8.0}
 def test_actors_share_what_the_cluster_has(nodes, asked, device, plan):
     found = plan_actors(nodes, focam.Ray(**asked), device)
     assert (found.actors, found.cpus, found.gpus, found.device) == plan
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("actors", [1, 3, 16])
+@pytest.mark.parametrize("batches", [1, 40, 500, 5000])
+def test_no_actor_is_left_without_work_while_another_has_much(device, actors, batches):
+    each = batches_per_block(batches, Plan(actors, cpus=1, gpus=device == "cuda", device=device))
+    assert 4 <= each <= 64
+    assert each == 4 or batches / each >= 4 * actors
 
 
 @pytest.mark.parametrize(
