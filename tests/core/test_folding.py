@@ -86,6 +86,49 @@ def test_what_is_read_twice_or_called_twice_is_left_alone():
         torch.testing.assert_close(fast(batch), module(batch))
 
 
+class Standardised(nn.Conv2d):
+    """Its weights are not those that it multiplies with."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        spread = self.weight.std((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(batch, self.weight / spread, self.bias, self.stride, self.padding)
+
+
+class Doubling(nn.BatchNorm2d):
+    def forward(self, batch: Tensor) -> Tensor:
+        return 2 * super().forward(batch)
+
+
+class ByType(nn.Sequential):
+    """Leaves out what is no normalisation any more."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        for part in self:
+            batch = part(batch) if not isinstance(part, nn.Identity) else 2 * batch
+        return batch
+
+
+@pytest.mark.parametrize(("kind", "left"), [("a convolution", 1), ("a hook", 1), ("a norm", 1), ("a forward", 2)])
+def test_what_a_layer_does_beyond_its_class_is_not_folded_away(kind, left):
+    """Such a fold is another function: its run was refused."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
+    module = (ByType if kind == "a forward" else nn.Sequential)(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    if kind == "a convolution":
+        module[0] = Standardised(3, 4, 3)
+    elif kind == "a hook":
+        module[1].register_forward_hook(lambda part, args, output: output * 2)
+    elif kind == "a norm":
+        module[1] = Doubling(4)
+    module, batch = lived_in(module), torch.randn(2, 3, 20, 20)
+    fast = folded(module, batch[:1])
+    assert len(norms(fast)) == left
+    with torch.no_grad():
+        torch.testing.assert_close(fast(batch), module(batch))
+
+
 def test_a_network_for_inference_is_a_copy_and_training_goes_on_in_the_other():
     torch.manual_seed(0)
     network = GapNetwork(lived_in(build("resnet18", 3)), "abc", Preprocessing((Resize(size=(64, 64)),)))

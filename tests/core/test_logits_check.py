@@ -69,14 +69,13 @@ def test_logits_under_a_softmax_are_compared(prepared):
 
 def test_a_wrong_fold_is_refused(prepared, monkeypatch):
     """Its own maps add up to its own logits, so that no other check sees it."""
-    right = folding.fuse_conv_bn_eval
 
-    def wrong(convolution, norm):
-        fused = right(convolution, norm)
-        fused.bias.data += 0.1
-        return fused
+    def wrong(module, example):
+        fast = folding.folded(module, example)
+        next(part for part in fast.modules() if isinstance(part, nn.Conv2d)).bias.data += 0.1
+        return fast
 
-    monkeypatch.setattr(folding, "fuse_conv_bn_eval", wrong)
+    monkeypatch.setattr("fiftyone_cam.core.network.folded", wrong)
     network = GapNetwork(trained(), NAMES, SQUARE)
     assert all(isinstance(result, Explanation) for result in Explainer(network.for_inference())(prepared))
     with pytest.raises(RunError, match=r"not the network that was loaded: its logits differ by 0\.\d+ .*expected at"):
