@@ -22,7 +22,7 @@ from fiftyone_cam.core import class_maps, concepts
 from fiftyone_cam.core.concept_effects import Effects
 from fiftyone_cam.core.concept_reader import BlurredItem, BlurredReader, CellReader, SumsReader, affine
 from fiftyone_cam.core.concept_sums import Affine, CellFeatures, ImageSums, summarise
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import CamError, expect_whole
 from fiftyone_cam.core.explain import BatchRunner
 from fiftyone_cam.core.names import CONCEPTS, PRECISIONS
 from fiftyone_cam.core.network import check_precision, resolve_device
@@ -119,7 +119,11 @@ def find_concepts(
     >>> print(report)
     >>> dataset.to_patches("cam_concepts")
     """
-    _check_settings(precision, count=(count, 2), batch_size=(batch_size, 1), map_places=(map_places, 0))
+    if precision not in PRECISIONS:
+        raise CamError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    expect_whole(2, count=count)
+    expect_whole(1, batch_size=batch_size)
+    expect_whole(0, map_places=map_places, seed=seed)
     collection, run = finished_run(samples, key)
     engine = as_engine(engine, device)
     classifier = load_classifier(classifier)
@@ -132,15 +136,6 @@ def find_concepts(
     search = _Search(run, classifier, truth, seed, count, precision, engine, device, batch_size, map_places, progress)
     with terminable():
         return search.report(samples, collection)
-
-
-def _check_settings(precision: str, **least: tuple[int | None, int]) -> None:
-    """Check a precision, and whole numbers against the least that makes sense."""
-    if precision not in PRECISIONS:
-        raise CamError(f"unknown precision {precision!r}, expected one of {', '.join(PRECISIONS)}")
-    for name, (value, lowest) in least.items():
-        if value is not None and (not isinstance(value, int) or value < lowest):
-            raise CamError(f"{name} is {value!r}, expected a whole number from {lowest}")
 
 
 def _truth(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import fiftyone as fo
@@ -13,6 +13,7 @@ from fiftyone_cam.concepts import rows
 from fiftyone_cam.core.errors import CamError, RunError, did_you_mean
 from fiftyone_cam.core.names import CONCEPTS
 from fiftyone_cam.core.tables import Summary, Table, class_name, percent
+from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.collection import Collection, flattened
 from fiftyone_cam.dataset.internals import dataset_of
 from fiftyone_cam.runs import catalog
@@ -96,6 +97,7 @@ class ConceptReport:
         >>> report.view("concept 7")
         """
         label = self.concept(name).name
+        bulk.require(self.samples, [self.path])
         held = F(f"{self.path}.detections").filter(F("label") == label).map(F("confidence")).sum()
         return self.samples.match(F(f"{self.path}.detections.label").contains(label)).sort_by(held, reverse=True)
 
@@ -105,6 +107,7 @@ class ConceptReport:
         >>> report.patches("concept 7")
         """
         label = self.concept(name).name
+        bulk.require(self.samples, [self.path])
         return self.samples.filter_labels(self.path, F("label") == label).to_patches(self.path)
 
     def describe(self, most: int = 20) -> Summary:
@@ -152,7 +155,7 @@ def _cells(concept: Concept) -> list[str]:
 
     interval = "–" if concept.interval is None else f"{concept.interval[0]:+.0f} to {concept.interval[1]:+.0f}"
     return [
-        concept.name,
+        class_name(concept.name),
         percent(concept.present),
         percent(concept.share),
         percent(concept.blame),
@@ -280,6 +283,27 @@ def name_concept(samples: Collection, key: str, concept: str, name: str) -> Conc
         found.name = name
         report.run.update(concepts=report.record)
     return load_concepts(samples, key)
+
+
+def names_of(given: Sequence[str] | str, what: str) -> list[str]:
+    """Names of concepts as a list, where one name, or several, were given.
+
+    Args:
+        given: the names.
+        what: of the argument, for words.
+
+    Raises:
+        CamError: they are no names.
+
+    >>> names_of("watermark", "without")
+    ['watermark']
+    """
+    if isinstance(given, str):
+        return [given]
+    names = list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(name, str) for name in names):
+        raise CamError(f"{what} is {given!r:.80}, expected names of concepts, such as ['concept 1']")
+    return names
 
 
 def numbers_of(concepts: Sequence[Concept], names: Sequence[str]) -> list[int]:

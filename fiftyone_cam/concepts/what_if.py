@@ -11,14 +11,16 @@ import fiftyone as fo
 import numpy as np
 from numpy.typing import NDArray
 
-from fiftyone_cam.concepts.report import WHY_NOT, numbers_of, require_found
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.concepts.report import WHY_NOT, names_of, numbers_of, require_found
+from fiftyone_cam.core.errors import CamError, RunError
+from fiftyone_cam.core.names import CONCEPTS
 from fiftyone_cam.core.tables import Summary, percent
 from fiftyone_cam.dataset import bulk
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
+from fiftyone_cam.runs.concept_record import ConceptsRecord
 from fiftyone_cam.runs.concept_sums import Parts, Sums
 
 SAME, CHANGED, FIXED, BROKEN = "same", "changed", "fixed", "broken"
@@ -107,8 +109,9 @@ def what_if(
         into: the end of the fields' names.
 
     Raises:
-        RunError: there is no such run, it has no concepts, or their sums are not on this machine.
-        CamError: there is no such concept, or the head's weights are those of each image.
+        RunError: there is no such run, it or these samples have no concepts, or their sums are not on this machine.
+        CamError: there is no such concept, the head's weights are those of each image, or the run holds something else
+            in a field of that name.
 
     >>> print(focam.what_if(dataset, "cam", without=["watermark"]))
     >>> dataset.match(F("cam_without_change") == "fixed")
@@ -119,12 +122,13 @@ def what_if(
         from fiftyone_cam.classifiers.classifier import load_classifier  # imports PyTorch
 
         run.require_weights(load_classifier(classifier).fingerprint)
-    names = [without] if isinstance(without, str) else list(without)
+    names = names_of(without, "without")
+    if not names:
+        raise CamError(f"no concept is left out: expected without=, such as [{record.concepts[0].name!r}]")
     numbers = numbers_of(record.concepts, names)
     if not record.removable:
         raise CamError(f"what would be without a concept is not known: {WHY_NOT.format(grade=record.grade)}")
-    if not into.isidentifier():
-        raise CamError(f"into is {into!r}, expected the end of a field's name, such as 'without'")
+    _check_into(run, record, into)
     sums = Sums(record.folder)
     arrays = sums.require_concepts()
 
@@ -154,10 +158,22 @@ def what_if(
             prediction = _CLASSIFICATION(label=new, confidence=float(confidence[i].max()))
             values[id] = {field: prediction, change: became}
         bulk.write(run.dataset, values)
+    if not counts:
+        raise RunError(f"none of these samples has concepts of run {key!r}: widen the view, or find concepts of it")
     run.arrange()
     return WhatIf(
         run, names, field, **{name: counts[name] for name in (SAME, CHANGED, FIXED, BROKEN, "judged", "right")}
     )
+
+
+def _check_into(run: CamRun, record: ConceptsRecord, into: str) -> None:
+    """Refuse an end of a name that would write over what else the run holds."""
+    if not isinstance(into, str) or not into.isidentifier():
+        raise CamError(f"into is {into!r}, expected the end of a field's name, such as 'without'")
+    names = [into, f"{into}_change"]
+    taken = [run.path(name) for name in names if run.path(name) in run.fields]
+    if taken and (into == CONCEPTS or not set(names) <= set(record.written)):  # and not by a call before
+        raise CamError(f"into is {into!r}, and run {run.key!r} holds something else in {taken[0]!r}: give another end")
 
 
 def _logits(

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
 
 
 class CamError(Exception):
@@ -82,11 +84,24 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines and lines[0] else type(error).__name__
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def expect_whole(least: int, **values: Any) -> None:
+    """Refuse settings that are no whole numbers, or too small; None is a default of its own.
+
+    Raises:
+        CamError: names the setting, and what it is.
+
+    >>> expect_whole(1, batch_size=32, count=None)
+    """
+    for name, value in values.items():
+        if value is not None and (not isinstance(value, Integral) or value < least):
+            raise CamError(f"{name} is {value!r}, expected a whole number from {least}")
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """The names that were probably meant, as the end of a message; empty where none is like the word.
 
     >>> did_you_mean("tabbi", ["tabby", "laptop"])
     ' (did you mean tabby?)'
     """
-    close = difflib.get_close_matches(word, list(known), n=3)
+    close = difflib.get_close_matches(str(word), list(known), n=3)
     return f" (did you mean {', '.join(close)}?)" if close else ""

@@ -87,17 +87,22 @@ def writing(dataset: fo.Dataset) -> Iterator[Callable[[Mapping[str, Mapping[str,
 
 
 def require(samples: Collection, paths: Sequence[str]) -> None:
-    """Check that a view shows what is to be read, before anything is written.
+    """Check that there is what is to be read, before anything is written.
 
     Raises:
-        FieldError: it leaves out one of the fields.
+        FieldError: the view leaves out one of the fields, or the dataset has not got it.
 
     >>> require(dataset, ["cam_heatmap.logit"])
     """
     for path in paths:
         name = path.partition(".")[0]
         if not samples.has_field(name):
-            raise FieldError(f"the view leaves out the field {name!r}: take one that has it")
+            if internals.dataset_of(samples).has_field(name):
+                raise FieldError(f"the view leaves out the field {name!r}: take one that has it")
+            raise FieldError(
+                f"the dataset has no field {name!r}: where it was a run's and was deleted, compute again with "
+                "overwrite=True"
+            )
 
 
 def write(samples: Collection, values: Mapping[str, Mapping[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import fiftyone as fo
 import fiftyone.core.clips as foc
@@ -44,8 +44,7 @@ def require_images(samples: Collection, *, frames: bool = False) -> Collection:
             f"expected a dataset or a view of whole images, found a {type(samples).__name__}, whose samples are made "
             "anew each time. Export it as a dataset of its own: view.clone()"
         )
-    if not isinstance(samples, (fo.Dataset, fo.DatasetView)):
-        raise RunError(f"expected a FiftyOne dataset or view, found {type(samples).__name__}")
+    expect_collection(samples)
     try:
         samples.media_type  # noqa: B018 - of a deleted dataset all that is asked raises
     except ValueError as error:
@@ -68,6 +67,19 @@ def require_images(samples: Collection, *, frames: bool = False) -> Collection:
     if samples.count("id") == 0:  # count() takes MongoDB's estimate, which is 0 after MongoDB crashed
         raise RunError("there are no samples: add some, or widen the view")
     return samples
+
+
+def expect_collection(samples: Any) -> None:
+    """Refuse what is neither a dataset nor a view.
+
+    Raises:
+        RunError: it is something else.
+
+    >>> expect_collection(dataset.limit(3))
+    """
+    if not isinstance(samples, (fo.Dataset, fo.DatasetView)):
+        named = f": fo.load_dataset({samples!r}) loads it" if isinstance(samples, str) else ""
+        raise RunError(f"expected a FiftyOne dataset or view, found {type(samples).__name__}{named}")
 
 
 def flattened(samples: Collection) -> Collection:

@@ -76,6 +76,16 @@ def is_registered(dataset: fo.Dataset, key: str) -> bool:
     return ((found or {}).get("runs") or {}).get(key) == internals.run_id(dataset, key)
 
 
+def others_have(dataset: fo.Dataset, key: str, entry: str, value: Any) -> bool:
+    """Whether a run of another dataset, or another run of this one, has this value of an entry: clones share values.
+
+    >>> others_have(dataset, "cam", "concepts.folder", run.record.concepts.folder)
+    False
+    """
+    other = {"_id": {"$ne": internals.run_id(dataset, key)}, f"config.{entry}": value}
+    return internals.runs().find_one(other, {"_id": True}) is not None
+
+
 def remove_document(dataset: fo.Dataset, key: str) -> None:
     """Delete a run's document that no dataset refers to any more."""
     internals.runs().delete_one({"_id": internals.run_id(dataset, key)})

@@ -21,7 +21,7 @@ from bson import ObjectId
 from mongoengine.errors import DoesNotExist
 from pymongo import UpdateOne
 
-from fiftyone_cam.dataset.collection import FRAMES, Collection
+from fiftyone_cam.dataset.collection import FRAMES, Collection, expect_collection
 
 # samples
 
@@ -29,18 +29,26 @@ from fiftyone_cam.dataset.collection import FRAMES, Collection
 def dataset_of(samples: Collection) -> fo.Dataset:
     """The dataset of a view; of a dataset, itself.
 
+    Raises:
+        RunError: it is neither.
+
     >>> dataset_of(dataset.limit(3)) is dataset
     True
     """
+    expect_collection(samples)
     return samples._dataset
 
 
 def home_of(samples: Collection) -> fo.Dataset:
     """The dataset that keeps what is registered of a collection: of a view of frames, that of the videos.
 
+    Raises:
+        RunError: it is neither a dataset nor a view.
+
     >>> home_of(videos.to_frames(sample_frames=True)) is videos
     True
     """
+    expect_collection(samples)
     return samples._root_dataset
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from fiftyone_cam.classifiers.classifier import load_classifier
-from fiftyone_cam.concepts.report import ConceptReport, numbers_of, require_found
+from fiftyone_cam.concepts.report import ConceptReport, names_of, numbers_of, require_found
 from fiftyone_cam.concepts.rows import held_out
 from fiftyone_cam.core.concept_sums import Affine
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import CamError, expect_whole
 from fiftyone_cam.core.head_edits import Choice, HeadEdit, Known, choose, principal_directions
 from fiftyone_cam.core.last_layer import constant_last_layer, with_last_layer
 from fiftyone_cam.dataset.ground_truth import GroundTruth
@@ -71,16 +72,17 @@ def edit_head(
     >>> edited.save("runs/edited")
     >>> run = focam.compute_cam(dataset, edited, key="cam_edited")
     """
+    if not isinstance(report, ConceptReport):
+        raise CamError(f"expected the report of find_concepts or load_concepts, found {type(report).__name__}")
     classifier = load_classifier(classifier)
     run = catalog.load_run(report.run.dataset, report.run.key)  # a concept may have got its name since
     report, record = ConceptReport(run, report.samples), require_found(run)
     run.require_weights(classifier.fingerprint)
-    names = [remove] if isinstance(remove, str) else list(remove)
+    names = names_of(remove, "remove")
     numbers = numbers_of(record.concepts, names)
     layer = constant_last_layer(classifier.network)
-    if directions is not None and (not isinstance(directions, int) or directions < 1):
-        raise CamError(f"directions is {directions!r}, expected a whole number from 1")
-    if strength is not None and not 0 <= strength <= 2:
+    expect_whole(1, directions=directions)
+    if strength is not None and not (isinstance(strength, Real) and 0 <= strength <= 2):
         raise CamError(f"strength is {strength!r}, expected a number from 0 (nothing) to 1 (all), at most 2")
     head = Affine(layer.weight.float().cpu().numpy(), layer.bias.float().cpu().numpy())
     material = _Material.read(report, numbers, head)

@@ -15,7 +15,7 @@ from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.names import COMPILING_PAYS, CONCEPTS, ERROR, FALSE, GRADES, HEATMAP, PREDICTION, PREDICTIONS
 from fiftyone_cam.core.tables import Summary, percent
 from fiftyone_cam.core.timing import Timing
-from fiftyone_cam.dataset import app_config
+from fiftyone_cam.dataset import app_config, database
 from fiftyone_cam.dataset.collection import FRAMES
 from fiftyone_cam.runs import lease, store
 from fiftyone_cam.runs.concept_sums import Sums
@@ -175,7 +175,9 @@ class CamRun(Run[CamRecord]):
         for name in record.written:
             self.clear_field(name)
         with contextlib.suppress(RunError):  # a record from elsewhere may name anything
-            Sums(record.folder).delete()
+            sums = Sums(record.folder)
+            if not database.others_have(self.dataset, self.key, "concepts.folder", sums.name):  # as clones have
+                sums.delete()
         self.update(concepts=None)
 
     def show(self, colors: str | None = None) -> None:

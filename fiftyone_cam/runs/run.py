@@ -155,6 +155,13 @@ class Run(Generic[Record]):
         if new:
             self.update(fields={**self.record.fields, **new})
         missing = {path: schema[name] for name, path in paths.items() if not self.dataset.has_field(path)}
+        for name, path in paths.items():
+            found, wanted = self.dataset.get_field(path), schema[name].get("embedded_doc_type") or schema[name]["ftype"]
+            if found is not None and not issubclass(held := getattr(found, "document_type", type(found)), wanted):
+                raise FieldError(
+                    f"the field {path!r} holds {held.__name__}, expected {wanted.__name__}: somebody wrote something "
+                    "else under this name; delete the field, and do the same again"
+                )
         database.declare_fields(self.dataset, missing)
         return paths
 

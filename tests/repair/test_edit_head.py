@@ -144,6 +144,18 @@ def test_settings_that_make_no_sense_are_refused(classifier, report):
             focam.edit_head(classifier, report, **settings)
 
 
+def test_what_is_no_report_or_no_name_is_refused(classifier, report):
+    for arguments, words in (
+        (("cam", "concept 1"), "expected the report of find_concepts or load_concepts, found str"),
+        ((report, None), "remove is None, expected names"),
+        ((report, [7]), "remove is .7., expected names"),
+    ):
+        with pytest.raises(focam.CamError, match=words):
+            focam.edit_head(classifier, *arguments)
+    with pytest.raises(focam.CamError, match="strength is 'x', expected a number"):
+        focam.edit_head(classifier, report, "concept 1", strength="x")
+
+
 def test_another_classifier_is_refused(report):
     torch.manual_seed(1)
     other = focam.load_classifier(
