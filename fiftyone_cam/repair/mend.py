@@ -15,6 +15,7 @@ from fiftyone_cam.compute.compute_cam import compute_cam
 from fiftyone_cam.concepts.report import load_concepts
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.dataset import internals
+from fiftyone_cam.dataset.annotations import ObjectLabels
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.repair.edit_head import edit_head
 from fiftyone_cam.repair.mended import MendedClassifier
@@ -51,6 +52,7 @@ def mend(
     strength: float | None = None,
     groups: Sequence[str] | None = None,
     objects: Sequence[str] | None = None,
+    object_labels: ObjectLabels = None,
     off_object: float = 0.0,
     ground_truth: str | None = None,
     into: str | None = None,
@@ -69,6 +71,7 @@ def mend(
         strength: how much of them is removed, instead of a choice.
         groups: what :func:`retrain_head` balances over.
         objects: fields that say where the object is.
+        object_labels: more labels that mean the object.
         off_object: how much evidence off it costs.
         ground_truth: the field with the true class; by default the run's.
         into: the key of the new maps; None for the preview alone.
@@ -91,7 +94,7 @@ def mend(
     classifier = load_classifier(classifier)
     truth = ground_truth or run.ground_truth
     of_run = [run.dataset.name, run.key, run.record.updated_at, internals.stages_of(samples.view())]
-    how = [remove, directions, strength, groups, objects, off_object, truth]
+    how = [remove, directions, strength, groups, objects, object_labels, off_object, truth]
     asked = json.dumps([of_run, classifier.fingerprint, how])
     mended = _last.get(asked)
     if mended is None:
@@ -106,6 +109,7 @@ def mend(
                 truth,
                 groups=list(groups) if groups else None,
                 objects=list(objects) if objects else None,
+                object_labels=object_labels,
                 off_object=off_object,
                 device=device,
                 progress=progress,

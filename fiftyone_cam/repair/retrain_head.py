@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.core.concept_sums import Affine
-from fiftyone_cam.core.errors import CamError, HeadError
+from fiftyone_cam.core.errors import CamError, HeadError, expect_whole
 from fiftyone_cam.core.group_effects import FEWEST
 from fiftyone_cam.core.heads import ConstantHead
 from fiftyone_cam.core.last_layer import LastLayer, constant_last_layer, last_layer, with_last_layer
@@ -25,7 +25,7 @@ from fiftyone_cam.core.pooled_reader import AnnotatedItem, PooledFeatures, Poole
 from fiftyone_cam.core.results import Failure
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.dataset import bulk
-from fiftyone_cam.dataset.annotations import Scene
+from fiftyone_cam.dataset.annotations import ObjectLabels, Scene
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.engines import local
@@ -63,6 +63,7 @@ def retrain_head(
     *,
     groups: str | Sequence[str] | None = None,
     objects: str | Sequence[str] | None = None,
+    object_labels: ObjectLabels = None,
     off_object: float | Sequence[float] = 0.0,
     seed: int = 51,
     batch_size: int | None = None,
@@ -91,6 +92,7 @@ def retrain_head(
         out_dir: a folder to save a checkpoint in, for :func:`load_classifier`.
         groups: what makes the groups: a field (``"cam_verdict"``), a tag, the name of a concept, or several of them.
         objects: fields that say where the object is; samples without it are trained on as well.
+        object_labels: more labels that mean the object, as for :func:`audit`.
         off_object: how much evidence off the object costs; 1: at the start as much as one nat of loss. Several are all
             tried: of what is as accurate as the best to within two points, or two images of the smallest group, that is
             chosen which has the least share of its evidence off the object.
@@ -115,8 +117,9 @@ def retrain_head(
     >>> better = focam.retrain_head(dataset, "cam", classifier, objects="animals", off_object=1.0)
     """
     strengths = [off_object] if isinstance(off_object, (int, float)) else list(off_object)
-    if not strengths or any(not 0 <= strength < 1e6 for strength in strengths):
+    if not strengths or any(not isinstance(each, (int, float)) or not 0 <= each < 1e6 for each in strengths):
         raise CamError(f"off_object is {off_object!r}, expected a number from 0, or several")
+    expect_whole(0, seed=seed)
     if any(strengths) and objects is None:
         raise CamError(f"off_object is {off_object!r}, and nothing says where the object is: pass objects=")
     collection, run = finished_run(samples, key)
@@ -127,8 +130,10 @@ def retrain_head(
         classifier.buildable  # noqa: B018 - raises now, and not after the training
     layer = _layer(classifier, with_objects=objects is not None)
     truth = _truth(collection, run, classifier, ground_truth)
-    parted = read_groups(collection, run, groups) if groups is not None else None
-    items, labels = _items(collection, run.media_field, truth, objects)
+    parted = read_groups(collection, run, groups) if groups else None
+    fields = [objects] if isinstance(objects, str) else list(objects or [])
+    scene = Scene(collection, fields, object_labels, truth.field)
+    items, labels = _items(collection, run.media_field, truth, scene)
     classifier.network.to("cpu" if isinstance(engine, Ray) else resolve_device(device))
     data = _read(classifier, items, labels, parted, seed, batch_size, engine, device, progress)
     start = Affine(layer.weight.float().cpu().numpy(), layer.bias.float().cpu().numpy())
@@ -138,7 +143,7 @@ def retrain_head(
     settings = {
         "from": classifier.fingerprint,
         "groups": [groups] if isinstance(groups, str) else list(groups or []),
-        "objects": [objects] if isinstance(objects, str) else list(objects or []),
+        "objects": fields,
         "near": chosen.near,
         "off_object": chosen.strength,
         "dataset": run.dataset.name,
@@ -193,11 +198,10 @@ def _truth(samples: Collection, run: CamRun, classifier: Classifier, ground_trut
 
 
 def _items(
-    samples: Collection, media_field: str, truth: GroundTruth, objects: str | Sequence[str] | None
+    samples: Collection, media_field: str, truth: GroundTruth, scene: Scene
 ) -> tuple[list[AnnotatedItem], dict[str, str]]:
     """The images with a known true class, with their objects; and that class."""
-    names = [objects] if isinstance(objects, str) else list(objects or [])
-    scene = Scene(samples, names, None, truth.field)
+    names = scene.annotations.fields
     if names:
         scene.check(samples)
     items: list[AnnotatedItem] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,7 +33,9 @@ def read_groups(samples: Collection, run: CamRun, groups: str | Sequence[str]) -
     >>> read_groups(dataset, run, ["cam_verdict", "watermark"])
     {'…': 'trusted, without watermark', …}
     """
-    names = [groups] if isinstance(groups, str) else list(groups)
+    names = [groups] if isinstance(groups, str) else groups
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise FieldError(f"groups is {groups!r:.80}, expected names of fields, tags or concepts")
     return _combined(samples, [_values(samples, run, name) for name in names])
 
 
@@ -83,6 +85,9 @@ def _values(samples: Collection, run: CamRun, name: str) -> list[str]:
     if samples.has_field(name):
         found = samples.get_field(name)
         labels = isinstance(found, fo.EmbeddedDocumentField) and issubclass(found.document_type, fo.Classification)
+        if not labels and isinstance(found, (fo.EmbeddedDocumentField, fo.ListField, fo.DictField, fo.VectorField)):
+            kind = getattr(found, "document_type", type(found)).__name__
+            raise FieldError(f"groups: {name!r} is of type {kind}, expected a field of one word, number or class")
         return [_word(name, value) for value in samples.values(f"{name}.label" if labels else name)]
     record = run.record.concepts
     concepts = {} if record is None else {concept.name: concept.number for concept in record.concepts}

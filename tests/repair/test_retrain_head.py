@@ -81,6 +81,19 @@ def test_evidence_off_the_object_costs(grouped, classifier):
     assert off[100.0] < 0.5 * off[0.0]
 
 
+def test_labels_that_mean_the_object_are_as_good_as_the_class_itself(grouped, classifier):
+    grouped.clone_sample_field("animals", "things")
+    grouped.map_labels("things", dict.fromkeys(NAMES, "thing")).save("things")
+    arguments = {"groups": "place", "off_object": 1.0, "progress": False}
+    weights = [
+        focam.retrain_head(grouped, "cam", classifier, "ground_truth", **arguments, **objects).network.head.weight
+        for objects in ({"objects": "animals"}, {"objects": "things", "object_labels": ["thing"]})
+    ]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+    with pytest.raises(focam.FieldError, match="pass object_labels="):
+        focam.retrain_head(grouped, "cam", classifier, "ground_truth", objects="things", **arguments)
+
+
 def test_the_path_of_costs_is_shown_and_less_off_the_object_would_cost_accuracy(grouped, classifier):
     better = focam.retrain_head(
         grouped, "cam", classifier, "ground_truth", objects="animals", off_object=[0.0, 1.0, 100.0]
@@ -141,6 +154,10 @@ def test_groups_come_from_fields_tags_and_concepts(grouped, report):
     assert there <= {id for id, name in concept.items() if name == "with concept 1"}
     with pytest.raises(focam.FieldError, match=r"no field, tag or concept 'nigth' \(did you mean night"):
         read_groups(grouped, run, "nigth")
+    with pytest.raises(focam.FieldError, match="'animals' is of type Detections, expected a field of one word"):
+        read_groups(grouped, run, "animals")
+    with pytest.raises(focam.FieldError, match="groups is 7, expected names"):
+        read_groups(grouped, run, 7)
 
 
 def test_what_makes_no_sense_is_refused(grouped, classifier, tmp_path):
@@ -148,6 +165,12 @@ def test_what_makes_no_sense_is_refused(grouped, classifier, tmp_path):
         focam.retrain_head(grouped, "cam", classifier, "ground_truth", off_object=1.0)
     with pytest.raises(focam.CamError, match="expected a number from 0"):
         focam.retrain_head(grouped, "cam", classifier, "ground_truth", objects="animals", off_object=-1)
+    for settings, words in (
+        ({"off_object": "x"}, "off_object is 'x'"),
+        ({"seed": "x"}, "seed is 'x', expected a whole"),
+    ):
+        with pytest.raises(focam.CamError, match=words):
+            focam.retrain_head(grouped, "cam", classifier, "ground_truth", objects="animals", **settings)
     with pytest.raises(focam.CamError, match="expected at least 40"):
         focam.retrain_head(grouped.limit(12), "cam", classifier, "ground_truth")
 
