@@ -28,6 +28,7 @@ from fiftyone_cam.core.names import ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.core.overlay import APP, Picture, blend, caption, check_style, stack
 from fiftyone_cam.core.tables import Summary
 from fiftyone_cam.core.workers import Workers, default_count
+from fiftyone_cam.dataset import bulk, internals
 from fiftyone_cam.dataset.collection import Collection, flattened
 from fiftyone_cam.dataset.ground_truth import Translation
 from fiftyone_cam.runs import catalog
@@ -192,6 +193,11 @@ def _rows(samples: Collection, run: CamRun) -> list[dict[str, Any]]:
     heatmap, prediction, error = (run.field(name) for name in (HEATMAP, PREDICTION, ERROR))
     paths = ["id", run.media_field, f"{prediction}.label", f"{prediction}.confidence"]
     paths += [f"{heatmap}.logit", error]
+    if truth and internals.dataset_of(samples).has_field(truth):
+        bulk.require(samples, [truth])
+    else:
+        truth = None  # it was deleted since
+    bulk.require(samples, paths)
     columns = samples.values(paths)
     truths = samples.values(f"{truth}.label") if truth else [None] * len(columns[0])
     rows = []

@@ -11,7 +11,7 @@ import fiftyone.brain as fob
 import fiftyone.core.utils as fou
 
 from fiftyone_cam.classifiers.classifier import load_classifier
-from fiftyone_cam.core.errors import HeadError, RunError
+from fiftyone_cam.core.errors import CamError, HeadError, RunError, did_you_mean
 from fiftyone_cam.core.explain import Explainer
 from fiftyone_cam.core.names import PREDICTION
 from fiftyone_cam.core.results import Explanation, Item
@@ -20,6 +20,8 @@ from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.media import read_files
 from fiftyone_cam.engines import local
 from fiftyone_cam.runs import catalog
+
+_METHODS = ("umap", "tsne", "pca")
 
 _FEW, _MANY = 100, 10_000
 """Of fewer images t-SNE makes nothing, of more it takes minutes."""
@@ -53,11 +55,16 @@ def visualize(
     Raises:
         RunError: there is no such run, it has no result, was made with other weights, or the brain key is taken.
         HeadError: the network has no pooled features.
+        CamError: there is no such method, or its package is not installed.
 
     >>> brain_key = focam.visualize(dataset, "cam", classifier)
     >>> dataset.load_brain_results(brain_key).points.shape
     (259, 2)
     """
+    if method not in (None, *_METHODS):
+        raise CamError(f"method is {method!r}{did_you_mean(method, _METHODS)}: expected one of {', '.join(_METHODS)}")
+    if method == "umap" and find_spec("umap") is None:
+        raise CamError("method='umap' needs the package umap-learn: install it, or take 'tsne' or 'pca'")
     collection, run = catalog.finished_run(samples, key)
     dataset, brain_key = run.dataset, run.visualization
     if dataset.has_brain_run(brain_key):

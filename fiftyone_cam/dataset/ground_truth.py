@@ -154,10 +154,12 @@ def check_field(samples: Collection, field: str, *, several: bool = False) -> bo
     if not isinstance(field, str):
         raise FieldError(f"the ground truth is {field!r:.80}, expected the name of a field")
     found = samples.get_field(field)
+    if found is None and isinstance(samples, fo.DatasetView) and dataset_of(samples).has_field(field):
+        raise FieldError(f"the view leaves out the field {field!r}, which is the ground truth: take one that has it")
     if found is None:
         candidates = list(samples.get_field_schema(embedded_doc_type=fo.Classification))
         raise FieldError(
-            f"there is no field {field!r} for the ground truth: "
+            f"there is no field {field!r} for the ground truth{did_you_mean(field, candidates)}: "
             + (
                 f"the Classification fields are {', '.join(candidates)}"
                 if candidates

@@ -16,7 +16,7 @@ from PIL import Image
 import fiftyone_cam as focam
 from fiftyone_cam.analysis.export_overlays import COLUMNS, ON_SHEET, export_overlays
 from fiftyone_cam.core.contact_sheet import Card, contact_sheet, shrink
-from fiftyone_cam.core.errors import CamError, RunError
+from fiftyone_cam.core.errors import CamError, FieldError, RunError
 from fiftyone_cam.core.image import read_image
 from fiftyone_cam.core.overlay import blend
 from fiftyone_cam.core.preprocessing import CenterCrop, Preprocessing, Resize
@@ -311,6 +311,17 @@ def test_what_is_asked_wrongly_is_refused_before_a_folder_is_made(photos, tmp_pa
         with pytest.raises(error):
             export_overlays(photos, *arguments)
     assert not out.exists()
+
+
+def test_a_field_that_is_missing_is_named_and_a_truth_that_was_deleted_is_not_known(photos, tmp_path):
+    with pytest.raises(FieldError, match="the view leaves out the field"):
+        export_overlays(photos.select_fields("filepath"), "cam", tmp_path / "out")
+    photos.delete_sample_field("ground_truth")
+    export_overlays(photos, "cam", tmp_path / "out", progress=False)
+    assert {row["right"] for row in listed(tmp_path / "out")} == {""}
+    photos.delete_sample_field("cam_error")
+    with pytest.raises(FieldError, match="the dataset has no field 'cam_error'"):
+        export_overlays(photos, "cam", tmp_path / "out")
 
 
 def test_predictions_are_judged_in_the_words_of_the_class_map(dataset, tmp_path, classifier):
