@@ -7,6 +7,7 @@ from typing import Any
 from fiftyone.operators import types
 
 from fiftyone_cam.concepts.report import list_concepts
+from fiftyone_cam.core.errors import did_you_mean
 from fiftyone_cam.core.tables import percent
 from fiftyone_cam.plugin import forms
 from fiftyone_cam.runs import catalog
@@ -51,9 +52,17 @@ def ask_for_names(inputs: types.Object, run: CamRun, name: str, description: str
         default=names[:1],
         view=choices(run, multiple=True),
     )
-    unknown = [each for each in given or () if each not in names]
-    if unknown:
-        forms.mark_invalid(
-            prop, f"run {run.key} has no concept {unknown[0]!r}: expected such as {', '.join(names[:3])}"
-        )
+    if wrong := [each for each in given or () if each not in names]:
+        forms.mark_invalid(prop, unknown(run, wrong[0]))
     return prop
+
+
+def unknown(run: CamRun, name: Any) -> str:
+    """That a run has no concept of a name, and which could be meant.
+
+    >>> unknown(run, "concpt 1")
+    "run cam has no concept 'concpt 1' (did you mean concept 1?): expected such as concept 1, concept 2, concept 3"
+    """
+    names = [concept.name for concept in concepts_of(run)]
+    expected = ", ".join(names[:3])
+    return f"run {run.key} has no concept {name!r:.80}{did_you_mean(name, names)}: expected such as {expected}"

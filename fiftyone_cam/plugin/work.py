@@ -128,10 +128,11 @@ def recorder(ctx: Any) -> Report:
     return lambda bar: record(bar) if isinstance(bar, Progress) else every_two_seconds(bar)
 
 
-def stop(name: str) -> None:
-    """End what is being done under a name, at its next report."""
+def stop(name: str) -> bool:
+    """End what is being done under a name, at its next report; whether there is such work."""
     if name in _stops:
         _stops[name].set()
+    return name in _stops
 
 
 def busy() -> bool:

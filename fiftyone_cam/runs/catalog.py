@@ -57,7 +57,7 @@ def list_runs(samples: Collection) -> list[str]:
 
 
 def load_runs(samples: Collection) -> tuple[dict[str, CamRun], dict[str, str]]:
-    """All runs by their keys; of those whose record cannot be read, why.
+    """All runs by their keys, the newest last; of those whose record cannot be read, why.
 
     >>> runs, unreadable = load_runs(dataset)
     >>> list(runs), unreadable
@@ -81,7 +81,7 @@ def _load_all(keys: Iterable[str], load: Callable[[str], Kind]) -> tuple[dict[st
             found[key] = load(key)
         except RunError as error:
             unreadable[key] = str(error)
-    return found, unreadable
+    return dict(sorted(found.items(), key=lambda entry: entry[1].record.created_at)), unreadable
 
 
 def load_run(samples: Collection, key: str) -> CamRun:

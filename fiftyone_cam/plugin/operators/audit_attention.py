@@ -28,6 +28,7 @@ class AuditAttention(CamOperator["AuditReport"]):
     description = "Was it right, and did it look in the right place? Verdicts, numbers and views"
     submit = "Audit"
     icon = "audit"
+    also = ("objects", "show_classes")
 
     def function(self) -> Callable[..., AuditReport]:
         from fiftyone_cam import audit
@@ -129,6 +130,11 @@ def draw_objects(inputs: types.Object, ctx: Any, places: Sequence[str]) -> None:
             "still measures how the evidence is spread",
             "warning",
         )
+    draw_object_labels(inputs, ctx)
+
+
+def draw_object_labels(inputs: types.Object, ctx: Any) -> None:
+    """The labels that mean the object, beside the true class."""
     prop = inputs.str(
         "object_labels",
         label="Labels that are the object",
@@ -141,27 +147,29 @@ def draw_objects(inputs: types.Object, ctx: Any, places: Sequence[str]) -> None:
 
 
 def object_labels(typed: Any) -> Mapping[str, Sequence[str]] | list[str] | None:
-    """What was typed as labels that are the object: with commas for all classes, or JSON by class.
+    """What was typed as labels that are the object: with commas for all classes, or JSON. Python gives it as it is.
 
     Raises:
-        CamError: it is JSON, but no object of lists.
+        CamError: it is neither a list of labels nor an object of lists.
 
-    >>> object_labels("animal, pet")
-    ['animal', 'pet']
+    >>> object_labels("animal, pet"), object_labels('["animal"]')
+    (['animal', 'pet'], ['animal'])
     """
     if not typed:
         return None
-    if not isinstance(typed, str):
-        return typed
-    if not typed.lstrip().startswith("{"):
+    if isinstance(typed, str) and not typed.lstrip().startswith(("{", "[")):
         return [part.strip() for part in typed.split(",") if part.strip()] or None
     try:
-        found = json.loads(typed)
+        found = json.loads(typed) if isinstance(typed, str) else typed
     except ValueError as error:
         raise CamError(f"this is no JSON: {error}") from error
-    if not all(isinstance(value, (str, list)) for value in found.values()):
-        raise CamError('expected lists of labels by class, such as {"cat": ["head", "tail"]}')
-    return dict(found)
+    if isinstance(found, Mapping) and all(isinstance(value, (str, list, tuple)) for value in found.values()):
+        return dict(found)
+    if isinstance(found, (list, tuple)) and all(isinstance(value, (str, int)) for value in found):
+        return list(found)
+    raise CamError(
+        'expected labels, such as ["animal"], or lists of labels by class, such as {"cat": ["head", "tail"]}'
+    )
 
 
 def summary(report: AuditReport) -> str:

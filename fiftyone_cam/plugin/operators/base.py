@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -16,7 +16,7 @@ from fiftyone.operators import types
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.dataset import app_config, internals
-from fiftyone_cam.plugin import forms, installed, work
+from fiftyone_cam.plugin import forms, installed, parameters, work
 from fiftyone_cam.plugin.operators.restore_colors import plain_tooltips
 
 Result = TypeVar("Result")
@@ -58,6 +58,8 @@ class CamOperator(foo.Operator, Generic[Result]):
     """Whether it works on a view of the frames of videos; or, where it takes no view, on a dataset of videos."""
     takes_view: ClassVar[bool] = True
     """Whether it works on the samples in view."""
+    also: ClassVar[Sequence[str]] = ()
+    """Parameters that it takes where its form does not show them: from Python and agents."""
 
     # what each operator says of itself
 
@@ -169,8 +171,15 @@ class CamOperator(foo.Operator, Generic[Result]):
             forms.mark_invalid(inputs.view("problem", types.Error(label=problem)), problem)
         elif ARGUMENTS not in ctx.params:
             self.draw(inputs, ctx)
+            seen = work.has_app(ctx)
+            if not seen and parameters.take_as_meant(inputs, ctx.params):
+                inputs = types.Object()
+                self.draw(inputs, ctx)
             forms.require(inputs, ctx.params)
-            if not work.has_app(ctx):
+            if not seen:
+                # what was scheduled may have been a form, which keeps what was typed into fields it does not show now
+                also = None if ctx.delegated else self.also
+                parameters.check(inputs, ctx.params, also, ctx.request_params.get("view_target"))
                 forms.fill_in(inputs, ctx.params)
         return types.Property(inputs, view=types.PromptView(label=self.title, submit_button_label=self.submit))
 

@@ -56,11 +56,9 @@ class CompareCamRuns(CamOperator["Comparison"]):
         return work.summary(ctx, "Two runs compared", summary(result))
 
     def answer(self, ctx: Any, result: Comparison) -> dict[str, Any]:
-        return {
-            "before": result.before,
-            "after": result.run.key,
-            "classes": [row._asdict() for row in result.classes],
-        }
+        classes = [row._asdict() for row in result.classes]
+        none = {} if classes else {"note": "none of these samples has a map of both runs"}
+        return {"before": result.before, "after": result.run.key, "classes": classes, **none}
 
 
 def summary(found: Comparison) -> str:

@@ -12,9 +12,10 @@ from fiftyone.operators import types
 from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.dataset import internals
 from fiftyone_cam.engines.settings import Engine, Local, Ray, as_engine
-from fiftyone_cam.plugin import compute_form, forms, model_sources, work
+from fiftyone_cam.plugin import compute_form, forms, model_sources, parameters, work
 from fiftyone_cam.plugin.operators.base import CamOperator, show_written
 from fiftyone_cam.plugin.operators.restore_colors import recolor
+from fiftyone_cam.plugin.source_forms import SOURCES
 from fiftyone_cam.plugin.translation_form import parse
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class ComputeCam(CamOperator["CamRun"]):
     icon = "cam"
     preparing = "Loading the classifier"
     takes_frames = True
+    also = (
+        *(*parameters.CLASSIFIER, *parameters.ENGINE, "source", *SOURCES, "advanced", "key", "ground_truth"),
+        *("class_map", "show_classes", "media_field", "top_k", "precision", "colors", "overwrite", "retry_failed"),
+    )
 
     def function(self) -> Callable[..., CamRun]:
         """``compute_cam``, with those arguments of ``load_classifier`` that a form has."""

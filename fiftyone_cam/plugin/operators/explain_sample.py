@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import fiftyone as fo
+from bson import ObjectId
 from fiftyone.operators import types
 
+from fiftyone_cam.core.errors import did_you_mean
 from fiftyone_cam.core.names import operator_uri
 from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import forms, model_sources, work
@@ -35,6 +37,7 @@ class ExplainSample(CamOperator[fo.Heatmap]):
     preparing = "Explaining; the first time, the classifier is loaded"
     delegable = False
     takes_view = False
+    also = ("sample_id", "classifier")
 
     def function(self) -> Callable[..., fo.Heatmap]:
         from fiftyone_cam.compute.explain_sample import explain_sample
@@ -45,7 +48,12 @@ class ExplainSample(CamOperator[fo.Heatmap]):
         return forms.button(types.Places.SAMPLES_VIEWER_ACTIONS, self.title, self.icon)
 
     def problem(self, ctx: Any) -> str | None:
-        return None if _sample_id(ctx) else "Open a sample, or select one"
+        sample = _sample_id(ctx)
+        if sample is None:
+            return "Open a sample, or select one; from Python: pass sample_id"
+        if not ObjectId.is_valid(sample) or not ctx.dataset.select(sample).count("id"):
+            return f"This dataset has no sample of id {sample!r:.80}: expected a sample's id"
+        return None
 
     def draw(self, inputs: types.Object, ctx: Any) -> None:
         work.import_ahead()
@@ -65,7 +73,8 @@ class ExplainSample(CamOperator[fo.Heatmap]):
         )  # below: the list of classes then covers it, and not the button
         label = ctx.params.get("label")
         if label and label not in run.classes:
-            forms.mark_invalid(prop, f"{label} is none of the {len(run.classes):,} classes{_near(label, run.classes)}")
+            near = did_you_mean(label, run.classes)
+            forms.mark_invalid(prop, f"{label!r:.80} is none of the {len(run.classes):,} classes{near}")
         needed = {"Class": ctx.params.get("label", suggested)}
         if model_sources.of_record(run.record) is None:
             needed["Classifier"] = ctx.params.get("classifier")
@@ -142,13 +151,7 @@ def _sample_id(ctx: Any) -> str | None:
 def _suggestion(dataset: fo.Dataset, sample_id: str, run: CamRun) -> str | None:
     """The class to ask about first: the true one of a wrong prediction, otherwise the predicted one."""
     sample = dataset[sample_id]
-    found = [sample.get_field(path) for path in (run.ground_truth, run.field("prediction")) if path]
+    paths = [path for path in (run.ground_truth, run.field("prediction")) if path and sample.has_field(path)]
+    found = [sample.get_field(path) for path in paths]
     labels = [label.label for label in found if label is not None and label.label in run.classes]
     return labels[0] if labels else None
-
-
-def _near(label: str, classes: list[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(label, classes, n=3)
-    return f": did you mean {' or '.join(near)}?" if near else ""

@@ -10,7 +10,7 @@ import fiftyone as fo
 from fiftyone.operators import types
 
 from fiftyone_cam.core.names import operator_uri
-from fiftyone_cam.plugin import compute_form, forms, model_sources, work
+from fiftyone_cam.plugin import compute_form, forms, model_sources, parameters, work
 from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.plugin.operators.compute_cam import chosen_engine, engine_params
 from fiftyone_cam.plugin.translation_form import parse, translation
@@ -33,6 +33,7 @@ class FindConcepts(CamOperator["ConceptReport"]):
     submit = "Find"
     icon = "concepts"
     preparing = "Loading the classifier"
+    also = ("classifier", "count", "show_classes", *parameters.ENGINE)
 
     def function(self) -> Callable[..., ConceptReport]:
         from fiftyone_cam.concepts.find_concepts import find_concepts

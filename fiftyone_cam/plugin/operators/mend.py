@@ -14,6 +14,7 @@ from fiftyone_cam.core.errors import CamError
 from fiftyone_cam.core.names import HEATMAP, PREDICTION
 from fiftyone_cam.core.tables import escape_markdown
 from fiftyone_cam.plugin import compute_form, concept_form, forms, model_sources, work
+from fiftyone_cam.plugin.operators.audit_attention import draw_object_labels, object_labels
 from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.plugin.operators.compare_cam_runs import summary
 from fiftyone_cam.plugin.queries import place_fields
@@ -43,6 +44,10 @@ class Mend(CamOperator["Mended"]):
     icon = "concepts"
     preparing = "Loading the classifier"
     beside = True
+    also = (
+        *("classifier", "remove", "directions", "strength", "ground_truth", "groups", "objects", "object_labels"),
+        *("off_object", "device", "into", "out_dir"),
+    )
 
     def function(self) -> Callable[..., Mended]:
         from fiftyone_cam.repair.mend import mend
@@ -89,6 +94,7 @@ class Mend(CamOperator["Mended"]):
         else:
             given = ("ground_truth", "groups", "objects", "off_object", "device")
             found |= {name: params[name] for name in given if params.get(name)}
+            found |= {"object_labels": labels} if (labels := object_labels(params.get("object_labels"))) else {}
         if not params.get("preview"):
             into = params.get("into") or _key(ctx.dataset, run)
             found |= {"into": into, "out_dir": params.get("out_dir") or str(_folder(ctx.dataset, into))}
@@ -206,6 +212,7 @@ def _groups(inputs: types.Object, ctx: Any, run: CamRun) -> None:
         description="Fields that say where the object is, of some samples at least",
         view=forms.choices(dict.fromkeys(places, ""), multiple=True),
     )
+    draw_object_labels(inputs, ctx)
     prop = inputs.float(
         "off_object",
         label="Cost of evidence off the object",

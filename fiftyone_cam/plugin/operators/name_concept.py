@@ -43,13 +43,13 @@ class NameConcept(CamOperator["ConceptReport"]):
             "concept", names, label="Concept", default=names[0], required=True, view=concept_form.choices(run)
         )
         if chosen not in names:
-            forms.mark_invalid(prop, f"run {run.key} has no concept {chosen!r}")
+            forms.mark_invalid(prop, concept_form.unknown(run, chosen))
         prop = inputs.str(
             "name",
             label="Name",
             description="What its places show, in a word or two: watermark, cage, snow",
         )
-        name = (ctx.params.get("name") or "").strip()
+        name = str(ctx.params.get("name") or "").strip()
         if name in names and name != chosen:
             forms.mark_invalid(prop, f"there is a concept {name!r} already: use another name")
         forms.ask_for(inputs, {"Name": name})

@@ -26,6 +26,7 @@ class ScoreAttention(CamOperator["ScoreReport"]):
     description = "How well the maps find the object: MaxBoxAcc, pointing game and others, beside baselines"
     submit = "Score"
     icon = "score"
+    also = ("objects", "classifier")
 
     def function(self) -> Callable[..., ScoreReport]:
         from fiftyone_cam import score_attention

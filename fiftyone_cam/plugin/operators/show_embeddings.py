@@ -31,6 +31,7 @@ class ShowEmbeddings(CamOperator[CamRun]):
     submit = "Show"
     icon = "audit"
     preparing = "Loading the classifier"
+    also = ("classifier", "overwrite")
 
     def function(self) -> Callable[..., str]:
         from fiftyone_cam.compute.visualize import visualize

@@ -18,5 +18,5 @@ class StopWork(foo.Operator):
             name="stop_work", label="Stop computing", unlisted=True, risk_level="low", view_target=False
         )
 
-    def execute(self, ctx: Any) -> None:
-        work.stop(str(ctx.params.get("work")))
+    def execute(self, ctx: Any) -> dict[str, Any]:
+        return {"stopped": work.stop(str(ctx.params.get("work")))}

@@ -34,6 +34,10 @@ class TrainGapClassifier(CamOperator[TrainingRun]):
     icon = "train"
     preparing = "Reading the labels"
     delegated_first = True
+    also = (
+        *("advanced", "pretrained", "freeze", "fraction", "overwrite", "key", "media_field", "device", "size"),
+        *("batch_size", "learning_rate", "snapshots", "patience", "seed"),
+    )
 
     def function(self) -> Callable[..., Any]:
         from fiftyone_cam.training.train_classifier import train_classifier

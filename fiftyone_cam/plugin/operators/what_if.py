@@ -49,7 +49,7 @@ class WhatIf(CamOperator["Answer"]):
             description=f"Writes {run.key}_{into}, and {run.key}_{into}_change: same, fixed, broken or changed",
             default=INTO,
         )
-        if not into.isidentifier():
+        if not str(into).isidentifier():
             forms.mark_invalid(prop, f"{into!r} is no end of a field's name: expected a word such as {INTO!r}")
         inputs.view_target(ctx, action_description="Predict", require_flat=True)
 
