@@ -37,8 +37,15 @@ def own_copy(module: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             break
         module = inner
+    # what was computed from parameters is made anew in each forward (weight_norm, pruning), and cannot be copied
+    computed = {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
     try:
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, computed)
     except Exception as error:  # modules hold anything: locks, graphs, handles
         logger.warning(
             "%s cannot be copied (%s): it is used itself, in float32 and on the device of the run",

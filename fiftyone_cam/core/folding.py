@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -40,16 +41,24 @@ def folded(module: nn.Module, example: Tensor) -> nn.Module:
     with torch.no_grad():
         expected = read_logits(module(example))
         for fitting in (lambda part: True, _is_plain):
-            fast = copy.deepcopy(module).requires_grad_(False)
-            parts = dict(fast.named_modules())
-            for convolution, norm in _pairs(fast, example):
-                if fitting(parts[convolution]) and fitting(parts[norm]):
-                    fused = fuse_conv_bn_eval(parts[convolution], parts[norm])
-                    _replace(fast, convolution, fused)
-                    _replace(fast, norm, nn.Identity())
-            if same(read_logits(fast(example)), expected, _ROUNDING if example.device.type == "cpu" else _ROUNDING_GPU):
-                return fast
+            with suppress(Exception):  # layers that make their weights in each forward take no others
+                fast = _with_pairs(module, example, fitting)
+                rounding = _ROUNDING if example.device.type == "cpu" else _ROUNDING_GPU
+                if same(read_logits(fast(example)), expected, rounding):
+                    return fast
     return copy.deepcopy(module).requires_grad_(False)
+
+
+def _with_pairs(module: nn.Module, example: Tensor, fitting: Callable[[nn.Module], bool]) -> nn.Module:
+    """A copy in which all pairs of fitting layers are one layer each."""
+    fast = copy.deepcopy(module).requires_grad_(False)
+    parts = dict(fast.named_modules())
+    for convolution, norm in _pairs(fast, example):
+        if fitting(parts[convolution]) and fitting(parts[norm]):
+            fused = fuse_conv_bn_eval(parts[convolution], parts[norm])
+            _replace(fast, convolution, fused)
+            _replace(fast, norm, nn.Identity())
+    return fast
 
 
 def _is_plain(part: nn.Module) -> bool:

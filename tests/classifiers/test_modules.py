@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import fiftyone_cam as focam
 from fiftyone_cam.core.preprocessing import Preprocessing, Resize
@@ -143,6 +144,25 @@ def test_the_callers_module_is_never_changed(wrap):
     with torch.no_grad():
         classifier.network.module[-1].weight.zero_()
     assert module[-1].weight.abs().max() > 0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`")
+@pytest.mark.parametrize("how", [nn.utils.weight_norm, lambda part: prune.l1_unstructured(part, "weight", 0.5)])
+def test_weights_that_are_computed_are_copied_too(how):
+    """They were used themselves: cast in place, and moved with the run."""
+    module = tiny_gap().bfloat16()
+    for index in (0, 3, 8):
+        how(module[index])
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    network = focam.load_classifier(module, NAMES, preprocessing=SQUARE).network
+    assert all(value.dtype == before[name].dtype for name, value in module.state_dict().items())
+    assert network.for_inference() is not network
+    batch = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = module.float().eval()(SQUARE.normalize(batch))
+    for each in (network, network.for_inference()):
+        with each.evaluating():
+            torch.testing.assert_close(each.forward(batch)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_classes_of_one_name_are_told_apart():
