@@ -25,7 +25,8 @@ def load_weights(module: nn.Module, path: Path, what: str, trusted: Any = None) 
     """Load a file of weights into a module, whatever wrapper it was saved through; say what was taken off.
 
     Prefixes that all names share (``module.``, ``_orig_mod.``, ``model.``), the counter of averaged models, and the
-    old names of torchvision's DenseNets are taken off where the names then fit.
+    old names of torchvision's DenseNets are taken off where the names then fit; losses and metrics, which Lightning
+    saves beside the network, are left out.
 
     Args:
         module: of the architecture that the weights are for.
@@ -46,12 +47,22 @@ def load_weights(module: nn.Module, path: Path, what: str, trusted: Any = None) 
     found = sorted(_state_dicts(content), key=lambda entry: _rank(entry[0]))
     if not found:
         raise SourceError(f"{path.name} holds no state dict: expected tensors by name, found {_described(content)}")
-    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    for place, state in found:
-        for prefix, fitted in _variants(state):
-            if _fits(fitted, shapes):
-                module.load_state_dict(fitted)
-                return ": ".join(part for part in (".".join(place), prefix) if part)
+    wanted = module.state_dict()
+    fitting = [
+        (_rank(place), ": ".join(part for part in (".".join(place), prefix) if part), fitted)
+        for place, state in found
+        for prefix, fitted in _fitting(state, wanted)
+    ]
+    if fitting:
+        rank, part, fitted = fitting[0]
+        others = [name for other, name, state in fitting[1:] if other == rank and not _equal(state, fitted)]
+        if others:
+            raise SourceError(
+                f"{path.name} holds several weights that fit {what}: {', '.join([part, *others])}. "
+                "Save the ones that you mean alone"
+            )
+        module.load_state_dict(fitted)
+        return part
     raise SourceError(f"{path.name} does not fit {what}: {_misfit(module, found[0][1])}")
 
 
@@ -124,6 +135,30 @@ def _rank(place: tuple[str, ...]) -> tuple[bool, int]:
     return averaged, min(usual, default=len(_USUAL))
 
 
+def _fitting(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Tensor]]]:
+    """The variant that fits, if there is one; of a state dict of several modules the variants of each that does."""
+    for prefix, fitted in _variants(state):
+        if _fits(fitted, wanted):
+            return [(prefix, fitted)]
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        modules.setdefault(name.partition(".")[0] if "." in name else "", {})[name] = value
+    if len(modules) < 2:
+        return []
+    found = {name: _fitting(part, wanted) for name, part in modules.items() if name}
+    beside = [name for name in modules if not found.get(name)]
+    return (
+        [] if any(not _BESIDE.search(name) for name in beside) else [each for part in found.values() for each in part]
+    )
+
+
+_BESIDE = re.compile(r"loss|criterion|metric|acc|auroc|f1|precision|recall|confus", re.IGNORECASE)
+
+
+def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return all(name in second and torch.equal(value, second[name]) for name, value in first.items())
+
+
 def _variants(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The weights under the names that they may have had before they were wrapped, with the prefix taken off."""
     current = {name: value for name, value in state.items() if name != "n_averaged"}
@@ -142,15 +177,29 @@ def _variants(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tens
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)")
 
 
-def _fits(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> bool:
-    needed = {name for name in shapes if not name.endswith("num_batches_tracked")}  # PyTorch fills in the counters
-    return needed <= state.keys() <= shapes.keys() and all(state[name].shape == shapes[name] for name in state)
+def _fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    needed = {name for name in wanted if not name.endswith("num_batches_tracked")}  # PyTorch fills in the counters
+    return needed <= state.keys() <= wanted.keys() and all(
+        value.shape == wanted[name].shape and _oddity(value, wanted[name]) is None for name, value in state.items()
+    )
+
+
+def _oddity(value: Tensor, wanted: Tensor) -> str | None:
+    """What a tensor is that cannot be taken for weights: quantised ones would be copied without their scale."""
+    if value.is_meta or value.layout != torch.strided:
+        return "without values" if value.is_meta else f"of layout {value.layout}"
+    if wanted.is_floating_point() and not value.is_floating_point():
+        return f"of type {value.dtype}"
+    return None
 
 
 def _misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
     """Why the best of the variants does not fit, in PyTorch's words, and with the prefix that it carries."""
     shapes = module.state_dict()
     prefix, best = max(_variants(state), key=lambda entry: len(entry[1].keys() & shapes.keys()))
+    odd = ((name, _oddity(value, shapes[name])) for name, value in best.items() if name in shapes)
+    if found := next(((name, oddity) for name, oddity in odd if oddity), None):
+        return f"{found[0]} is {found[1]}, expected plain floats"
     try:
         module.load_state_dict(best)
     except RuntimeError as error:

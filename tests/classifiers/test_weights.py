@@ -36,6 +36,10 @@ WRAPPED: dict[str, Callable[[State], Any]] = {
     "with its arguments": lambda state: {"state_dict": state, "args": argparse.Namespace(lr=0.1)},
     "nested twice": lambda state: {"checkpoint": {"model": state}},
     "only the average": lambda state: {"state_dict_ema": state},
+    "Lightning, with its loss and a metric": lambda state: {
+        "state_dict": {**prefixed("net.")(state), "criterion.weight": torch.ones(3), "val_acc.tp": torch.zeros(1)}
+    },
+    "twice the same": lambda state: {"a": state, "b": dict(state)},
     "half precision": lambda state: {k: v.half() if v.is_floating_point() else v for k, v in state.items()},
 }
 
@@ -49,6 +53,31 @@ def test_weights_are_found_in_what_they_were_saved_in(tmp_path, wrapper):
     tolerance = 1e-3 if wrapper == "half precision" else 0
     for name, value in state.items():
         torch.testing.assert_close(loaded[name], value, atol=tolerance, rtol=tolerance)
+
+
+def changed(state: State) -> State:
+    return {name: 2 * value for name, value in state.items()}
+
+
+REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
+    "two of them": (lambda state: {"a": state, "b": changed(state)}, "several weights that fit .*: a, b. Save the"),
+    "a student and its teacher": (
+        lambda state: {**prefixed("student.")(state), **prefixed("teacher.")(changed(state))},
+        r"several weights that fit .*: student\., teacher\.",
+    ),
+    "something else beside": (lambda state: {**prefixed("net.")(state), "scale": torch.ones(1)}, "does not fit"),
+    "whole numbers": (lambda state: {k: v.to(torch.int8) for k, v in state.items()}, "is of type torch.int8, expected"),
+    "no values": (lambda state: {k: v.to("meta") for k, v in state.items()}, "is without values, expected"),
+    "sparse": (lambda state: {k: v.to_sparse() for k, v in state.items()}, "is of layout torch.sparse_coo"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_weights_that_could_be_misread_are_refused(tmp_path, kind):
+    made, message = REFUSED[kind]
+    torch.save(made(build("small_gap_net", 3).state_dict()), tmp_path / "w.pth")
+    with pytest.raises(focam.SourceError, match=message):
+        focam.load_classifier(tmp_path / "w.pth", NAMES, arch="small_gap_net")
 
 
 def test_averaged_models_and_the_weights_before_the_average(tmp_path):
