@@ -12,9 +12,9 @@ from fiftyone import ViewField as F
 from fiftyone_cam.analysis.audit_report import THRESHOLD, VERDICTS, AuditReport
 from fiftyone_cam.analysis.findings import Finder
 from fiftyone_cam.core import class_maps
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import CamError, is_number
 from fiftyone_cam.dataset import bulk
-from fiftyone_cam.dataset.annotations import ObjectLabels, Scene
+from fiftyone_cam.dataset.annotations import ObjectLabels, Scene, field_names
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs.cam_run import CamRun
@@ -81,8 +81,9 @@ def audit(
     >>> report.summary()
     >>> dataset.load_saved_view("cam distracted")
     """
-    if not 0 < threshold < 1:
-        raise CamError(f"threshold is {threshold}, expected a focus between 0 and 1, such as {THRESHOLD}")
+    if not is_number(threshold) or not 0 < threshold < 1:
+        raise CamError(f"threshold is {threshold!r}, expected a focus between 0 and 1, such as {THRESHOLD}")
+    threshold = float(threshold)  # the database keeps no NumPy's
     collection, run = finished_run(samples, key)
     auditor = _Auditor(collection, run, ground_truth, objects, object_labels, class_map, threshold)
     bulk.require(collection, auditor.paths)
@@ -157,7 +158,7 @@ class _Auditor:
         ground_truth = run.ground_truth if ground_truth is None else ground_truth
         given = class_maps.resolve(class_map, run.classes)
         class_map = settings.class_map if given is None else given
-        names = [objects] if isinstance(objects, str) else list(objects or ())
+        names = field_names(objects)
         run.refuse_own([] if ground_truth is None else [ground_truth], "ground truth")
         run.refuse_own(names, "objects")
         self.truth = GroundTruth.read(samples, ground_truth, run.classes, class_map)

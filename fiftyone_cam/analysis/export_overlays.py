@@ -21,7 +21,7 @@ from fiftyone_cam.core.boxes import as_box
 from fiftyone_cam.core.contact_sheet import Card, contact_sheet, shrink
 from fiftyone_cam.core.display import OPACITY
 from fiftyone_cam.core.errors import CamError, FieldError, ImageError, NotDoneError
-from fiftyone_cam.core.files import write_atomically
+from fiftyone_cam.core.files import folder_of, write_atomically
 from fiftyone_cam.core.image import call_reader, read_image
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import ERROR, HEATMAP, PREDICTION
@@ -132,7 +132,7 @@ def export_overlays(
             f"the pictures of run {key!r} were read by {made['read']}, which no record can hold: pass it again, read=…"
         )
     rows = _rows(samples, run)
-    folder = Path(out_dir).expanduser().absolute()
+    folder = folder_of(out_dir)
     manifest = _Manifest(folder)
     manifest.claim([row["file"] for row in rows if row["file"]])
     full = tuple(made["full"]) if isinstance(made.get("full"), list) else made.get("full")

@@ -8,7 +8,7 @@ from typing import Any
 
 import fiftyone as fo
 
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import CamError, is_number
 from fiftyone_cam.core.evidence import evidence_box
 from fiftyone_cam.core.names import PREDICTION
 from fiftyone_cam.core.workers import Workers, default_count
@@ -47,8 +47,9 @@ def localize(samples: Collection, key: str = "cam", threshold: float = 0.2, *, p
     >>> boxes = focam.localize(dataset, "cam")
     >>> dataset.evaluate_detections(boxes, gt_field="objects", eval_key="loc", classwise=True)
     """
-    if not 0 < threshold <= 1:
-        raise CamError(f"threshold is {threshold}, expected a share of the maximum: above 0, at most 1")
+    if not is_number(threshold) or not 0 < threshold <= 1:
+        raise CamError(f"threshold is {threshold!r}, expected a share of the maximum: above 0, at most 1")
+    threshold = float(threshold)  # the database keeps no NumPy's
     collection, run = finished_run(samples, key)
     translation = Translation(run.classes, run.record.settings.class_map)
     reader = MapReader(run)

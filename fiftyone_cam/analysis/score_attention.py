@@ -19,7 +19,7 @@ from fiftyone_cam.core.names import CONTRAST, TOP
 from fiftyone_cam.core.regions import Cells, Polygon, Shape, partition
 from fiftyone_cam.core.results import Failure
 from fiftyone_cam.dataset import bulk
-from fiftyone_cam.dataset.annotations import ObjectLabels, Scene
+from fiftyone_cam.dataset.annotations import ObjectLabels, Scene, field_names
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs.cam_run import CamRun
@@ -173,7 +173,7 @@ class _Scorer:
             if record.audit is None or not record.audit.objects:
                 raise FieldError("say where the objects are: objects='a field of boxes, polygons or masks'")
             objects = record.audit.objects
-        names = [objects] if isinstance(objects, str) else list(objects)
+        names = field_names(objects)
         run.refuse_own([] if ground_truth is None else [ground_truth], "ground truth")
         run.refuse_own(names, "objects")
         self.truth = GroundTruth.read(samples, ground_truth, run.classes, record.settings.class_map)

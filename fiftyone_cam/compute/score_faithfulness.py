@@ -17,7 +17,7 @@ from fiftyone_cam.classifiers.classifier import load_classifier
 from fiftyone_cam.core import faithfulness
 from fiftyone_cam.core.boxes import WHOLE
 from fiftyone_cam.core.display import lay_out
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import CamError, expect_whole
 from fiftyone_cam.core.explain import Prepared, prepare
 from fiftyone_cam.core.network import GapNetwork
 from fiftyone_cam.core.results import Item
@@ -138,8 +138,8 @@ def score_faithfulness(
 
     >>> print(focam.score_faithfulness(dataset, classifier))
     """
-    if count < 1:
-        raise CamError(f"count is {count}, expected a number of images")
+    expect_whole(1, count=count)
+    expect_whole(0, seed=seed)
     paths = [path for _, path in read_files(samples, media_field)]
     network = load_classifier(classifier).network
     random = np.random.default_rng(seed)

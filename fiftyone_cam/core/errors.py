@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -95,6 +95,15 @@ def expect_whole(least: int, **values: Any) -> None:
     for name, value in values.items():
         if value is not None and (not isinstance(value, Integral) or value < least):
             raise CamError(f"{name} is {value!r}, expected a whole number from {least}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number, of Python or NumPy.
+
+    >>> is_number(0.5), is_number("0.5"), is_number(None)
+    (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

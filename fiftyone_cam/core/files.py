@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from fiftyone_cam.core.errors import CamError
+
 
 @contextlib.contextmanager
 def write_atomically(path: Path, *, staging: Path | None = None) -> Iterator[Path]:
@@ -35,6 +37,20 @@ def write_atomically(path: Path, *, staging: Path | None = None) -> Iterator[Pat
             _sync(path.parent)
     finally:
         new.unlink(missing_ok=True)
+
+
+def folder_of(path: str | os.PathLike[str]) -> Path:
+    """A folder that somebody named, as an absolute path; ``~`` is their home.
+
+    Raises:
+        CamError: it is no path.
+
+    >>> folder_of("overlays")
+    PosixPath('/home/me/overlays')
+    """
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise CamError(f"the folder is {path!r:.80}, expected a path")
+    return Path(path).expanduser().absolute()
 
 
 def _sync(path: Path) -> None:

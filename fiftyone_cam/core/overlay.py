@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fiftyone_cam.core.boxes import Box
 from fiftyone_cam.core.display import HEAT, OPACITY, THRESHOLD, fade_width
-from fiftyone_cam.core.errors import CamError
+from fiftyone_cam.core.errors import CamError, is_number
 
 APP = "heat"
 """The colours of the App."""
@@ -109,8 +109,8 @@ def check_style(colormap: str, alpha: float) -> None:
     """
     if colormap not in COLORMAPS:
         raise CamError(f"there is no colour map {colormap!r}, expected one of {', '.join(sorted(COLORMAPS))}")
-    if not 0 <= alpha <= 1:
-        raise CamError(f"alpha is {alpha}, expected 0 to 1")
+    if not is_number(alpha) or not 0 <= alpha <= 1:
+        raise CamError(f"alpha is {alpha!r}, expected 0 to 1")
 
 
 def _seen_pixels(seen: Box, height: int, width: int) -> tuple[slice, slice]:

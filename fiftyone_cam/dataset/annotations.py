@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import fiftyone as fo
@@ -177,10 +177,30 @@ class Scene:
             )
 
 
+def field_names(objects: str | Sequence[str] | None) -> list[str]:
+    """The fields that say where things are, where one, several, or none were given.
+
+    Raises:
+        FieldError: they are no names.
+
+    >>> field_names("animals"), field_names(None)
+    (['animals'], [])
+    """
+    if objects is None or isinstance(objects, str):
+        return [objects] if objects else []
+    if not isinstance(objects, Sequence) or not all(isinstance(name, str) for name in objects):
+        raise FieldError(f"objects is {objects!r:.80}, expected names of fields, such as ['animals']")
+    return list(objects)
+
+
 def _parse_object_labels(given: ObjectLabels) -> tuple[dict[str, set[str]], set[str]]:
     """Labels by true class, and those of all classes."""
     if given is None:
         return {}, set()
+    if not isinstance(given, Iterable):
+        raise FieldError(
+            f"object_labels is {given!r:.80}, expected labels, ['animal'], or by class {{'cat': ['head']}}"
+        )
     if isinstance(given, Mapping):
         lists = {true: [labels] if isinstance(labels, (str, int)) else labels for true, labels in given.items()}
         return {true: set(map(str, labels)) for true, labels in lists.items()}, set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,7 +10,8 @@ import fiftyone as fo
 import fiftyone.core.patches as fop
 import numpy as np
 
-from fiftyone_cam.core.errors import ImageError, RunError
+from fiftyone_cam.core.errors import ImageError, RunError, is_number
+from fiftyone_cam.core.files import folder_of
 from fiftyone_cam.core.image import read_image
 
 
@@ -35,7 +35,7 @@ def crop_patches(
         stand in ``dataset.info["left_out"]``.
 
     Raises:
-        RunError: it is no view of patches.
+        RunError: it is no view of patches, the folder is a file, or there is a dataset of that name.
 
     >>> crops = focam.crop_patches(dataset.to_patches("ground_truth"), "crops")
     >>> focam.compute_cam(crops, "efficientnet_lite0", ground_truth="ground_truth")
@@ -45,7 +45,13 @@ def crop_patches(
             f"expected a view of patches, dataset.to_patches('ground_truth'), found a {type(patches).__name__}"
         )
     field = _field(patches)
-    folder = Path(out_dir).expanduser().absolute()
+    folder = folder_of(out_dir)
+    if folder.is_file():
+        raise RunError(f"{folder} is a file: give a folder")
+    if not is_number(margin) or margin < 0:
+        raise RunError(f"margin is {margin!r}, expected a share of the object's sides, from 0")
+    if name is not None and fo.dataset_exists(name):
+        raise RunError(f"there is a dataset {name!r} already: give another name, or fo.delete_dataset({name!r})")
     folder.mkdir(parents=True, exist_ok=True)
     samples, left_out = [], {}
     path, image, problem = None, np.zeros((0, 0, 3), np.uint8), ""

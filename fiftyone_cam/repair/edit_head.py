@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from fiftyone_cam.classifiers.classifier import load_classifier
 from fiftyone_cam.concepts.report import ConceptReport, names_of, numbers_of, require_found
 from fiftyone_cam.concepts.rows import held_out
 from fiftyone_cam.core.concept_sums import Affine
-from fiftyone_cam.core.errors import CamError, expect_whole
+from fiftyone_cam.core.errors import CamError, expect_whole, is_number
 from fiftyone_cam.core.head_edits import Choice, HeadEdit, Known, choose, principal_directions
 from fiftyone_cam.core.last_layer import constant_last_layer, with_last_layer
 from fiftyone_cam.dataset.ground_truth import GroundTruth
@@ -82,7 +81,7 @@ def edit_head(
     numbers = numbers_of(record.concepts, names)
     layer = constant_last_layer(classifier.network)
     expect_whole(1, directions=directions)
-    if strength is not None and not (isinstance(strength, Real) and 0 <= strength <= 2):
+    if strength is not None and not (is_number(strength) and 0 <= strength <= 2):
         raise CamError(f"strength is {strength!r}, expected a number from 0 (nothing) to 1 (all), at most 2")
     head = Affine(layer.weight.float().cpu().numpy(), layer.bias.float().cpu().numpy())
     material = _Material.read(report, numbers, head)

@@ -25,7 +25,7 @@ from fiftyone_cam.core.pooled_reader import AnnotatedItem, PooledFeatures, Poole
 from fiftyone_cam.core.results import Failure
 from fiftyone_cam.core.timing import Timing
 from fiftyone_cam.dataset import bulk
-from fiftyone_cam.dataset.annotations import ObjectLabels, Scene
+from fiftyone_cam.dataset.annotations import ObjectLabels, Scene, field_names
 from fiftyone_cam.dataset.collection import Collection
 from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.engines import local
@@ -131,7 +131,7 @@ def retrain_head(
     layer = _layer(classifier, with_objects=objects is not None)
     truth = _truth(collection, run, classifier, ground_truth)
     parted = read_groups(collection, run, groups) if groups else None
-    fields = [objects] if isinstance(objects, str) else list(objects or [])
+    fields = field_names(objects)
     scene = Scene(collection, fields, object_labels, truth.field)
     items, labels = _items(collection, run.media_field, truth, scene)
     classifier.network.to("cpu" if isinstance(engine, Ray) else resolve_device(device))

@@ -53,6 +53,8 @@ class Recipe:
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1) and not (value is None and name == "patience"):
                 raise TrainingError(f"{name} is {value!r}, expected a whole number from 1")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise TrainingError(f"seed is {self.seed!r}, expected a whole number from 0")
         if self.freeze not in (None, "backbone"):
             raise TrainingError(f"freeze is {self.freeze!r}, expected None or 'backbone'")
         rate = self.learning_rate

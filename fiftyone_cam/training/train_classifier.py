@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fiftyone_cam.classifiers.classifier import Classifier, load_classifier
 from fiftyone_cam.core.errors import FieldError, RunError, SourceError, TrainingError, did_you_mean
+from fiftyone_cam.core.files import folder_of
 from fiftyone_cam.core.names import LITE, SMALL
 from fiftyone_cam.core.network import GapNetwork, resolve_device
 from fiftyone_cam.core.preprocessing import Preprocessing
@@ -115,7 +116,7 @@ def train_classifier(
     >>> run = focam.compute_cam(dataset, classifier, key="cam", ground_truth="ground_truth")
     """
     collection = require_images(samples)
-    folder = Path(out_dir).expanduser().absolute()
+    folder = folder_of(out_dir)
     key = key or key_of(folder)
     _check(collection, ground_truth, arch, weights, size, recipe, snapshots)
     check_key(dataset_of(collection), key)

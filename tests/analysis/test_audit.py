@@ -274,6 +274,12 @@ def test_fields_that_cannot_be_used_are_refused_with_what_could_be(dataset):
         focam.audit(dataset, ground_truth="objects")
     with pytest.raises(focam.CamError, match=r"threshold is 1\.5"):
         focam.audit(dataset, threshold=1.5)
+    with pytest.raises(focam.CamError, match=r"threshold is '0\.5', expected"):
+        focam.audit(dataset, threshold="0.5")
+    with pytest.raises(focam.FieldError, match="objects is 7, expected names of fields"):
+        focam.audit(dataset, objects=7)
+    with pytest.raises(focam.FieldError, match="object_labels is 7, expected"):
+        focam.audit(dataset, objects="objects", object_labels=7)
     with pytest.raises(focam.RunError, match="no CAM run 'other'"):
         focam.audit(dataset, "other")
     with pytest.raises(focam.FieldError, match="leaves out the field 'cam_heatmap'"):

@@ -307,6 +307,8 @@ def test_what_is_asked_wrongly_is_refused_before_a_folder_is_made(photos, tmp_pa
         (RunError, ("nope", out)),
         (CamError, ("cam", out, "rainbows")),
         (CamError, ("cam", out, "jet", 2.0)),
+        (CamError, ("cam", out, "jet", "x")),
+        (CamError, ("cam", None)),
     ):
         with pytest.raises(error):
             export_overlays(photos, *arguments)

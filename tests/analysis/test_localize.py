@@ -94,7 +94,7 @@ def test_boxes_are_ready_for_fiftyones_own_evaluation(dataset):
 def test_what_cannot_be_localized_is_refused(dataset):
     ids = dataset.add_samples([fo.Sample(filepath="/none/0.jpg")])
     made_run(dataset, {ids[0]: Made("cat", np.ones((2, 2)))}, CLASSES)
-    for threshold in (0, -0.2, 1.5):
+    for threshold in (0, -0.2, 1.5, "x", None):
         with pytest.raises(focam.CamError, match="expected a share of the maximum"):
             focam.localize(dataset, threshold=threshold)
     with pytest.raises(focam.RunError, match="no CAM run 'other'"):
@@ -102,6 +102,8 @@ def test_what_cannot_be_localized_is_refused(dataset):
     with pytest.raises(focam.FieldError, match="leaves out"):
         focam.localize(dataset.select_fields())
     assert not dataset.has_sample_field("cam_boxes")
+    focam.localize(dataset, threshold=np.float32(0.5))  # a number of NumPy is one, and can be kept
+    assert focam.load_run(dataset, "cam").record.localization.threshold == 0.5
 
 
 @pytest.mark.slow

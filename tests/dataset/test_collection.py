@@ -76,3 +76,20 @@ def test_a_crop_that_cannot_be_made_is_left_out_and_said(photos, tmp_path):
     crops.delete()
     with pytest.raises(focam.RunError, match="expected a view of patches"):
         focam.crop_patches(photos, tmp_path / "crops")
+
+
+def test_crops_that_make_no_sense_are_refused_before_anything_is_written(photos, tmp_path):
+    patches = photos.to_patches("objects")
+    for arguments, words in (
+        ((tmp_path / "0.png",), "is a file: give a folder"),
+        ((None,), "the folder is None, expected a path"),
+    ):
+        with pytest.raises(focam.CamError, match=words):
+            focam.crop_patches(patches, *arguments)
+    for settings, words in (
+        ({"name": photos.name}, "there is a dataset"),
+        ({"margin": "x"}, "margin is 'x', expected"),
+    ):
+        with pytest.raises(focam.RunError, match=words):
+            focam.crop_patches(patches, tmp_path / "crops", **settings)
+    assert not (tmp_path / "crops").exists()
