@@ -33,6 +33,8 @@ from fiftyone_cam.networks import architectures
 from fiftyone_cam.runs.record import ClassifierRecord
 
 
+@torch.inference_mode(False)  # whatever the caller is in the middle of
+@torch.autocast("cpu", enabled=False)
 def load_classifier(
     source: Any,
     classes: Sequence[str] | None = None,

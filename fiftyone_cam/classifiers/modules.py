@@ -101,6 +101,13 @@ def require_values(module: nn.Module) -> None:
 
     >>> require_values(module)
     """
+    for part in module.modules():
+        library = type(part).__module__
+        if library.startswith(("bitsandbytes", "torchao")) or (library.startswith("torch.ao.nn.") and "quant" in library):
+            raise SourceError(
+                f"the module is quantised, with {library}.{type(part).__name__} in it: load the float module that it "
+                "was made from"
+            )
     if any(is_lazy(parameter) for parameter in module.parameters()):
         raise SourceError(
             "the module has lazy layers that never ran, so that their weights would be random: run it once on an "
@@ -244,7 +251,8 @@ class _Chosen(nn.Module):
 def _returned(module: nn.Module, preprocessing: Preprocessing, count: int = 2) -> Any:
     """What the forward returns for inputs of noise: for the first of two what it returns for one."""
     height, width = preprocessing.input_size()
-    noise = torch.randn(2, len(preprocessing.mean), height, width, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, len(preprocessing.mean), height, width, generator=generator, dtype=torch.float32)
     parameter = next(module.parameters(), noise)
     flags = [(part, part.training) for part in module.modules()]
     module.eval()
@@ -267,6 +275,8 @@ def _advice(error: Exception, channels: int) -> str:
         return "If it needs more than the image, wrap it in a module whose forward takes the image alone"
     if "dtype" in str(error) or "type should be the same" in str(error) or "bias type" in str(error):
         return "If it casts inside its forward, such as x.half(), take that out: here it is run in float32"
+    if "Guard failed" in str(error):
+        return "It was exported for inputs of one shape: load the module that it was exported from"
     if "channel" in str(error):
         grey = "mean=(0.5,), std=(0.5,) for grey" if channels != 1 else "three means for colour"
         return f"If it takes other channels, pass preprocessing=Preprocessing(…) with a mean for each: {grey}"

@@ -98,8 +98,8 @@ class GapNetwork:
         """Inputs of the size that a picture gets, with the statistics of normalised pixels; the same each time."""
         height, width = self.preprocessing.input_size()
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(count, len(self.preprocessing.mean), height, width, generator=generator)
-        return noise.to(self.device)
+        shape = (count, len(self.preprocessing.mean), height, width)
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(self.device)
 
     def to(self, device: str | torch.device) -> GapNetwork:
         """Move module and head.
@@ -230,8 +230,15 @@ class GapNetwork:
 
     @contextlib.contextmanager
     def no_gradients(self) -> Iterator[None]:
-        """For a block of forwards: inference mode, or less where the head's gradient will be asked for."""
-        with torch.inference_mode(isinstance(self.head, ConstantHead)), torch.no_grad():
+        """For a block of forwards: inference mode, or less where the head's gradient will be asked for.
+
+        Autocast of the caller's, if that is on, is off: maps would be rounded with it.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(isinstance(self.head, ConstantHead)))
+            stack.enter_context(torch.no_grad())
+            if torch.is_autocast_enabled(self.device.type):
+                stack.enter_context(torch.autocast(self.device.type, enabled=False))
             yield
 
     def _joined(self, parts: Sequence[Reading]) -> Reading:

@@ -81,6 +81,10 @@ REFUSED = {
     ),
     "none of them": (Around(lambda net, x: 1 - (1 - (net[:4](x)[:, :3] - 6).sigmoid()).flatten(2).prod(2)), "in cells"),
     "a cast inside": (Around(lambda net, x: net(x.half()).float()), "casts inside its forward.*run in float32"),
+    "whole numbers": (
+        torch.ao.quantization.quantize_dynamic(tiny_gap().eval(), {nn.Linear}),
+        r"is quantised, with torch\.ao.*: load the float module",
+    ),
     "lazy layers": (nn.Sequential(tiny_gap()[:7], nn.LazyLinear(3)), "lazy layers that never ran"),
     "the first of the batch": (Around(lambda net, x: net(x[:1])), "not a classifier"),
 }
@@ -171,6 +175,36 @@ def test_one_image_and_channels_last_are_taken_as_a_forward_can_take_them(tmp_pa
         explainer = Explainer(network, reference=Reference(classifier.network))
         assert isinstance(explainer(batch)[0], Explanation)
         assert explainer.logits_check.passed
+
+
+class Default64:
+    """As many a notebook begins."""
+
+    def __enter__(self) -> None:
+        torch.set_default_dtype(torch.float64)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_default_dtype(torch.float32)
+
+
+AROUND = {
+    "inference mode": torch.inference_mode,
+    "no gradients": torch.no_grad,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "float64 by default": Default64,
+}
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("layers", [(nn.Linear(16, 3),), (nn.LayerNorm(16), nn.Linear(16, 3))], ids=["exact", "other"])
+def test_what_the_caller_is_in_the_middle_of_changes_nothing(tmp_path, around, layers):
+    [path] = write_photos(tmp_path, 1)
+    module = nn.Sequential(tiny_gap()[:7], *layers)
+    expected = focam.load_classifier(module, NAMES, preprocessing=SQUARE).explain(path).maps[0]
+    with AROUND[around]():
+        found = focam.load_classifier(module, NAMES, preprocessing=SQUARE).explain(path).maps[0]
+    np.testing.assert_allclose(found.grid, expected.grid, rtol=1e-6, atol=1e-7)
+    assert (found.logit, found.bias) == pytest.approx((expected.logit, expected.bias), abs=1e-6)
 
 
 def test_colours_said_in_bytes_are_refused():
