@@ -103,7 +103,8 @@ def require_values(module: nn.Module) -> None:
     """
     for part in module.modules():
         library = type(part).__module__
-        if library.startswith(("bitsandbytes", "torchao")) or (library.startswith("torch.ao.nn.") and "quant" in library):
+        of_torch = library.startswith("torch.ao.nn.") and "quant" in library
+        if of_torch or library.startswith(("bitsandbytes", "torchao")):
             raise SourceError(
                 f"the module is quantised, with {library}.{type(part).__name__} in it: load the float module that it "
                 "was made from"
