@@ -203,8 +203,8 @@ def test_what_the_caller_is_in_the_middle_of_changes_nothing(tmp_path, around, l
     expected = focam.load_classifier(module, NAMES, preprocessing=SQUARE).explain(path).maps[0]
     with AROUND[around]():
         found = focam.load_classifier(module, NAMES, preprocessing=SQUARE).explain(path).maps[0]
-    np.testing.assert_allclose(found.grid, expected.grid, rtol=1e-6, atol=1e-7)
-    assert (found.logit, found.bias) == pytest.approx((expected.logit, expected.bias), abs=1e-6)
+    np.testing.assert_allclose(found.grid, expected.grid, rtol=1e-4, atol=1e-5)
+    assert (found.logit, found.bias) == pytest.approx((expected.logit, expected.bias), abs=1e-5)
 
 
 def test_colours_said_in_bytes_are_refused():
