@@ -124,10 +124,12 @@ class GroundTruth(Translation):
         truth.unmatched = {label: count for label, count in labels.items() if not truth.indices(label)}
         # Where these samples match nothing, but the whole dataset does, they only happen to have no such label.
         if labels and len(labels) == len(truth.unmatched) and not truth._matches_any(dataset_of(samples)):
+            alike = {word.strip().casefold() for word in truth.words} & {label.strip().casefold() for label in labels}
+            hint = " (some differ by capitals or spaces alone)" if alike else ""
             raise FieldError(
                 f"no label of {field!r} matches a class: found {sorted(labels)[:5]}, the classes are "
-                f"{truth.words[:5]}, …; translate classes into labels: class_map= in Python, Translation of classes in "
-                "the form"
+                f"{truth.words[:5]}, …{hint}; translate classes into labels: class_map= in Python, Translation of "
+                "classes in the form"
             )
         return truth
 
@@ -177,5 +179,11 @@ def check_field(samples: Collection, field: str, *, several: bool = False) -> bo
                 "compute_cam takes several, for a classifier of independent labels: "
                 "load_classifier(…, activation='sigmoid')"
             )
-        raise FieldError(f"the ground truth {field!r} is of type {name}, expected Classification")
+        advice = (
+            f": dataset.set_values('truth', [fo.Classification(label=word) for word in dataset.values({field!r})]) "
+            "makes one of its words"
+            if isinstance(found, fo.StringField)
+            else ""
+        )
+        raise FieldError(f"the ground truth {field!r} is of type {name}, expected Classification{advice}")
     return False

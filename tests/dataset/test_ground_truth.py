@@ -45,3 +45,13 @@ def test_labels_that_match_no_class_are_counted(dataset):
     with pytest.raises(FieldError, match=r"no label of 'truth' matches a class: found \['cat', 'cow', 'horse'\]"):
         GroundTruth.read(dataset, "truth", CLASSES)
     assert GroundTruth.read(dataset, None, CLASSES).unmatched == {}
+
+
+def test_a_refusal_says_what_to_do(dataset):
+    """Words that differ by capitals or spaces alone, and a field of plain words: its advice works as it stands."""
+    dataset.add_samples([fo.Sample(filepath=f"/none/{i}.jpg", word=w) for i, w in enumerate(["Tabby", "laptop "])])
+    with pytest.raises(FieldError, match=r"StringField, expected Classification: (.*) makes one of its words") as found:
+        GroundTruth.read(dataset, "word", CLASSES)
+    exec(str(found.value).split(": ", 1)[1].split(" makes one")[0], {"dataset": dataset, "fo": fo})
+    with pytest.raises(FieldError, match="some differ by capitals or spaces alone"):
+        GroundTruth.read(dataset, "truth", CLASSES)
