@@ -110,6 +110,8 @@ def load_classifier(
     modules.require_values(loaded.module)
     module = (modules.own_copy(loaded.module) if loaded.borrowed else loaded.module).float()
     module, count, own = modules.with_output(module, told, output)
+    if output is not None:
+        loaded.origin["output"] = output
     modules.require_function_of_image(module, told)
     names = numbered(classes or loaded.classes)
     if count == 1:
@@ -267,13 +269,15 @@ class Classifier(FiftyOneModel):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights: names, shapes and values of the state dict, in hexadecimal."""
+        """SHA-256 of the weights: names, shapes and values of the state dict, and which output was chosen."""
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for name, tensor in sorted(self.network.module.state_dict().items()):
                 values = tensor.detach().cpu().contiguous()
                 digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
                 digest.update(values.flatten().view(torch.uint8).numpy().data)
+            if "output" in self.origin:  # one body with two heads is two classifiers
+                digest.update(f"output {self.origin['output']!r}".encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 

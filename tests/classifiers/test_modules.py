@@ -70,6 +70,15 @@ def test_the_output_that_is_meant_is_taken(case):
     assert classifier.network.head.error < 1e-5
 
 
+def test_two_heads_of_one_body_are_two_classifiers():
+    """Of one fingerprint, a run with the one went on with the other."""
+    module = Returning(lambda f, a, c: [a, c])
+    first, second = (focam.load_classifier(module, NAMES, preprocessing=SQUARE, output=i) for i in (0, 1))
+    assert first.fingerprint != second.fingerprint
+    assert second.describe().details["output"] == 1
+    assert first.fingerprint == focam.load_classifier(module, NAMES, preprocessing=SQUARE, output=0).fingerprint
+
+
 @pytest.mark.parametrize(
     ("shape", "kwargs", "message"),
     [
