@@ -26,10 +26,10 @@ from fiftyone_cam.core.image import call_reader, read_image
 from fiftyone_cam.core.limits import limits
 from fiftyone_cam.core.names import ERROR, HEATMAP, PREDICTION
 from fiftyone_cam.core.overlay import APP, Picture, blend, caption, check_style, stack
-from fiftyone_cam.core.tables import Summary
+from fiftyone_cam.core.tables import Summary, percent
 from fiftyone_cam.core.workers import Workers, default_count
 from fiftyone_cam.dataset import bulk, internals
-from fiftyone_cam.dataset.collection import Collection, flattened
+from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.dataset.ground_truth import Translation
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
@@ -117,7 +117,7 @@ def export_overlays(
         an :class:`Overlays`.
 
     Raises:
-        RunError: there is no such run.
+        RunError: there is no such run, there are no samples, or they are no whole images.
         CamError: the style is unknown, the run's own function was not passed, or the folder holds other files of these
             names, or cannot be written.
 
@@ -125,7 +125,8 @@ def export_overlays(
     12 overlays in overlays, listed in manifest.csv
     """
     check_style(colormap, alpha)
-    run, samples = catalog.load_run(samples, key), flattened(samples)
+    samples = require_images(samples)
+    run = catalog.load_run(samples, key)
     made = run.record.classifier.preprocessing
     if "read" in made and read is None:
         raise CamError(
@@ -240,7 +241,7 @@ def _sections(worst: Sequence[dict[str, Any]], small: dict[str, Picture]) -> lis
 
 
 def _words(row: dict[str, Any]) -> list[str]:
-    lines = [f"{row['label']} {row['confidence']:.1%}"]
+    lines = [f"{row['label']} {percent(row['confidence'])}"]
     return [*lines, f"truth: {row['truth']}"] if row["right"] is False else lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -157,8 +157,10 @@ def compute_cam(
     with _noting_what_stops_it(run, collection), terminable():
         judged = ground_truth is not None
         schema = field_schema(top_k, judged and not truth.several, independent, judged and truth.several)
+        gone = _gone(run, schema)
         _declare(run, collection, schema)
         collection = _with_fields(collection, run)
+        overwrite = overwrite or any(not collection.exists(path).limit(1).count("id") for path in gone)
         if not run.record.revision and catalog.list_runs(run.dataset) == [key]:  # the dataset's first heatmaps
             run.hide_filled()
         run.show()  # now: an open App may look at the first results
@@ -267,6 +269,13 @@ def _differences(record: CamRecord, classifier: ClassifierRecord, settings: Sett
         if before != value:
             found.append(name if name == "class_map" else f"{name} was {before!r}, now {value!r}")
     return ["another classifier" if name == "sha256" else name for name in found]
+
+
+def _gone(run: CamRun, names: Iterable[str]) -> list[str]:
+    """Fields of a run that somebody has deleted: what is computed is told by the maps, so these would stay empty."""
+    if not run.record.revision:
+        return []
+    return [run.field(name) for name in names if name != ERROR and not run.dataset.has_field(run.path(name))]
 
 
 def _declare(run: CamRun, samples: Collection, schema: Mapping[str, Mapping[str, Any]]) -> None:

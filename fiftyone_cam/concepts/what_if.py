@@ -16,7 +16,7 @@ from fiftyone_cam.core.errors import CamError, RunError
 from fiftyone_cam.core.names import CONCEPTS
 from fiftyone_cam.core.tables import Summary, percent
 from fiftyone_cam.dataset import bulk
-from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.dataset.ground_truth import GroundTruth
 from fiftyone_cam.runs import catalog
 from fiftyone_cam.runs.cam_run import CamRun
@@ -116,6 +116,7 @@ def what_if(
     >>> print(focam.what_if(dataset, "cam", without=["watermark"]))
     >>> dataset.match(F("cam_without_change") == "fixed")
     """
+    samples = require_images(samples)
     run = catalog.load_run(samples, key)
     record = require_found(run)
     if classifier is not None:

@@ -93,7 +93,7 @@ def expect_whole(least: int, **values: Any) -> None:
     >>> expect_whole(1, batch_size=32, count=None)
     """
     for name, value in values.items():
-        if value is not None and (not isinstance(value, Integral) or value < least):
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < least):
             raise CamError(f"{name} is {value!r}, expected a whole number from {least}")
 
 

@@ -6,7 +6,7 @@ All boxes are ``(x, y, width, height)``, relative to the whole image as displaye
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -64,6 +64,8 @@ class Preprocessing:
     read: Callable[[str], Any] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.steps, Sequence) or not all(hasattr(step, "place") for step in self.steps):
+            raise ValueError(f"steps is {self.steps!r:.200}, expected several: (focam.Resize(short=256), …)")
         InterpolationMode(self.interpolation)  # an unknown name fails here, not in a decode thread
         letters = self._letters()
         if letters is not None and (len(letters) != len(self.mean) or not set(letters) <= set("RGBL")):

@@ -5,9 +5,10 @@ To add one: a frozen dataclass with ``place`` and ``apply``, and a name in :data
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -72,6 +73,7 @@ class Resize(_Resizing):
     multiple: int = 1
 
     def __post_init__(self) -> None:
+        _check_sizes(size=self.size, cover=self.cover, fit=self.fit)
         if sum(value is not None for value in (self.short, self.long, self.size, self.cover, self.fit)) != 1:
             raise ValueError(f"Resize takes exactly one of short, long, size, cover and fit, found {self}")
 
@@ -172,6 +174,7 @@ class CenterCrop(_Cutting):
     def __post_init__(self) -> None:
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"unknown rounding {self.rounding!r}, expected one of {ROUNDINGS}")
+        _check_sizes(size=self.size)
 
     def cut(self, height: int, width: int) -> tuple[int, int]:
         return self.size
@@ -204,6 +207,9 @@ class Pad:
 
     size: tuple[int, int]
     fill: int | tuple[int, ...] = 0
+
+    def __post_init__(self) -> None:
+        _check_sizes(size=self.size)
 
     def _before(self, size: int, target: int) -> int:
         if size > target:
@@ -258,6 +264,14 @@ STEPS: Mapping[str, type[Step]] = {
     "pad": Pad,
     "margin": Margin,
 }
+
+
+def _check_sizes(**sizes: Any) -> None:
+    """Refuse what is no height and width: it would fail in a thread that decodes."""
+    for name, size in sizes.items():
+        pair = isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2
+        if size is not None and not (pair and all(isinstance(side, Integral) and int(side) > 0 for side in size)):
+            raise ValueError(f"{name} is {size!r}, expected height and width in pixels, such as (224, 224)")
 
 
 def _scaled(axis: Axis, size: int) -> Axis:

@@ -48,6 +48,17 @@ def test_whole_numbers_of_numpy_are_whole_numbers(photos, classifier):
     assert photos.count("cam_heatmap_2") == 12
 
 
+@pytest.mark.parametrize("name", ["prediction", "heatmap", "contrast", "error"])
+def test_a_field_that_somebody_deleted_is_computed_again(photos, classifier, name):
+    run = focam.compute_cam(photos, classifier, ground_truth="ground_truth")
+    before = photos.values(f"cam_{name}.label" if name != "error" else "cam_error")
+    photos.delete_sample_field(f"cam_{name}")
+    again = focam.compute_cam(photos, classifier, ground_truth="ground_truth")
+    assert photos.values(f"cam_{name}.label" if name != "error" else "cam_error") == before
+    assert (again.counts.computed, again.record.accuracy) == (12, run.record.accuracy)
+    assert focam.compute_cam(photos, classifier, ground_truth="ground_truth").counts.new == 0
+
+
 def test_a_view_of_few_fields_is_counted_and_goes_on(photos, classifier):
     view = photos.sort_by("id", reverse=True).limit(5).select_fields("ground_truth")
     first = focam.compute_cam(view, classifier, ground_truth="ground_truth")

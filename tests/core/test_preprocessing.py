@@ -145,6 +145,13 @@ def _save_turned(picture: np.ndarray, orientation: int, path) -> None:
 def test_a_step_says_what_it_cannot_do():
     with pytest.raises(ValueError, match="exactly one of short, long, size"):
         Resize(short=3, long=4)
+    for make in (CenterCrop, Pad, lambda size: Resize(size=size), lambda size: Resize(fit=size)):
+        for size in (224, "x", (224,), (0, 224), (-1, 2), (2.5, 3)):
+            with pytest.raises(ValueError, match="expected height and width in pixels"):
+                make(size)
+    for steps in (Resize(short=256), "x", [7]):
+        with pytest.raises(ValueError, match=r"steps is .*expected several"):
+            Preprocessing(steps)
     with pytest.raises(ValueError, match="resize the long side first"):
         Preprocessing((Pad((10, 10)),)).frame(20, 5)
     with pytest.raises(ValueError, match="unknown preprocessing step 'rotate'"):

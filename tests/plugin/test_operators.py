@@ -149,6 +149,8 @@ def test_the_others_answer_with_what_they_found(computed: fo.Dataset, tmp_path: 
 
     boxes = ask("localize_from_cam", computed)
     assert boxes == {"field": "second_boxes", "boxes": computed.count("second_boxes.detections"), "samples": 12}
+    with pytest.raises(ExecutionError, match="expected whole images, found a PatchesView"):
+        foo.execute_operator("@fiftyone-cam/cam/show_boxes", {"view": computed.to_patches("second_boxes")})
 
     scored = ask("score_attention", computed, key="second", object_labels="thing")
     assert scored["samples"] == 12

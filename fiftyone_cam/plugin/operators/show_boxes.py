@@ -10,7 +10,8 @@ from fiftyone.operators import types
 
 from fiftyone_cam.core.errors import RunError
 from fiftyone_cam.core.names import BOXES
-from fiftyone_cam.dataset.collection import Collection
+from fiftyone_cam.dataset import bulk
+from fiftyone_cam.dataset.collection import Collection, require_images
 from fiftyone_cam.plugin import forms, work
 from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.runs import catalog
@@ -61,12 +62,14 @@ def evidence_patches(samples: Collection, key: str = "cam") -> fo.DatasetView:
     """The boxes of a run as a patches view.
 
     Raises:
-        RunError: there is no such run, or it has no boxes.
+        RunError: there is no such run, it has no boxes, or these are patches already.
 
     >>> len(evidence_patches(dataset, "cam"))
     259
     """
+    samples = require_images(samples)
     run = catalog.load_run(samples, key)
     if run.record.localization is None:
         raise RunError(f"run {key!r} has no boxes: make them with focam.localize(dataset, {key!r})")
+    bulk.require(samples, [run.field(BOXES)])
     return samples.to_patches(run.field(BOXES))
