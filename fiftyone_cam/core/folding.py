@@ -63,7 +63,8 @@ def _with_pairs(module: nn.Module, example: Tensor, fitting: Callable[[nn.Module
 
 def _is_plain(part: nn.Module) -> bool:
     """Whether a layer does what its class says and nothing else."""
-    added = (part._forward_hooks, part._forward_pre_hooks, getattr(part, "parametrizations", None))
+    hooks = (vars(part).get(name) for name in ("_forward_hooks", "_forward_pre_hooks"))
+    added = (*hooks, getattr(part, "parametrizations", None))
     return type(part) in (*_CONVOLUTIONS, *_NORMS) and not any(added) and "forward" not in vars(part)
 
 
