@@ -29,7 +29,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def opencv(name: str) -> np.ndarray:
-    levels = np.arange(256, dtype=np.uint8)
+    levels = np.arange(256, dtype=np.uint8)[:, None]  # a column: OpenCV 4 and 5 read it alike
     return cv2.applyColorMap(levels, getattr(cv2, f"COLORMAP_{name.upper()}"))[:, 0, ::-1].astype(float)
 
 
@@ -85,7 +85,7 @@ def test_more_evidence_never_gets_an_earlier_colour():
     assert (blend(black, evidence, WHOLE, 10.0, "jet", alpha=1.0, threshold=0.0)[0, evidence[0] <= 0] == 0).all()
     evidence = evidence[:, evidence[0] > 0]
     colours = blend(black[:, : evidence.size], evidence, WHOLE, 10.0, "jet", alpha=1.0, threshold=0.0)[0]
-    scale = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_JET)[:, 0, ::-1]
+    scale = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_JET)[:, 0, ::-1]
     levels = [int(np.abs(scale.astype(int) - colour).sum(1).argmin()) for colour in colours.astype(int)]
     assert levels == sorted(levels)
     assert (levels[0], levels[-1]) == (0, 255)

@@ -239,9 +239,10 @@ def test_the_network_of_a_zoo_model_computes_what_the_model_does():
     )
     network = internals.network_of(model)
     assert isinstance(network, torch.nn.Module)
-    image = torch.zeros(3, 32, 32, device=next(network.parameters()).device)  # FiftyOne takes a GPU where there is one
+    image = torch.zeros(3, 32, 32)
+    there = image.to(next(network.parameters()).device)  # FiftyOne takes a GPU where there is one
     with torch.no_grad():
-        probabilities = network(image[None]).softmax(1)[0]
+        probabilities = network(there[None]).softmax(1)[0]
     found = model.predict(image)
     assert (found.label, found.confidence) == (
         ["cat", "dog"][int(probabilities.argmax())],
