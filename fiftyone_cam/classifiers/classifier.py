@@ -35,6 +35,7 @@ from fiftyone_cam.runs.record import ClassifierRecord
 
 @torch.inference_mode(False)  # whatever the caller is in the middle of
 @torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
 def load_classifier(
     source: Any,
     classes: Sequence[str] | None = None,
