@@ -76,8 +76,10 @@ class AppPage:
     def settled(self) -> None:
         """Wait until every picture in sight is drawn."""
         self.page.wait_for_function(
-            """() => { const all = [...document.querySelectorAll('[data-cy=looker]')];
-                       return all.length && all.every(e => e.querySelector('canvas')); }"""
+            """() => { const seen = e => { const box = e.getBoundingClientRect();
+                                           return box.bottom > 0 && box.top < innerHeight; };
+                       const all = [...document.querySelectorAll('[data-cy=looker]')].filter(seen);
+                       return all.length && all.every(e => e.querySelector('canvas[canvas-loaded]')); }"""
         )
 
     @property
@@ -92,10 +94,15 @@ class AppPage:
         """Show or hide a field. The App remembers it, also when the dataset is opened again."""
         box = self.page.locator(f'[data-cy="checkbox-{path}"]').first
 
+        looks = 0
+
         def there() -> bool | None:
-            self.page.wait_for_timeout(500)  # what the App remembers comes after the grid does
+            nonlocal looks
+            self.page.wait_for_timeout(500)  # what the App remembers comes after the grid does: so look twice
             if box.locator("input").is_checked() == shown:
-                return True
+                looks += 1
+                return looks == 2 or None
+            looks = 0
             box.click()
             return None
 
@@ -121,14 +128,38 @@ class AppPage:
         """Whether a field is ticked in the sidebar."""
         return self.page.locator(f'[data-cy="checkbox-{path}"] input').first.is_checked()
 
+    def open_panel(self, title: str, name: str) -> Locator:
+        """Open a panel beside the grid by its title in the menu of the +."""
+        panel = self.page.locator(f'[data-cy="panel-content-{name}"]')
+        entry = self.page.get_by_text(title, exact=True).first
+
+        def press() -> None:
+            if not entry.is_visible():
+                self.page.locator('[data-cy="new-panel-btn"]').first.click()
+            entry.click()
+
+        self.again(press, panel)
+        return panel
+
+    def open_sample(self, index: int = 0) -> Locator:
+        """Open a sample of the grid; where it is drawn."""
+        opened = self.page.locator("#modal [data-cy='modal-looker-container']")
+        self.again(lambda: self.lookers.nth(index).click(), opened)
+        return opened.first
+
+    def close_sample(self) -> None:
+        opened = self.page.locator("#modal [data-cy='modal-looker-container']")
+        self.again(lambda: self.page.keyboard.press("Escape"), lambda: not opened.count())
+
     def button(self, icon: str) -> Locator:
         """A button of the plugin, by its icon."""
         return self.page.locator(f'img[src*="/{icon}-dark.svg"], img[src*="/{icon}-light.svg"]').first
 
     def browse(self, label: str) -> None:
         """Open an operator's form by the backquote key and its name."""
-        self.page.keyboard.press("Backquote")
-        self.page.get_by_placeholder("Search operations by name").fill(label)
+        search = self.page.get_by_placeholder("Search operations by name")
+        self.again(lambda: self.page.keyboard.press("Backquote"), search)  # before the App listens, it is lost
+        search.fill(label)
         self.page.get_by_text(label, exact=True).last.click()
         expect(self.prompt).to_be_visible()
 
@@ -171,8 +202,18 @@ class AppPage:
         self.until(chosen, f"{value} of {label} is chosen")
 
     def switch(self, label: str) -> None:
-        """Flip a switch or tick a box."""
-        self.prompt.locator("label").filter(has_text=label).first.click()
+        """Flip a switch or tick a box. A click is lost where the form is drawn anew at that moment."""
+        found = self.prompt.locator("label").filter(has_text=label).first
+        wanted = not found.locator("input").is_checked()
+
+        def flipped() -> bool | None:
+            if found.locator("input").is_checked() == wanted:
+                return True
+            found.click(timeout=2000)
+            self.page.wait_for_timeout(300)
+            return None
+
+        self.until(flipped, f"{label} is flipped")
 
     def submit(self, label: str) -> None:
         """Press the form's main button, once the form is not being resolved any more."""
@@ -186,9 +227,15 @@ class AppPage:
         self.page.get_by_role("menuitem").filter(has_text=re.compile(rf"^{way}")).click()
 
     def done(self) -> None:
-        """Close what an operator said in the end."""
-        self.prompt.get_by_role("button", name=re.compile("^(Done|Close)$")).click()
-        expect(self.prompt).to_have_count(0)
+        """Close what an operator said in the end. The App may do so by itself, with a dataset that it loads anew."""
+
+        def closed() -> bool | None:
+            if not self.prompt.count():
+                return True
+            self.prompt.get_by_role("button", name=re.compile("^(Done|Close)$")).click(timeout=2000)
+            return None
+
+        self.until(closed, "what was said is closed")
 
     # what is seen
 
@@ -220,6 +267,10 @@ class AppPage:
 
     def still(self, index: int = 0) -> np.ndarray:
         """A picture on the grid once it no longer changes: labels, heatmaps and photos come one after the other."""
+        painting = self.page.locator('[data-cy="panel-tab-samples"] [role="progressbar"]')
+        deadline = time.monotonic() + 30  # the App may forget to take its sign away
+        while painting.count() and time.monotonic() < deadline:
+            self.page.wait_for_timeout(200)
         last = self.picture(index)
 
         def unchanged() -> np.ndarray | None:
@@ -246,16 +297,25 @@ class AppPage:
         box: FloatRect = self.until(rests, "an element at rest")
         return box
 
-    def again(self, do: Callable[[], None], seen: Locator) -> None:
-        """Do something with the mouse until something is seen: what is done while a panel is drawn anew is lost."""
+    def again(self, do: Callable[[], None], seen: Locator | Callable[[], Any]) -> None:
+        """Do something until something is seen, or so: what is done while a panel is drawn anew is lost."""
+
+        def there() -> bool:
+            return bool(seen.count() and seen.first.is_visible()) if isinstance(seen, Locator) else bool(seen())
 
         def done() -> bool | None:
-            do()
-            try:
-                expect(seen).to_be_visible(timeout=15_000)
-            except AssertionError:
-                return None
-            return True
+            if not there():
+                self.page.set_default_timeout(15_000)  # what is to be clicked may be covered by what follows from it
+                try:
+                    do()
+                finally:
+                    self.page.set_default_timeout(PATIENCE * 1000)
+            deadline = time.monotonic() + 15
+            while time.monotonic() < deadline:
+                if there():
+                    return True
+                self.page.wait_for_timeout(200)
+            return None
 
         self.until(done, "what follows from it")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fiftyone as fo
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Position, expect
 
 import fiftyone_cam as focam
 from tests.browser.page import AppPage
@@ -53,9 +53,7 @@ def panel(audited: fo.Dataset, app: AppPage) -> Locator:
 
 
 def open_panel(app: AppPage) -> Locator:
-    app.page.locator('[data-cy="new-panel-btn"]').first.click()
-    app.page.get_by_text("CAM audit", exact=True).first.click()
-    return app.page.locator('[data-cy="panel-content-cam_audit"]')
+    return app.open_panel("CAM audit", "cam_audit")
 
 
 def shows(app: AppPage, count: int) -> None:
@@ -63,10 +61,18 @@ def shows(app: AppPage, count: int) -> None:
     app.until(lambda: app.count() == words or None, f"{words} in the grid")
 
 
+def press(app: AppPage, what: Locator, count: int) -> None:
+    """Press a mark of the panel, which shows so many samples."""
+    app.again(what.click, lambda: app.count().split()[0] == f"{count:,}")
+
+
+def fits(panel: Locator) -> bool | None:
+    return panel.locator("table").evaluate("e => e.scrollWidth <= e.parentElement.clientWidth") or None
+
+
 def back(app: AppPage, panel: Locator, count: int) -> None:
     button = panel.get_by_role("button", name="Back to all")
-    button.click()
-    shows(app, count)
+    press(app, button, count)
     expect(button).to_be_disabled()  # the panel is drawn anew after the grid
 
 
@@ -82,10 +88,9 @@ def test_tiles_set_the_view_and_go_on_counting_where_one_came_from(
         tile = panel.get_by_role("button", name=verdict)
         expect(tile).to_contain_text(f"{counts[verdict]}")
         before = app.box(tile)
-        tile.click()
+        app.again(tile.click, panel.get_by_text(f"The view shows {verdict}"))
         shows(app, counts[verdict])
-        assert app.box(tile) == before, "what was clicked moved under the pointer"
-        expect(panel.get_by_text(f"The view shows {verdict}")).to_be_visible()
+        app.until(lambda tile=tile, before=before: app.box(tile) == before or None, "what was clicked, in its place")
         expect(panel.get_by_role("button", name="distracted")).to_contain_text(f"{counts['distracted']}")
         if verdict == "distracted":
             app.settled()
@@ -94,8 +99,7 @@ def test_tiles_set_the_view_and_go_on_counting_where_one_came_from(
 
 
 def test_a_row_and_a_bar_set_the_view(audited: fo.Dataset, app: AppPage, panel: Locator) -> None:
-    panel.get_by_role("cell", name="palace").click()
-    shows(app, focam.load_audit(audited, "cam").class_view("palace").count())
+    press(app, panel.get_by_role("cell", name="palace"), focam.load_audit(audited, "cam").class_view("palace").count())
     back(app, panel, len(audited))
 
     rows = [row for row in focam.load_audit(audited, "cam").region_table(correct=False) if row.label == "space shuttle"]
@@ -145,14 +149,16 @@ def test_a_point_opens_its_sample_and_a_lasso_sets_the_view(audited: fo.Dataset,
 def test_a_narrow_window_cuts_nothing_off(app: AppPage, panel: Locator) -> None:
     app.page.set_viewport_size({"width": 1000, "height": 860})
     try:
-        boxes = [
-            app.box(panel.get_by_role("button", name=verdict)) for verdict in ("trusted", "shortcut", "distracted")
-        ]
-        right = panel.evaluate("e => e.getBoundingClientRect().right")
-        assert boxes[0]["y"] == boxes[1]["y"] < boxes[2]["y"], "tiles are to stand two above two"
-        assert all(box["x"] + box["width"] <= right for box in boxes)
-        table = panel.locator("table")
-        assert table.evaluate("e => e.scrollWidth <= e.parentElement.clientWidth"), "the table is wider than the panel"
+
+        def inside() -> bool | None:
+            names = ("trusted", "shortcut", "distracted")
+            boxes = [app.box(panel.get_by_role("button", name=name)) for name in names]
+            right = panel.evaluate("e => e.getBoundingClientRect().right")
+            within = all(box["x"] + box["width"] <= right for box in boxes)
+            return (within and boxes[0]["y"] == boxes[1]["y"] < boxes[2]["y"]) or None
+
+        app.until(inside, "tiles two above two, within the panel")
+        app.until(lambda: fits(panel), "a table that is not wider than the panel")
         app.shot("narrow")
         panel.locator(".js-plotly-plot").nth(1).scroll_into_view_if_needed()
         expect(panel.get_by_role("button", name="Back to all")).to_be_in_viewport()
@@ -170,8 +176,7 @@ def test_a_mean_map_sets_the_view(audited: fo.Dataset, app: AppPage, panel: Loca
     expect(panel.locator(".heatmaplayer image").first).to_be_visible()
     app.box(drag)
     app.shot("means")
-    drag.click()
-    shows(app, focam.load_audit(audited, "cam").class_view(first).count())
+    press(app, drag, focam.load_audit(audited, "cam").class_view(first).count())
     back(app, panel, len(audited))
 
 
@@ -180,8 +185,7 @@ def test_what_a_person_sets_as_view_is_counted(audited: fo.Dataset, app: AppPage
     app.session.view = view
     shows(app, 9)
     expect(panel.get_by_text("9 samples ·")).to_be_visible()
-    table = panel.locator("table")
-    assert table.evaluate("e => e.scrollWidth <= e.parentElement.clientWidth"), "the table is wider than the panel"
+    app.until(lambda: fits(panel), "a table that is not wider than the panel")
     tile = panel.get_by_role("button", name="trusted")
     expect(tile).to_contain_text(str(focam.load_audit(view, "cam").verdicts["trusted"]))
     assert not app.errors
@@ -194,8 +198,9 @@ def test_the_modal_says_why(audited: fo.Dataset, app: AppPage) -> None:
     shows(app, len(audited))  # not the view of the test before
     looker = app.lookers.nth(index)
     box = app.box(looker)
-    looker.click(position={"x": box["width"] / 2, "y": box["height"] - 12})
     modal = app.page.locator("#modal")
+    below = Position(x=box["width"] / 2, y=box["height"] - 12)
+    app.again(lambda: looker.click(position=below), modal.locator('[data-cy="panel-tab-cam_why"]'))
     modal.locator('[data-cy="panel-tab-cam_why"]').click()
     expect(modal.get_by_text("Where the logits come from")).to_be_visible()
     modal.get_by_title("Split horizontally").click()  # the picture beside it
@@ -204,8 +209,8 @@ def test_the_modal_says_why(audited: fo.Dataset, app: AppPage) -> None:
     expect(modal.locator(".barlayer .trace.bars").first.locator(".point")).to_have_count(5)
     app.shot("why_first")
 
-    modal.get_by_role("button", name="Predicted against true").click()
-    expect(modal.get_by_text(f"What speaks for {wrong.cam_prediction.label} against space shuttle")).to_be_visible()
+    against = modal.get_by_text(f"What speaks for {wrong.cam_prediction.label} against space shuttle")
+    app.again(modal.get_by_role("button", name="Predicted against true").click, against)
     expect(modal.locator(".heatmaplayer image")).to_be_visible()
     app.page.set_viewport_size({"width": 1652, "height": 960})  # so that the picture shows all of the panel
     modal.locator(".heatmaplayer image").scroll_into_view_if_needed()
@@ -213,21 +218,22 @@ def test_the_modal_says_why(audited: fo.Dataset, app: AppPage) -> None:
     app.page.set_viewport_size({"width": 1480, "height": 860})
 
     bar = modal.locator(".barlayer .trace.bars").nth(1).locator(".point path").nth(1)
-    bar.click(force=True)
-    expect(modal.get_by_text(f"What speaks for {wrong.cam_heatmap_2.label}", exact=True)).to_be_visible()
+    second = modal.get_by_text(f"What speaks for {wrong.cam_heatmap_2.label}", exact=True)
+    app.again(lambda: bar.click(force=True), second)
 
-    choice = modal.get_by_placeholder("Type or select a value")
-    choice.fill("space shuttle")
-    app.page.get_by_role("option", name="space shuttle", exact=True).click()
-    expect(modal.get_by_text("What speaks for space shuttle", exact=True)).to_be_visible()
+    def choose() -> None:
+        modal.get_by_placeholder("Type or select a value").fill("space shuttle")
+        app.page.get_by_role("option", name="space shuttle", exact=True).click()
+
+    app.again(choose, modal.get_by_text("What speaks for space shuttle", exact=True))
 
 
 def test_what_is_missing_is_said_with_a_button_that_does_it(bare: fo.Dataset, app: AppPage) -> None:
     app.open(bare)
     panel = open_panel(app)
     expect(panel.get_by_text("no class activation maps yet")).to_be_visible()
-    panel.get_by_role("button", name="Compute class activation maps").click()
-    expect(app.prompt.get_by_text("Compute class activation maps").first).to_be_visible()
+    form = app.prompt.get_by_text("Compute class activation maps")
+    app.again(panel.get_by_role("button", name="Compute class activation maps").click, form)
     app.submit("Compute")
     app.until(lambda: "maps equal to" in app.words() or None, "the summary of the run")
     app.done()
@@ -237,8 +243,8 @@ def test_what_is_missing_is_said_with_a_button_that_does_it(bare: fo.Dataset, ap
 def test_the_panel_audits_what_has_no_audit(unaudited: fo.Dataset, app: AppPage) -> None:
     app.open(unaudited)
     panel = open_panel(app)
-    panel.get_by_role("button", name="Audit attention").click()
-    expect(app.prompt.get_by_text("Fields that say where things are")).to_be_visible()
+    form = app.prompt.get_by_text("Fields that say where things are")
+    app.again(panel.get_by_role("button", name="Audit attention").click, form)
     expect(app.prompt.get_by_role("button", name="Audit", exact=True)).to_be_enabled()
     app.shot("audit_form")
     app.submit("Audit")
@@ -247,7 +253,7 @@ def test_the_panel_audits_what_has_no_audit(unaudited: fo.Dataset, app: AppPage)
     app.done()
     app.shot("audited")
     expect(app.page.locator('[data-cy="sidebar-group-CAM NUMBERS"]')).to_be_visible()
-    assert app.shown("cam_verdict")
+    app.until(lambda: app.shown("cam_verdict") or None, "the verdict is ticked")
     expect(app.field("cam_inside")).not_to_be_in_viewport()  # folded away
     app.shot("audited")
 

@@ -38,6 +38,10 @@ def press(app: AppPage, panel: Locator, name: str, seen: Locator) -> None:
     app.again(lambda: panel.get_by_role("button", name=name, exact=True).first.click(), seen)
 
 
+def back(app: AppPage, panel: Locator) -> None:
+    app.again(panel.get_by_role("button", name="Back", exact=True).click, lambda: app.count() == "24 samples")
+
+
 def test_concepts_are_found_named_and_shown(computed: fo.Dataset, app: AppPage) -> None:
     app.open(computed)
     app.browse("Find concepts")
@@ -53,9 +57,9 @@ def test_concepts_are_found_named_and_shown(computed: fo.Dataset, app: AppPage) 
     expect(panel.get_by_text(f"speaks for {first.speaks_for[0]}").first).to_be_visible()
     pictures = panel.get_by_alt_text("A place of concept 1", exact=True)
     expect(pictures).to_have_count(min(6, len(first.examples)))
-    assert pictures.first.evaluate("e => e.complete && e.naturalWidth") == 128
-    wide = "e => e.scrollWidth <= e.clientWidth"
-    assert panel.evaluate(wide), "the panel is wider than its place"
+    complete = "e => e.complete && e.naturalWidth"
+    app.until(lambda: pictures.first.evaluate(complete) == 128 or None, "a picture 128 wide")
+    app.until(lambda: panel.evaluate("e => e.scrollWidth <= e.clientWidth") or None, "a panel within its place")
 
     press(app, panel, "Rename", app.prompt)
     app.type("Name", "snow")
@@ -69,8 +73,7 @@ def test_concepts_are_found_named_and_shown(computed: fo.Dataset, app: AppPage) 
     counts(app, f"{len(holds)} samples")
     app.settled()
     app.shot("concepts")
-    panel.get_by_role("button", name="Back", exact=True).click()
-    counts(app, "24 samples")
+    back(app, panel)
 
 
 def test_concepts_are_left_out_seen_as_patches_and_on_their_map(computed: fo.Dataset, app: AppPage) -> None:
@@ -95,8 +98,7 @@ def test_concepts_are_left_out_seen_as_patches_and_on_their_map(computed: fo.Dat
 
     press(app, panel, "As patches", panel.get_by_text("The view shows snow"))
     counts(app, f"{computed.count_values('cam_concepts.detections.label')['snow']} patches")
-    panel.get_by_role("button", name="Back", exact=True).click()
-    counts(app, "24 samples")
+    back(app, panel)
 
     press(app, panel, "Embeddings", app.page.locator('[data-cy="panel-content-Embeddings"]'))
     expect(app.page.get_by_text("cam_concepts", exact=True).first).to_be_visible()

@@ -39,9 +39,7 @@ def asked() -> Iterator[fo.Dataset]:
 
 def test_the_panel_beside_the_pictures_that_hold_the_sticker(asked: fo.Dataset, app: AppPage) -> None:
     app.open(asked)
-    app.page.locator('[data-cy="new-panel-btn"]').first.click()
-    app.page.get_by_text("Concepts", exact=True).first.click()
-    panel = app.page.locator('[data-cy="panel-content-cam_concepts"]')
+    panel = app.open_panel("Concepts", "cam_concepts")
     expect(panel.get_by_text("sticker", exact=True)).to_be_visible()
     shown = panel.get_by_text("The view shows sticker")
     app.again(lambda: panel.get_by_role("button", name="Show", exact=True).first.click(), shown)

@@ -25,10 +25,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fo.Dataset]:
 
 def test_a_concept_is_taken_out_after_a_preview(found: fo.Dataset, app: AppPage) -> None:
     app.open(found)
-    app.page.locator('[data-cy="new-panel-btn"]').first.click()
-    app.shot("panels")
-    app.page.get_by_text("Concepts", exact=True).first.click()
-    panel = app.page.locator('[data-cy="panel-content-cam_concepts"]')
+    panel = app.open_panel("Concepts", "cam_concepts")
     expect(panel.get_by_text("concept 1", exact=True)).to_be_visible()
     app.again(lambda: panel.get_by_role("button", name="Mend this…", exact=True).first.click(), app.prompt)
     expect(app.prompt.get_by_text("Only a preview")).to_be_visible()

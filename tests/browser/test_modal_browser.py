@@ -33,10 +33,7 @@ def computed(photos: list[tuple[Path, str]]) -> Iterator[fo.Dataset]:
 def open_sample(app: AppPage, dataset: fo.Dataset, name: str) -> tuple[fo.Sample, Locator]:
     """A sample, open in the App, and where it is drawn."""
     [index] = [at for at, path in enumerate(dataset.values("filepath")) if path.endswith(f"/{name}")]
-    app.lookers.nth(index).click()
-    media = app.page.locator('[data-cy="modal-looker-container"]').first
-    expect(media).to_be_visible()
-    return dataset[dataset.values("id")[index]], media
+    return dataset[dataset.values("id")[index]], app.open_sample(index)
 
 
 def shows(app: AppPage, media: Locator, sample: fo.Sample, heat: fo.Heatmap) -> bool | None:
@@ -126,7 +123,7 @@ def test_what_somebody_chose_for_a_tooltip_stays(app: AppPage, computed: fo.Data
 def test_strips_stand_above_each_other_and_a_silent_server_is_said(app: AppPage, computed: fo.Dataset) -> None:
     """Two works at once; one ends; of the other nothing is heard any more."""
     app.open(computed)
-    sooner = "(f, ms, ...more) => real(f, ms === 30000 ? 1500 : ms, ...more)"
+    sooner = "(f, ms, ...more) => real(f, ms === 30000 ? 3000 : ms, ...more)"
     app.page.evaluate(f"() => {{ const real = setTimeout; window.setTimeout = {sooner}; }}")
     for work, label in (("one", "3 of 9 samples"), ("two", "Reading the maps")):
         app.execute(operator_uri("show_work"), work=work, label=label, progress=1 / 3, note="Keep this tab open")
