@@ -1,14 +1,14 @@
 """Evaluation transforms as :class:`Preprocessing`: torchvision's, timm's, FiftyOne's and albumentations'.
 
-Each step is read by its class *and* the library that it is from, or refused by name. Only the geometry is read:
-colours are measured, and the whole is compared with what the transforms themselves make of a few pictures.
+Each step is read by its class *and* the library that it is from, or refused by name; functions and classes of the
+caller's own are taken to leave the geometry alone. Only the geometry is read: colours are measured, and the whole is
+compared with what the transforms themselves make of a few pictures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,12 @@ def of_transforms(transform: Any) -> tuple[Preprocessing, Check]:
     if isinstance(transform, Preprocessing):
         return transform, Check.not_made("pixels", "the preprocessing was given as data")
     name = type(transform).__name__
-    return pixels.fitting(_readings(transform), _theirs(transform), f"the {name}")
+    readings, unread = _readings(transform)
+    try:
+        return pixels.fitting(readings, _theirs(transform), f"the {name}")
+    except SourceError as error:
+        hint = f" (steps that are not read here: {', '.join(unread)})" if unread else ""
+        raise SourceError(f"{error}{hint}") from error
 
 
 def convert(transform: Any) -> Preprocessing:
@@ -58,10 +63,15 @@ class _Reading:
         self.antialias = True
 
 
-def _readings(transform: Any) -> list[Preprocessing]:
+def _readings(transform: Any) -> tuple[list[Preprocessing], list[str]]:
+    """What the transforms may mean, and the names of the caller's own steps, which the comparison alone judges."""
     reading = _Reading()
+    unread = []
     for part in _parts(transform):
-        _reader(part)(part, reading)
+        if _is_own(part):
+            unread.append(getattr(part, "__name__", type(part).__name__))
+        else:
+            _reader(part)(part, reading)
     three = len(reading.mean) == len(reading.std) == 3
     mean, std = (reading.mean, reading.std) if three else ((0.0,) * 3, (1.0,) * 3)
     try:
@@ -72,7 +82,13 @@ def _readings(transform: Any) -> list[Preprocessing]:
     others = [replace(found, antialias=not found.antialias)]
     if found.interpolation == "nearest":
         others.append(replace(found, interpolation="nearest-exact"))
-    return [found, *others]
+    return [found, *others], unread
+
+
+def _is_own(part: Any) -> bool:
+    """Whether a step is a function, or a class of no library that is read here."""
+    known = type(part).__module__.split(".")[0] in _READERS
+    return callable(part) and not isinstance(part, type) and not known
 
 
 def _parts(transform: Any) -> Iterator[Any]:
@@ -89,8 +105,6 @@ def _parts(transform: Any) -> Iterator[Any]:
 
 def _reader(part: Any) -> Callable[[Any, _Reading], None]:
     library = type(part).__module__.split(".")[0]
-    if isinstance(part, FunctionType):
-        return _no_geometry
     readers = _READERS.get(library, {})
     reader = readers.get(type(part).__name__)
     if reader is None:

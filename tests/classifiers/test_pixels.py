@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -253,6 +255,27 @@ def test_albumentations_is_known_by_its_library(monkeypatch):
     ):
         with pytest.raises(SourceError, match=message):
             of_transforms(A.Compose(parts))
+
+
+class ToRGB:
+    """As people write them."""
+
+    def __call__(self, image):
+        return image.convert("RGB")
+
+
+class Squash:
+    def __call__(self, image):
+        return image.resize((64, 64))
+
+
+def test_steps_of_the_callers_own_are_judged_by_what_they_do():
+    half = functools.partial(v1.functional.normalize, mean=[0.5] * 3, std=[0.5] * 3)
+    preprocessing, check = of_transforms(v1.Compose([ToRGB(), v1.Resize((64, 64)), np.asarray, v1.ToTensor(), half]))
+    assert check.passed
+    assert (preprocessing.steps, preprocessing.mean) == ((Resize(size=(64, 64)),), (0.5,) * 3)
+    with pytest.raises(SourceError, match=r"of the landscape picture we make .*steps that are not read here: Squash\)"):
+        of_transforms(v1.Compose([Squash(), v1.ToTensor()]))
 
 
 def test_a_class_of_the_same_name_from_elsewhere_is_not_believed():
