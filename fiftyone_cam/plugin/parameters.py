@@ -58,6 +58,7 @@ def check(
         also: names that the operator takes beside the form's fields; None where it passes over all others.
         target: FiftyOne's ``view_target``, which it takes out of the parameters.
     """
+    _name_what_is_missing(inputs, params)
     for name, prop in inputs.properties.items():
         value = params.get(name)
         if name in _JSON and isinstance(value, (list, tuple, dict)):
@@ -72,6 +73,16 @@ def check(
     known = dict.fromkeys([*shown, *also])
     if unknown := [name for name in params if name not in known and name != "custom_view_target"]:
         _refuse(inputs, "unknown", f"there is no parameter {unknown[0]!r}: {_expected(unknown[0], known)}")
+
+
+def _name_what_is_missing(inputs: types.Object, params: dict[str, Any]) -> None:
+    """By the parameters' names, where a form says which of its fields are still empty."""
+    needed = inputs.properties.get("needed")  # of forms.ask_for
+    labels = [] if needed is None else str(needed.error_message).partition(": ")[2].split(", ")
+    for name, prop in inputs.properties.items():
+        empty = params.get(name) in (None, "", []) and prop.default is None
+        if empty and not prop.invalid and (prop.required or getattr(prop.view, "label", None) in labels):
+            mark_invalid(prop, f"the parameter {name} is missing: {prop.view.description or prop.view.label}")
 
 
 def _refuse(inputs: types.Object, name: str, text: str) -> None:

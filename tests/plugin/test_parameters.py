@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import fiftyone as fo
@@ -20,6 +21,7 @@ from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
 from fiftyone_cam.plugin.operators.localize_from_cam import LocalizeFromCam
 from fiftyone_cam.plugin.operators.mend import Mend
 from fiftyone_cam.plugin.operators.redraw_heatmaps import RedrawHeatmaps
+from fiftyone_cam.plugin.operators.show_embeddings import ShowEmbeddings
 from fiftyone_cam.plugin.registry import OPERATORS
 from tests.helpers.stored_runs import registered_run
 
@@ -28,11 +30,13 @@ OURS = [operator for operator in OPERATORS if issubclass(operator, CamOperator)]
 
 @pytest.fixture(scope="module")
 def labelled() -> Iterator[fo.Dataset]:
-    """One sample, boxes, and two runs: the newest is the first by name."""
+    """One sample, boxes, and three runs: the newest is the first by name."""
     dataset = fo.Dataset()
     truth = fo.Classification(label="cat")
     things = fo.Detections(detections=[fo.Detection(label="thing", bounding_box=[0, 0, 0.5, 0.5])])
     dataset.add_sample(fo.Sample(filepath="/none.jpg", ground_truth=truth, things=things))
+    run = registered_run(dataset, "module", ground_truth="ground_truth")
+    run.update(classifier=replace(run.record.classifier, source="module"))
     registered_run(dataset, "old", ground_truth="ground_truth")
     registered_run(dataset, "cam", ground_truth="ground_truth")
     yield dataset
@@ -51,7 +55,7 @@ def asked(operator: type[Any], dataset: fo.Dataset, **params: Any) -> tuple[dict
 @pytest.mark.parametrize(
     ("operator", "params", "words"),
     [
-        (LocalizeFromCam, {"key": "camm"}, "there is no 'camm': expected old, cam (did you mean cam?)"),
+        (LocalizeFromCam, {"key": "camm"}, "there is no 'camm': expected module, old, cam (did you mean cam?)"),
         (LocalizeFromCam, {"threshold": "0.3"}, "found '0.3', expected a number"),
         (LocalizeFromCam, {"threshold": 7}, "found 7, expected a number from 0.01 to 1"),
         (LocalizeFromCam, {"view_target": "HERE"}, "there is no view_target 'HERE': expected BASE_VIEW"),
@@ -61,6 +65,12 @@ def asked(operator: type[Any], dataset: fo.Dataset, **params: Any) -> tuple[dict
         (ComputeCam, {"classifier": 7}, "found 7, expected text"),
         (AuditAttention, {"objects": 7}, "found 7, expected a list"),
         (AuditAttention, {"object_labels": {"cat": 3}}, 'such as {"cat": ["head", "tail"]}'),
+        (
+            ShowEmbeddings,
+            {"key": "module"},
+            "the parameter classifier is missing: The record of run module does not say",
+        ),
+        (Mend, {"key": "module"}, "the parameter classifier is missing: The record of run module does not say"),
         (Mend, {"how": "retrian"}, "expected edit, retrain (did you mean retrain?)"),
         (Mend, {"preview": "yes"}, "found 'yes', expected true or false"),
         (ExplainSample, {}, "pass sample_id"),
