@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fiftyone_cam.core.group_effects import GroupEffect
 from fiftyone_cam.core.tables import class_name, percent
 
-HEADER = ("n", "before", "after", "95% of the change", "repaired", "broken")
+HEADER = ("n", "before", "after", "95% of the change, points", "repaired", "broken")
 """Of a table of groups, behind the column with their names."""
 
 

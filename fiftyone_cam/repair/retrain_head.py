@@ -387,7 +387,7 @@ def _off_share(data: _Data, start: Affine, after: Affine) -> str:
     before, now = shares.mean(1)
     return (
         f"{before:.1%} of an image's squared evidence before, {now:.1%} after, mean of {len(change):,} judged samples "
-        f"(95% of the change: {low:+.1f} to {high:+.1f})"
+        f"(95% of the change: {low:+.1f} to {high:+.1f} points)"
     )
 
 
