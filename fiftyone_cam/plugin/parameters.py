@@ -6,6 +6,7 @@ FiftyOne's own check says *Invalid enum value*, and passes over what an operator
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,7 +28,7 @@ _JSON = ("class_map", "object_labels", "classes", "snapshots")
 
 
 def take_as_meant(inputs: types.Object, params: dict[str, Any]) -> bool:
-    """Turn one word into a list of one where a list is expected, and NumPy's numbers into Python's.
+    """Turn one word into a list of one where a list is expected, paths into text, and NumPy's numbers into Python's.
 
     Returns:
         Whether something was turned: the form has then to be drawn again.
@@ -41,6 +42,8 @@ def take_as_meant(inputs: types.Object, params: dict[str, Any]) -> bool:
         value = params.get(name)
         if isinstance(value, np.generic):
             meant[name] = value.item()
+        elif isinstance(value, os.PathLike):
+            meant[name] = os.fspath(value)
         elif isinstance(prop.type, types.List) and isinstance(value, (str, tuple)):
             meant[name] = [value] if isinstance(value, str) else list(value)
     params |= meant

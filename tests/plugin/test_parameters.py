@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import fiftyone as fo
@@ -18,6 +19,7 @@ from fiftyone_cam.plugin.operators.audit_attention import AuditAttention, object
 from fiftyone_cam.plugin.operators.base import CamOperator
 from fiftyone_cam.plugin.operators.compute_cam import ComputeCam
 from fiftyone_cam.plugin.operators.explain_sample import ExplainSample
+from fiftyone_cam.plugin.operators.export_overlays import ExportOverlays
 from fiftyone_cam.plugin.operators.localize_from_cam import LocalizeFromCam
 from fiftyone_cam.plugin.operators.mend import Mend
 from fiftyone_cam.plugin.operators.redraw_heatmaps import RedrawHeatmaps
@@ -96,10 +98,11 @@ def test_parameters_are_taken_as_they_are_meant(labelled: fo.Dataset) -> None:
     params, problems = asked(LocalizeFromCam, labelled, threshold=np.float32(0.5))
     assert (params["threshold"], problems) == (0.5, [])
     assert params["key"] == "cam", "the newest run"
-    params, problems = asked(
-        ComputeCam, labelled, classifier="x", key="new", class_map={"cat": "cat"}, device="cpu", top_k=2
-    )
-    assert problems == []
+    given = {"classifier": Path("x"), "key": "new", "class_map": {"cat": "cat"}, "device": "cpu", "top_k": 2}
+    params, problems = asked(ComputeCam, labelled, **given)
+    assert (params["classifier"], problems) == ("x", [])
+    params, problems = asked(ExportOverlays, labelled, out_dir=Path("out"))
+    assert (params["out_dir"], problems) == ("out", [])
 
 
 @pytest.mark.parametrize("operator", OURS, ids=lambda operator: operator.operator)
