@@ -272,7 +272,7 @@ def _returned(module: nn.Module, preprocessing: Preprocessing, count: int = 2) -
 
 
 def _advice(error: Exception, channels: int) -> str:
-    if isinstance(error, TypeError):
+    if isinstance(error, TypeError) or "'NoneType'" in str(error):  # an argument that is None by default
         return "If it needs more than the image, wrap it in a module whose forward takes the image alone"
     if "dtype" in str(error) or "type should be the same" in str(error) or "bias type" in str(error):
         return "If it casts inside its forward, such as x.half(), take that out: here it is run in float32"

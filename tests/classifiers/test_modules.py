@@ -131,9 +131,17 @@ class TwoInputs(nn.Module):
         return image.mean((2, 3)) + age
 
 
+class NeedsText(nn.Module):
+    """As CLIP, whose text is None by default."""
+
+    def forward(self, image: Tensor, text: Tensor | None = None) -> Tensor:
+        return image.mean((2, 3)) @ text.T  # type: ignore[union-attr]
+
+
 def test_what_a_forward_cannot_take_is_said_in_words():
-    with pytest.raises(focam.SourceError, match="whose forward takes the image alone"):
-        focam.load_classifier(TwoInputs(), NAMES, preprocessing=SQUARE)
+    for module in (TwoInputs(), NeedsText()):
+        with pytest.raises(focam.SourceError, match="whose forward takes the image alone"):
+            focam.load_classifier(module, NAMES, preprocessing=SQUARE)
     fixed = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
     with pytest.raises(focam.SourceError, match=r"fails on an input of shape \(2, 3, 64, 64\)"):
         focam.load_classifier(fixed, NAMES, preprocessing=SQUARE)
