@@ -166,7 +166,7 @@ def require_logits(module: nn.Module, preprocessing: Preprocessing, steps: Seque
     >>> require_logits(module, preprocessing, network.head.steps)
     """
     rows = _logits_of(module, preprocessing, 2)
-    shares = rows is not None and rows.shape[1] > 1 and bool((rows >= 0).all() and _is(rows.sum(1), torch.ones(2)))
+    shares = rows is not None and rows.shape[1] > 1 and bool((rows >= 0).all() and _is(rows.sum(1), rows.new_ones(2)))
     last = next((step for step in reversed(steps) if step not in (*SHAPE_ONLY, *_LIMITS)), None)
     if shares or last == "sigmoid":
         raise SourceError(

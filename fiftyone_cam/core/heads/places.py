@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fiftyone_cam.core.boxes import Box
 from fiftyone_cam.core.errors import HeadError
+from fiftyone_cam.core.float32 import ieee_float32
 from fiftyone_cam.core.heads.tap import Enough, Listener, Tap, grid_of
 
 _STIMULI = 16
@@ -111,6 +112,7 @@ class Answer:
         return max(errors)
 
 
+@ieee_float32()
 def ask(module: nn.Module, example: Tensor, tap: Tap) -> Answer:
     """Put a patch of noise, one cell large, at places spread over the middle of a fainter noise image.
 
@@ -136,6 +138,7 @@ def ask(module: nn.Module, example: Tensor, tap: Tap) -> Answer:
     return Answer((_heard(module, batch, tap) - still).square(), places, size)
 
 
+@ieee_float32()
 def locate(module: nn.Module, example: Tensor, tap: Tap) -> Box:
     """Where a grid lies on the input, relative to it: measured, and refused where no box can say it.
 
