@@ -257,12 +257,17 @@ class AppPage:
         return cv2.cvtColor(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
     def picture(self, index: int = 0) -> np.ndarray:
-        """One picture of the grid, with what is drawn on it; the pointer elsewhere."""
+        """One picture of the grid, with what is drawn on it; the pointer elsewhere.
+
+        Without its lowest quarter: words stand there, whose colours the App chooses in the order in which it paints
+        them, other ones after a reload.
+        """
         self.page.mouse.move(5, 5)
 
         def seen() -> np.ndarray:
             self.settled()
-            return self.pixels(self.lookers.nth(index))
+            pixels = self.pixels(self.lookers.nth(index))
+            return pixels[: len(pixels) * 3 // 4]
 
         return np.asarray(self.until(seen, "a picture on the grid"))
 

@@ -103,10 +103,6 @@ def test_the_form_computes_and_the_grid_shows_it(app: AppPage, dataset: fo.Datas
 
 def test_colours_and_group_are_there_after_a_reload(app: AppPage, computed: fo.Dataset) -> None:
     app.open(computed)
-    app.show("cam_heatmap", False)
-    plain = app.still()
-    app.show("cam_heatmap")
-    app.until(lambda: difference(app.picture(), plain) > 5 or None, "a heatmap on the grid")  # it comes after the photo
     launched = app.still()
     expect(app.page.locator('[data-cy="sidebar-group-CAM"]')).to_be_visible()
     for path in ("cam_prediction", "cam_heatmap", "cam_contrast", "cam_error"):
