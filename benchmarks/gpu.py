@@ -13,8 +13,8 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,23 +119,16 @@ def forward(workload: Workload, precision: str) -> Timed:
     return run
 
 
-@contextmanager
-def streams(count: int) -> Iterator[None]:
-    """So many batches at once."""
-    before, local._CUDA_STREAMS = local._CUDA_STREAMS, count
-    try:
-        yield
-    finally:
-        local._CUDA_STREAMS = before
-
-
 def one_after_the_other(workload: Workload) -> Timed:
     """``compute_cam`` with one batch at a time on the GPU."""
     run = ours(workload, "bfloat16")
 
     def alone() -> float:
-        with streams(1):
+        before, local._CUDA_STREAMS = local._CUDA_STREAMS, 1
+        try:
             return run()
+        finally:
+            local._CUDA_STREAMS = before
 
     return alone
 
